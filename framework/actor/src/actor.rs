@@ -1,0 +1,136 @@
+//! What is hosted, and how its owner holds it.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
+
+use afflux_wire::contract::{Caller, Cx, Mail, Panic};
+use afflux_wire::{ActorPath, Status};
+
+use crate::address::Address;
+use crate::host::Stopper;
+use crate::metrics::ActorMetrics;
+use crate::options::Options;
+use crate::watch::{Death, StopReason, Watch};
+
+/// A state with one owner, which handles one message at a time.
+///
+/// The state need not be `Send`: it is made on the thread it lives on. A panic in any method ends this
+/// state; the restart policy says whether a fresh one follows. Messages that wait survive that.
+pub trait Actor: Sized + 'static {
+    /// What lies in its mailbox.
+    type Mail: Mail;
+    /// The label of its metrics; one a type, never one an instance.
+    const KIND: &'static str;
+
+    /// Its bounds and its restart policy.
+    fn options() -> Options {
+        Options::default()
+    }
+
+    /// Runs before the first message, and again after every restart.
+    ///
+    /// # Errors
+    /// A status ends this state as a failure, which counts against the restart budget.
+    fn started(&mut self, _cx: &mut Cx) -> impl Future<Output = Result<(), Status>> {
+        async { Ok(()) }
+    }
+
+    /// Handles one message. Never dropped half-way: a request to stop waits for it.
+    ///
+    /// # Errors
+    /// [`Panic`] when a handler panicked and the dispatch caught it; the state is then replaced.
+    fn handle(&mut self, cx: &mut Cx, mail: Self::Mail) -> impl Future<Output = Result<(), Panic>>;
+
+    /// Runs when this state ends, unless it panicked: a state that panicked is not asked anything.
+    fn stopped(&mut self, _reason: &StopReason) {}
+
+    /// Synchronous work offered between messages: a stream task's gate. `Ready(Ok)`: did at most one
+    /// batch, ask again. `Pending`: wakers are registered. `Ready(Err)`: end for this reason.
+    fn poll_work(
+        &mut self,
+        _cx: &mut Cx,
+        _task: &mut std::task::Context<'_>,
+    ) -> Poll<Result<(), StopReason>> {
+        Poll::Pending
+    }
+}
+
+/// What an actor is spawned with, beside its factory.
+#[derive(Clone)]
+pub struct Spec {
+    /// Where it is found.
+    pub path: ActorPath,
+    /// What starts the calls of its clients; without one they fail with `FAILED_PRECONDITION`.
+    pub caller: Option<Arc<dyn Caller>>,
+    /// Where it is counted.
+    pub metrics: Arc<ActorMetrics>,
+}
+
+impl Spec {
+    /// An actor at `path` that starts no calls.
+    pub fn new(path: ActorPath, metrics: Arc<ActorMetrics>) -> Self {
+        Self { path, caller: None, metrics }
+    }
+
+    /// Lets the actor start calls.
+    #[must_use]
+    pub fn caller(mut self, caller: Arc<dyn Caller>) -> Self {
+        self.caller = Some(caller);
+        self
+    }
+}
+
+/// An actor as its owner holds it. Dropping it stops nothing.
+pub struct ActorHandle<M: Mail> {
+    pub(crate) address: Address<M>,
+    pub(crate) path: ActorPath,
+    pub(crate) stopper: Stopper,
+    pub(crate) death: Death,
+}
+
+impl<M: Mail> ActorHandle<M> {
+    /// Where its messages are admitted.
+    pub fn address(&self) -> &Address<M> {
+        &self.address
+    }
+
+    /// Where it is found.
+    pub fn path(&self) -> &ActorPath {
+        &self.path
+    }
+
+    /// Asks it to stop: after the message it is handling, before all that wait. Those are answered
+    /// `UNAVAILABLE`, not executed. The first reason stands.
+    pub fn stop(&self, reason: impl Into<StopReason>) {
+        self.stopper.stop(reason.into());
+    }
+
+    /// A future of its end; resolves at once when it has ended.
+    pub fn watch(&self) -> Watch {
+        self.death.watch()
+    }
+
+    /// Why it ended, if it has.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.death.reason()
+    }
+}
+
+impl<M: Mail> Clone for ActorHandle<M> {
+    fn clone(&self) -> Self {
+        Self {
+            address: self.address.clone(),
+            path: self.path.clone(),
+            stopper: self.stopper.clone(),
+            death: self.death.clone(),
+        }
+    }
+}
+
+impl<M: Mail> fmt::Debug for ActorHandle<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ActorHandle({}, {:?})", self.path, self.death.reason())
+    }
+}

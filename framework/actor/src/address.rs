@@ -1,0 +1,99 @@
+//! The sending side of a mailbox.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use afflux_wire::contract::{Accept, Mail, Refused};
+
+use crate::mailbox::Mailbox;
+
+/// Where messages for an actor are admitted. All clones share one bound, and it outlives restarts.
+pub struct Address<M: Mail> {
+    mailbox: Arc<Mailbox<M>>,
+}
+
+impl<M: Mail> Address<M> {
+    pub(crate) fn new(mailbox: Arc<Mailbox<M>>) -> Self {
+        Self { mailbox }
+    }
+
+    /// Admits a message or gives it back.
+    ///
+    /// # Errors
+    /// [`Refused`] with the message: no place, or the actor has ended.
+    pub fn try_send(&self, message: M) -> Result<(), Refused<M>> {
+        self.mailbox.push(message, |m| m)
+    }
+
+    /// Admits messages from the front, with one lock and one wake, while there is room; returns how
+    /// many. Those that are left were counted as refused.
+    pub fn send_batch(&self, messages: &mut VecDeque<M>) -> usize {
+        self.mailbox.push_batch(messages)
+    }
+
+    /// Messages whose handler has not started.
+    pub fn depth(&self) -> usize {
+        self.mailbox.depth()
+    }
+
+    /// Messages that fit.
+    pub fn capacity(&self) -> usize {
+        self.mailbox.capacity()
+    }
+
+    /// Whether the actor has ended for good.
+    pub fn is_closed(&self) -> bool {
+        self.mailbox.is_closed()
+    }
+
+    /// This address as a place for one of the message types that its mail is made from.
+    pub fn accepting<C: Send + 'static>(&self) -> Arc<dyn Accept<C>>
+    where
+        M: From<C>,
+    {
+        Arc::new(Accepting { address: self.clone(), of: PhantomData })
+    }
+}
+
+impl<M: Mail> Clone for Address<M> {
+    fn clone(&self) -> Self {
+        Self { mailbox: Arc::clone(&self.mailbox) }
+    }
+}
+
+impl<M: Mail> fmt::Debug for Address<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({}, {}/{})", self.mailbox.kind().name, self.depth(), self.capacity())
+    }
+}
+
+impl<M: Mail> Accept<M> for Address<M> {
+    fn accept(&self, message: M) -> Result<(), Refused<M>> {
+        self.try_send(message)
+    }
+    fn depth(&self) -> usize {
+        self.mailbox.depth()
+    }
+    fn capacity(&self) -> usize {
+        self.mailbox.capacity()
+    }
+}
+
+struct Accepting<C, M: Mail> {
+    address: Address<M>,
+    of: PhantomData<fn(C)>,
+}
+
+impl<C: Send + 'static, M: Mail + From<C>> Accept<C> for Accepting<C, M> {
+    fn accept(&self, message: C) -> Result<(), Refused<C>> {
+        self.address.mailbox.push(message, M::from)
+    }
+    fn depth(&self) -> usize {
+        self.address.depth()
+    }
+    fn capacity(&self) -> usize {
+        self.address.capacity()
+    }
+}

@@ -1,0 +1,501 @@
+//! A bounded queue between any number of senders and one host.
+//!
+//! The bound holds over all senders together: a place is taken when a message is admitted and free
+//! again when its handler starts. The host takes the whole queue out at once, so that senders and
+//! host meet at the lock once a batch.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use afflux_wire::contract::{Mail, Refused};
+use afflux_wire::{Code, Executed, Stage, Status};
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::metrics::{Gauged, KindMetrics};
+use crate::options::{Options, Overflow};
+use crate::watch::StopReason;
+
+/// One admitted message in this many is timed.
+pub(crate) const SAMPLE_EVERY_MESSAGES: u64 = 16;
+
+/// A full admission queue is searched for messages nobody waits for at most this often.
+const ADMISSION_SWEEP_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A message with the moment of its admission, if it is a sampled one.
+pub(crate) struct Entry<M> {
+    pub(crate) mail: M,
+    pub(crate) admitted_at: Option<Instant>,
+}
+
+struct Queue<M> {
+    /// Admitted, not yet taken out.
+    ready: VecDeque<Entry<M>>,
+    /// Waiting for a place; older than anything that comes, younger than all of `ready`.
+    admission: VecDeque<Entry<M>>,
+    swept_at: Option<Instant>,
+    waker: Option<Waker>,
+    stop: Option<StopReason>,
+    closed: bool,
+    admitted: u64,
+}
+
+/// A bounded queue with its limits and its counters.
+pub(crate) struct Mailbox<M> {
+    queue: Mutex<Queue<M>>,
+    /// Messages the host has taken out and not started yet. Set under the lock, lowered without.
+    taken: AtomicUsize,
+    stopping: AtomicBool,
+    stop_asked: AtomicBool,
+    messages_max: usize,
+    admission_max: usize,
+    kind: Arc<KindMetrics>,
+}
+
+impl<M: Mail> Mailbox<M> {
+    pub(crate) fn new(options: &Options, kind: Arc<KindMetrics>) -> Self {
+        let admission_max = match options.overflow {
+            Overflow::Reject => 0,
+            Overflow::Wait => options.admission_messages_max,
+        };
+        Self {
+            queue: Mutex::new(Queue {
+                ready: VecDeque::new(),
+                admission: VecDeque::new(),
+                swept_at: None,
+                waker: None,
+                stop: None,
+                closed: false,
+                admitted: 0,
+            }),
+            taken: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            stop_asked: AtomicBool::new(false),
+            messages_max: options.mailbox_messages_max.max(1),
+            admission_max,
+            kind,
+        }
+    }
+
+    /// Admits one message, made from `message` only once it is known to fit.
+    pub(crate) fn push<C>(&self, message: C, into: impl FnOnce(C) -> M) -> Result<(), Refused<C>> {
+        let mut given_up = Vec::new();
+        let mut queue = self.queue.lock();
+        let outcome = if !self.has_room(&mut queue, &mut given_up) {
+            Err(message)
+        } else {
+            self.place(&mut queue, into(message));
+            Ok(queue.waker.take())
+        };
+        let closed = queue.closed;
+        drop(queue);
+        self.reject_given_up(given_up);
+        match outcome {
+            Ok(waker) => {
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Err(message) if closed => {
+                self.kind.rejected_closed.inc();
+                Err(Refused::Closed(message))
+            }
+            Err(message) => {
+                self.kind.rejected_full.inc();
+                Err(Refused::Full(message))
+            }
+        }
+    }
+
+    /// Admits messages from the front while there is room; returns how many. The rest stays.
+    pub(crate) fn push_batch(&self, messages: &mut VecDeque<M>) -> usize {
+        let mut given_up = Vec::new();
+        let mut queue = self.queue.lock();
+        let mut admitted = 0;
+        while !messages.is_empty() && self.has_room(&mut queue, &mut given_up) {
+            if let Some(message) = messages.pop_front() {
+                self.place(&mut queue, message);
+                admitted += 1;
+            }
+        }
+        let waker = if admitted > 0 { queue.waker.take() } else { None };
+        let closed = queue.closed;
+        drop(queue);
+        self.reject_given_up(given_up);
+        if !messages.is_empty() {
+            let refused = if closed { &self.kind.rejected_closed } else { &self.kind.rejected_full };
+            refused.inc_by(messages.len() as u64);
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        admitted
+    }
+
+    fn places_free(&self, queue: &Queue<M>) -> usize {
+        self.messages_max.saturating_sub(queue.ready.len() + self.taken.load(Ordering::Relaxed))
+    }
+
+    fn has_room(&self, queue: &mut Queue<M>, given_up: &mut Vec<Entry<M>>) -> bool {
+        if queue.closed {
+            return false;
+        }
+        self.promote(queue);
+        if queue.admission.is_empty() && self.places_free(queue) > 0 {
+            return true;
+        }
+        if queue.admission.len() >= self.admission_max && self.admission_max > 0 {
+            sweep(queue, given_up);
+        }
+        queue.admission.len() < self.admission_max
+    }
+
+    /// Puts a message where [`Self::has_room`] found a place.
+    fn place(&self, queue: &mut Queue<M>, mail: M) {
+        let sampled = queue.admitted.is_multiple_of(SAMPLE_EVERY_MESSAGES);
+        queue.admitted += 1;
+        let entry = Entry { mail, admitted_at: sampled.then(clock::now) };
+        if queue.admission.is_empty() && self.places_free(queue) > 0 {
+            queue.ready.push_back(entry);
+        } else {
+            queue.admission.push_back(entry);
+        }
+    }
+
+    /// Gives free places to the messages that wait for one, oldest first.
+    fn promote(&self, queue: &mut Queue<M>) {
+        if queue.admission.is_empty() {
+            return;
+        }
+        let n = self.places_free(queue).min(queue.admission.len());
+        queue.ready.extend(queue.admission.drain(..n));
+    }
+
+    fn reject_given_up(&self, given_up: Vec<Entry<M>>) {
+        for entry in given_up {
+            self.reject_unrun(entry.mail, Stage::Admission);
+        }
+    }
+
+    /// Rejects a message whose caller no longer waits.
+    pub(crate) fn reject_unrun(&self, mail: M, stage: Stage) {
+        let status = if mail.is_cancelled() {
+            self.kind.rejected_cancelled.inc();
+            Status::new(Code::Cancelled, "the caller gave up while the message waited")
+        } else {
+            self.kind.rejected_deadline.inc();
+            Status::new(
+                Code::DeadlineExceeded,
+                format!(
+                    "the deadline passed while the message waited in the mailbox of {} ({} waiting): \
+                     allow more time, call less often, or run more instances",
+                    self.kind.name,
+                    self.depth()
+                ),
+            )
+        };
+        mail.reject(status.executed(Executed::No).stage(stage));
+    }
+
+    /// Takes all admitted messages into `batch`, which is empty; parks `task` when there are none.
+    pub(crate) fn take_or_park(&self, batch: &mut VecDeque<Entry<M>>, task: &mut Context<'_>) {
+        let mut queue = self.queue.lock();
+        self.taken.store(0, Ordering::Relaxed);
+        self.promote(&mut queue);
+        if queue.ready.is_empty() {
+            match &mut queue.waker {
+                Some(waker) => waker.clone_from(task.waker()),
+                none => *none = Some(task.waker().clone()),
+            }
+            return;
+        }
+        std::mem::swap(&mut queue.ready, batch);
+        self.taken.store(batch.len(), Ordering::Relaxed);
+    }
+
+    /// The handler of one taken message starts: its place is free.
+    pub(crate) fn started(&self) {
+        // Only the host writes while messages are taken out, so this is no read-modify-write.
+        let taken = self.taken.load(Ordering::Relaxed);
+        self.taken.store(taken.saturating_sub(1), Ordering::Relaxed);
+    }
+
+    /// Whether nobody has asked before that this actor stop.
+    pub(crate) fn first_to_ask(&self) -> bool {
+        !self.stop_asked.swap(true, Ordering::Relaxed)
+    }
+
+    /// Tells the host to stop. The first reason stands.
+    pub(crate) fn request_stop(&self, reason: StopReason) {
+        let mut queue = self.queue.lock();
+        queue.stop.get_or_insert(reason);
+        self.stopping.store(true, Ordering::Release);
+        let waker = queue.waker.take();
+        drop(queue);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Whether the host was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Registers the host's task for the next message or the request to stop.
+    pub(crate) fn stop_requested(&self, task: &mut Context<'_>) -> Option<StopReason> {
+        let mut queue = self.queue.lock();
+        queue.waker = Some(task.waker().clone());
+        queue.stop.clone()
+    }
+
+    pub(crate) fn stop_reason(&self) -> Option<StopReason> {
+        self.queue.lock().stop.clone()
+    }
+
+    /// Takes nothing more; returns what waits.
+    pub(crate) fn close(&self) -> VecDeque<Entry<M>> {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        queue.waker = None;
+        let mut waiting = std::mem::take(&mut queue.ready);
+        waiting.append(&mut queue.admission);
+        self.taken.store(0, Ordering::Relaxed);
+        waiting
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.queue.lock().closed
+    }
+
+    /// Messages whose handler has not started.
+    pub(crate) fn depth(&self) -> usize {
+        let queue = self.queue.lock();
+        queue.ready.len() + queue.admission.len() + self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Messages that fit, those that may wait for a place included.
+    pub(crate) fn capacity(&self) -> usize {
+        self.messages_max + self.admission_max
+    }
+
+    pub(crate) fn kind(&self) -> &Arc<KindMetrics> {
+        &self.kind
+    }
+}
+
+/// Takes the messages nobody waits for out of the admission queue.
+fn sweep<M: Mail>(queue: &mut Queue<M>, given_up: &mut Vec<Entry<M>>) {
+    let now = clock::now();
+    if queue.swept_at.is_some_and(|at| now.duration_since(at) < ADMISSION_SWEEP_INTERVAL) {
+        return;
+    }
+    queue.swept_at = Some(now);
+    for _ in 0..queue.admission.len() {
+        if let Some(entry) = queue.admission.pop_front() {
+            if gave_up(&entry.mail, now) {
+                given_up.push(entry);
+            } else {
+                queue.admission.push_back(entry);
+            }
+        }
+    }
+}
+
+/// Whether nobody waits for this message any more.
+pub(crate) fn gave_up<M: Mail>(mail: &M, now: Instant) -> bool {
+    mail.meta().deadline.is_some_and(|deadline| deadline <= now) || mail.is_cancelled()
+}
+
+impl<M: Mail> Gauged for Mailbox<M> {
+    fn kind(&self) -> &'static str {
+        self.kind.name
+    }
+    fn depth(&self) -> usize {
+        Mailbox::depth(self)
+    }
+    fn capacity(&self) -> usize {
+        Mailbox::capacity(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::ActorMetrics;
+    use afflux_wire::contract::CallMeta;
+    use proptest::prelude::*;
+    use std::task::Waker;
+
+    /// A message that reports how it was rejected.
+    #[derive(Debug)]
+    struct Note {
+        number: u64,
+        meta: CallMeta,
+        rejected: Arc<Mutex<Vec<(u64, Status)>>>,
+    }
+
+    impl Mail for Note {
+        fn meta(&self) -> &CallMeta {
+            &self.meta
+        }
+        fn reject(self, status: Status) {
+            self.rejected.lock().push((self.number, status));
+        }
+    }
+
+    type Rejected = Arc<Mutex<Vec<(u64, Status)>>>;
+
+    fn note(number: u64, deadline: Option<Instant>, rejected: &Rejected) -> Note {
+        Note {
+            number,
+            meta: CallMeta { deadline, ..CallMeta::default() },
+            rejected: Arc::clone(rejected),
+        }
+    }
+
+    fn mailbox(messages_max: usize, wait: Option<usize>) -> Mailbox<Note> {
+        let options = Options {
+            mailbox_messages_max: messages_max,
+            overflow: if wait.is_some() { Overflow::Wait } else { Overflow::Reject },
+            admission_messages_max: wait.unwrap_or(0),
+            ..Options::default()
+        };
+        Mailbox::new(&options, ActorMetrics::unregistered().kind("Note"))
+    }
+
+    fn take(mailbox: &Mailbox<Note>) -> VecDeque<Entry<Note>> {
+        let mut batch = VecDeque::new();
+        mailbox.take_or_park(&mut batch, &mut Context::from_waker(Waker::noop()));
+        batch
+    }
+
+    #[test]
+    fn a_place_is_free_when_the_handler_starts_and_not_when_the_host_takes_the_queue() {
+        let mailbox = mailbox(2, None);
+        let rejected = Rejected::default();
+        for n in 0..2 {
+            mailbox.push(note(n, None, &rejected), |n| n).unwrap();
+        }
+        let batch = take(&mailbox);
+        assert_eq!((batch.len(), mailbox.depth()), (2, 2));
+        assert!(matches!(mailbox.push(note(2, None, &rejected), |n| n), Err(Refused::Full(_))));
+        mailbox.started();
+        mailbox.push(note(3, None, &rejected), |n| n).unwrap();
+        assert!(matches!(mailbox.push(note(4, None, &rejected), |n| n), Err(Refused::Full(_))));
+        assert_eq!(mailbox.kind().rejected_full.get(), 2);
+    }
+
+    #[test]
+    fn a_batch_fills_the_room_and_leaves_the_rest_with_the_caller() {
+        let mailbox = mailbox(3, None);
+        let rejected = Rejected::default();
+        let mut batch: VecDeque<_> = (0..5).map(|n| note(n, None, &rejected)).collect();
+        assert_eq!(mailbox.push_batch(&mut batch), 3);
+        assert_eq!(batch.iter().map(|n| n.number).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(mailbox.kind().rejected_full.get(), 2);
+        assert_eq!(take(&mailbox).iter().map(|e| e.mail.number).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_closed_mailbox_gives_back_what_waits_and_takes_nothing_more() {
+        let mailbox = mailbox(1, Some(2));
+        let rejected = Rejected::default();
+        for n in 0..3 {
+            mailbox.push(note(n, None, &rejected), |n| n).unwrap();
+        }
+        assert_eq!(mailbox.close().iter().map(|e| e.mail.number).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(matches!(mailbox.push(note(3, None, &rejected), |n| n), Err(Refused::Closed(_))));
+        assert_eq!(mailbox.kind().rejected_closed.get(), 1);
+    }
+
+    #[test]
+    fn a_full_admission_queue_drops_those_whose_deadline_passed_and_tells_them() {
+        crate::test::paused(|| async {
+            let mailbox = mailbox(1, Some(2));
+            let rejected = Rejected::default();
+            let soon = clock::now() + Duration::from_millis(5);
+            mailbox.push(note(0, None, &rejected), |n| n).unwrap();
+            mailbox.push(note(1, Some(soon), &rejected), |n| n).unwrap();
+            mailbox.push(note(2, None, &rejected), |n| n).unwrap();
+            assert!(matches!(mailbox.push(note(3, None, &rejected), |n| n), Err(Refused::Full(_))));
+            tokio::time::advance(Duration::from_millis(5)).await;
+            mailbox.push(note(4, None, &rejected), |n| n).unwrap();
+            {
+                let rejected = rejected.lock();
+                let (number, status) = &rejected[0];
+                assert_eq!((*number, status.code), (1, Code::DeadlineExceeded));
+                assert_eq!(status.was_executed(), Executed::No);
+                assert_eq!(status.details.as_ref().unwrap().stage, Some(Stage::Admission));
+            }
+            assert_eq!(mailbox.kind().rejected_deadline.get(), 1);
+            let numbers: Vec<_> = mailbox.close().iter().map(|e| e.mail.number).collect();
+            assert_eq!(numbers, [0, 2, 4]);
+        });
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push,
+        Batch(usize),
+        Take,
+        Start,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => Just(Step::Push),
+            1 => (0..6_usize).prop_map(Step::Batch),
+            1 => Just(Step::Take),
+            3 => Just(Step::Start),
+        ];
+        prop::collection::vec(step, 0..200)
+    }
+
+    proptest! {
+        /// Whatever the order of pushes, takes and starts: never more than the bound, never out of
+        /// order, never lost.
+        #[test]
+        fn admitted_messages_keep_their_order_and_never_exceed_the_bound(
+            steps in steps(), max in 1..5_usize, wait in prop::option::of(0..4_usize)
+        ) {
+            let mailbox = mailbox(max, wait);
+            let rejected = Rejected::default();
+            let bound = max + wait.unwrap_or(0);
+            let (mut next, mut admitted, mut ran) = (0, Vec::new(), Vec::new());
+            let mut batch = VecDeque::new();
+            for step in steps {
+                match step {
+                    Step::Push => {
+                        let room = mailbox.depth() < bound;
+                        let fits = mailbox.push(note(next, None, &rejected), |n| n).is_ok();
+                        prop_assert_eq!(fits, room);
+                        if fits { admitted.push(next); }
+                        next += 1;
+                    }
+                    Step::Batch(n) => {
+                        let mut many: VecDeque<_> =
+                            (0..n as u64).map(|i| note(next + i, None, &rejected)).collect();
+                        let taken = mailbox.push_batch(&mut many);
+                        admitted.extend(next..next + taken as u64);
+                        next += n as u64;
+                    }
+                    Step::Take if batch.is_empty() => batch = take(&mailbox),
+                    Step::Take => {}
+                    Step::Start => if let Some(entry) = batch.pop_front() {
+                        mailbox.started();
+                        ran.push(entry.mail.number);
+                    }
+                }
+                prop_assert!(mailbox.depth() <= bound);
+            }
+            ran.extend(batch.into_iter().map(|e| e.mail.number));
+            ran.extend(mailbox.close().iter().map(|e| e.mail.number));
+            prop_assert_eq!(ran, admitted);
+        }
+    }
+}

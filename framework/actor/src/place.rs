@@ -1,0 +1,92 @@
+//! One thread as the rest of the framework sees it: something that runs actors and futures.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use afflux_wire::Status;
+use afflux_wire::contract::Panic;
+use futures_util::FutureExt;
+
+use crate::actor::{Actor, ActorHandle, Spec};
+use crate::host;
+use crate::options::Options;
+
+/// A thread that runs actors and futures. Cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Place {
+    arbiter: actix_rt::ArbiterHandle,
+}
+
+impl Place {
+    pub(crate) fn new(arbiter: actix_rt::ArbiterHandle) -> Self {
+        Self { arbiter }
+    }
+
+    /// The thread this is called on, inside [`system`](crate::system).
+    pub fn current() -> Option<Self> {
+        actix_rt::Arbiter::try_current().map(Self::new)
+    }
+
+    /// Whether its thread still runs what it is given.
+    pub fn is_alive(&self) -> bool {
+        self.arbiter.alive()
+    }
+
+    /// Starts an actor here with the options of its type. `factory` makes its state, on this place's
+    /// thread, and a fresh one after every restart.
+    ///
+    /// Never fails: an actor whose factory fails ends as its restart policy says, which
+    /// [`ActorHandle::watch`] tells; on a thread that has stopped it ends at once.
+    pub fn spawn<A: Actor>(
+        &self,
+        spec: Spec,
+        factory: impl FnMut() -> Result<A, Status> + Send + 'static,
+    ) -> ActorHandle<A::Mail> {
+        self.spawn_with_options(spec, A::options(), factory)
+    }
+
+    /// The same with other options, such as those of a settings file.
+    pub fn spawn_with_options<A: Actor>(
+        &self,
+        spec: Spec,
+        options: Options,
+        factory: impl FnMut() -> Result<A, Status> + Send + 'static,
+    ) -> ActorHandle<A::Mail> {
+        host::spawn(&self.arbiter, spec, options, factory)
+    }
+
+    /// Runs a future here: a link, a timer. A panic in it is logged and ends it alone.
+    pub fn spawn_future(&self, future: impl Future<Output = ()> + Send + 'static) {
+        if !self.arbiter.spawn(guarded(future)) {
+            tracing::warn!("a future was dropped: its thread has stopped");
+        }
+    }
+
+    /// Runs a future here that is made here and need not be `Send`.
+    pub fn spawn_with<F: Future<Output = ()> + 'static>(
+        &self,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) {
+        let sent = self.arbiter.spawn_fn(move || {
+            actix_rt::spawn(guarded(async move { make().await }));
+        });
+        if !sent {
+            tracing::warn!("a future was dropped: its thread has stopped");
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place(alive: {})", self.is_alive())
+    }
+}
+
+/// A task's panic would vanish with its handle.
+async fn guarded(future: impl Future<Output = ()>) {
+    if let Err(payload) = AssertUnwindSafe(future).catch_unwind().await {
+        let panic = Panic::from_payload(&*payload);
+        tracing::error!(%panic, "a background future panicked");
+    }
+}

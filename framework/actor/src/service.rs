@@ -1,0 +1,142 @@
+//! Services of an actor as the mesh sees them: found by name, called without their types.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use afflux_wire::contract::{
+    Accept, CallMeta, LocalEndpoint, Mail, MethodKind, MethodSpec, Refused, ReplyTo, Service,
+};
+use afflux_wire::{Code, Executed, Stage, Status};
+
+use crate::actor::Actor;
+use crate::address::Address;
+
+/// When a caller refused by a full mailbox may try again, in milliseconds.
+const RETRY_AFTER_FULL_MS: u64 = 20;
+
+/// An actor that serves. Implemented by `derive(Actor)`.
+pub trait Serves: Actor {
+    /// Its services, each with the mailbox behind `address`.
+    fn services(address: &Address<Self::Mail>) -> Vec<ServiceEntry>;
+}
+
+/// A service without its type: takes requests that came over a link.
+pub trait Dispatch: Send + Sync {
+    /// Decodes the params, and puts the call into the mailbox. What goes wrong is answered to `reply`;
+    /// without a reply (one-way) it is logged at debug level and the mailbox's counters tell of it.
+    /// `method` is an index into [`ServiceEntry::methods`].
+    fn dispatch(&self, method: usize, params: &[u8], meta: CallMeta, reply: Option<ReplyTo>);
+    /// Messages waiting in the mailbox.
+    fn depth(&self) -> usize;
+    /// Messages that fit.
+    fn capacity(&self) -> usize;
+}
+
+/// A service of this process.
+#[derive(Clone)]
+pub struct ServiceEntry {
+    /// The name in the registry.
+    pub name: &'static str,
+    /// The version of the contract, for people.
+    pub version: &'static str,
+    /// The doc comment of the contract.
+    pub doc: &'static str,
+    /// The methods, by number.
+    pub methods: &'static [MethodSpec],
+    /// A [`LocalEndpoint`] of the service: how a typed caller of this process reaches it, unencoded.
+    pub endpoint: Arc<dyn Any + Send + Sync>,
+    /// How a link reaches it.
+    pub dispatch: Arc<dyn Dispatch>,
+}
+
+impl ServiceEntry {
+    /// The entry of service `S`, whose calls go into `mailbox`.
+    pub fn of<S: Service>(mailbox: Arc<dyn Accept<S::Call>>) -> Self {
+        Self {
+            name: S::NAME,
+            version: S::VERSION,
+            doc: S::DOC,
+            methods: S::METHODS,
+            endpoint: Arc::new(LocalEndpoint::<S>::new(Arc::clone(&mailbox))),
+            dispatch: Arc::new(Typed::<S> { mailbox }),
+        }
+    }
+}
+
+impl fmt::Debug for ServiceEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServiceEntry({} {}, {} methods)", self.name, self.version, self.methods.len())
+    }
+}
+
+struct Typed<S: Service> {
+    mailbox: Arc<dyn Accept<S::Call>>,
+}
+
+impl<S: Service> Typed<S> {
+    fn refusal(&self, refused: &Refused<S::Call>) -> Status {
+        let mut status = match refused {
+            Refused::Full(_) => Status::new(
+                Code::ResourceExhausted,
+                format!(
+                    "the mailbox of {} is full ({} messages): call less often, raise `mailbox`, or \
+                     run more instances",
+                    S::NAME,
+                    self.mailbox.capacity()
+                ),
+            )
+            .retry_after_ms(RETRY_AFTER_FULL_MS),
+            Refused::Closed(_) => Status::unavailable(format!("the actor of {} has stopped", S::NAME)),
+        }
+        .executed(Executed::No)
+        .stage(Stage::Admission);
+        status.details_mut().queue_depth = u32::try_from(self.mailbox.depth()).ok();
+        status
+    }
+}
+
+impl<S: Service> Dispatch for Typed<S> {
+    fn dispatch(&self, method: usize, params: &[u8], meta: CallMeta, reply: Option<ReplyTo>) {
+        let refuse = |status: Status, reply: Option<ReplyTo>| match reply {
+            Some(reply) => reply.respond(Err(&status)),
+            None => tracing::debug!(service = S::NAME, %status, "a one-way call was refused"),
+        };
+        let Some(spec) = S::METHODS.get(method) else {
+            let status = Status::new(
+                Code::Unimplemented,
+                format!("{} has {} methods and no number {method}", S::NAME, S::METHODS.len()),
+            );
+            return refuse(status.executed(Executed::No), reply);
+        };
+        if (spec.kind == MethodKind::OneWay) != reply.is_none() {
+            let (is, sent) = match spec.kind {
+                MethodKind::OneWay => ("one-way", "a request that expects an answer"),
+                MethodKind::Unary => ("unary", "a notification"),
+            };
+            let status = Status::invalid(format!(
+                "{}/{} is {is}, but the peer sent {sent}",
+                S::NAME,
+                spec.name
+            ));
+            return refuse(status, reply);
+        }
+        match S::decode(method, params, meta, reply) {
+            Err((status, reply)) => refuse(status, reply),
+            Ok(call) => {
+                if let Err(refused) = self.mailbox.accept(call) {
+                    let status = self.refusal(&refused);
+                    refused.into_inner().reject(status);
+                }
+            }
+        }
+    }
+
+    fn depth(&self) -> usize {
+        self.mailbox.depth()
+    }
+
+    fn capacity(&self) -> usize {
+        self.mailbox.capacity()
+    }
+}

@@ -1,0 +1,64 @@
+//! What `/livez` and `/readyz` answer.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+/// The conditions of being ready; a process is ready when each of them holds.
+///
+/// ```
+/// use afflux::admin::Probes;
+///
+/// let probes = Probes::default();
+/// probes.unmet("registered", "the registry has not answered yet");
+/// assert_eq!(probes.ready(), Err("registered: the registry has not answered yet\n".to_owned()));
+/// probes.met("registered");
+/// assert_eq!(probes.ready(), Ok("registered: ok\n".to_owned()));
+/// ```
+#[derive(Debug, Default)]
+pub struct Probes {
+    conditions: Mutex<BTreeMap<&'static str, Option<String>>>,
+}
+
+impl Probes {
+    /// The condition holds.
+    pub fn met(&self, condition: &'static str) {
+        self.conditions.lock().insert(condition, None);
+    }
+
+    /// The condition does not hold, and why.
+    pub fn unmet(&self, condition: &'static str, why: impl Into<String>) {
+        self.conditions.lock().insert(condition, Some(why.into()));
+    }
+
+    /// Every condition, a line each.
+    ///
+    /// # Errors
+    /// The lines of those that do not hold.
+    pub fn ready(&self) -> Result<String, String> {
+        let conditions = self.conditions.lock();
+        let unmet: String = conditions
+            .iter()
+            .filter_map(|(name, why)| why.as_ref().map(|why| format!("{name}: {why}\n")))
+            .collect();
+        if unmet.is_empty() {
+            Ok(conditions.keys().map(|name| format!("{name}: ok\n")).collect())
+        } else {
+            Err(unmet)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_unmet_condition_is_enough_to_be_unready() {
+        let probes = Probes::default();
+        assert_eq!(probes.ready(), Ok(String::new()));
+        probes.met("listening");
+        probes.unmet("registered", "no answer");
+        assert_eq!(probes.ready(), Err("registered: no answer\n".into()));
+    }
+}

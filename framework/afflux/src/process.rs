@@ -1,0 +1,117 @@
+//! What the operating system says of this process.
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, Gauge, Opts, Registry};
+
+use crate::error::Result;
+
+/// Ticks of a processor second in `/proc`: fixed by Linux for user space.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Bytes of a page; only x86-64 and aarch64 kernels with 4 KiB pages are asked here.
+const PAGE_BYTES: f64 = 4_096.0;
+
+/// Processor and memory use at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// User and system time since the start, of all threads.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub resident_bytes: f64,
+    /// Threads.
+    pub threads: f64,
+}
+
+/// The use of this process; zeros where there is no `/proc`.
+pub fn usage() -> Usage {
+    std::fs::read_to_string("/proc/self/stat").ok().and_then(|text| parse(&text)).unwrap_or_default()
+}
+
+/// Fields of `proc(5)`, counted behind the closing parenthesis of the name, which may hold anything.
+fn parse(text: &str) -> Option<Usage> {
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<f64>().ok();
+    Some(Usage {
+        cpu_seconds: (number(11)? + number(12)?) / TICKS_PER_SECOND,
+        resident_bytes: number(21)? * PAGE_BYTES,
+        threads: number(17)?,
+    })
+}
+
+/// Registers `process_*` and `afflux_build_info`.
+///
+/// # Errors
+/// A name that is taken already.
+pub fn register(metrics: &Registry, build: &str) -> Result<()> {
+    let info = Gauge::with_opts(
+        Opts::new("afflux_build_info", "Always 1; the labels say what runs.")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("build", build),
+    )?;
+    info.set(1.0);
+    metrics.register(Box::new(info))?;
+    metrics.register(Box::new(ProcessMetrics::new()?))?;
+    Ok(())
+}
+
+struct ProcessMetrics {
+    cpu: Counter,
+    resident: Gauge,
+    threads: Gauge,
+    started: Gauge,
+}
+
+impl ProcessMetrics {
+    fn new() -> Result<Self> {
+        let started = Gauge::new("process_start_time_seconds", "Start of the process since 1970.")?;
+        started.set(jiff::Timestamp::now().as_millisecond() as f64 / 1e3);
+        Ok(Self {
+            cpu: Counter::new("process_cpu_seconds_total", "User and system processor time.")?,
+            resident: Gauge::new("process_resident_memory_bytes", "Resident memory.")?,
+            threads: Gauge::new("process_threads", "Threads of the operating system.")?,
+            started,
+        })
+    }
+}
+
+impl Collector for ProcessMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.cpu.desc(), self.resident.desc(), self.threads.desc(), self.started.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let now = usage();
+        self.cpu.inc_by((now.cpu_seconds - self.cpu.get()).max(0.0));
+        self.resident.set(now.resident_bytes);
+        self.threads.set(now.threads);
+        [self.cpu.collect(), self.resident.collect(), self.threads.collect(), self.started.collect()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_with_parentheses_does_not_shift_the_fields() {
+        let text = "7 (a) b) c) S 1 7 7 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 3 0 100 1000000 256 0";
+        let usage = parse(text).unwrap();
+        assert_eq!(usage, Usage { cpu_seconds: 2.0, resident_bytes: 1_048_576.0, threads: 3.0 });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_uses_memory_and_time_never_runs_back() {
+        let metrics = Registry::new();
+        register(&metrics, "b1").unwrap();
+        let cpu = |metrics: &Registry| {
+            let families = metrics.gather();
+            let family = families.iter().find(|f| f.name() == "process_cpu_seconds_total").unwrap();
+            family.get_metric()[0].get_counter().value()
+        };
+        let first = cpu(&metrics);
+        assert!(cpu(&metrics) >= first);
+        assert!(usage().resident_bytes > 100_000.0);
+    }
+}

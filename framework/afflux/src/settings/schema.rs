@@ -1,0 +1,164 @@
+//! The table of every setting: name, type, default, unit and what it is for.
+
+use super::value::{Kind, Value};
+
+/// One row of the table.
+///
+/// ```
+/// let listen = afflux::settings::find("node.listen").unwrap();
+/// assert_eq!(listen.default, "127.0.0.1:0");
+/// assert_eq!(listen.variable(), "AFFLUX_NODE_LISTEN");
+/// ```
+#[derive(Debug)]
+pub struct Setting {
+    /// The name in `afflux.toml` and for `--set`, dots between tables and keys.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+    /// The value when nobody says otherwise, as text.
+    pub default: &'static str,
+    /// The unit of a number; empty for the rest.
+    pub unit: &'static str,
+    /// What it is for.
+    pub doc: &'static str,
+    /// Whether its value is never shown.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("AFFLUX_{}", self.name.to_uppercase().replace('.', "_"))
+    }
+}
+
+/// The setting of this name.
+pub fn find(name: &str) -> Option<&'static Setting> {
+    SCHEMA.iter().find(|setting| setting.name == name)
+}
+
+// One declaration gives the table and the typed struct, so that neither can lack a row of the other.
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $field:ident: $type:ty = $name:literal, $kind:expr, $default:literal $(, unit $unit:literal)? $(, $secret:ident)?;)*) => {
+        /// Every setting.
+        pub const SCHEMA: &[Setting] = &[$(Setting {
+            name: $name,
+            kind: $kind,
+            default: $default,
+            unit: concat!($($unit)?),
+            doc: settings!(@doc $($doc),+),
+            secret: settings!(@secret $($secret)?),
+        }),*];
+
+        /// The settings of this process, typed. Made by [`Layers::settings`](super::Layers::settings).
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Settings {
+            $($(#[doc = $doc])+ pub $field: $type,)*
+        }
+
+        impl Settings {
+            /// Takes each field from its value; `get` is asked with names of the table only.
+            pub(super) fn from_values(mut get: impl FnMut(&'static Setting) -> Value) -> Self {
+                let mut rows = SCHEMA.iter();
+                // Fields are evaluated in the order of the declaration, which is the table's.
+                Self {
+                    $($field: match rows.next() {
+                        Some(row) => <$type>::from(get(row)),
+                        None => <$type>::from(Value::Text(String::new())),
+                    },)*
+                }
+            }
+        }
+    };
+    (@doc $first:literal $(, $rest:literal)*) => { concat!($first $(, "\n", $rest)*) };
+    (@secret secret) => { true };
+    (@secret) => { false };
+}
+
+settings! {
+    /// Name of the cluster. Nodes of another cluster are refused.
+    cluster: String = "cluster", Kind::Name, "afflux";
+    /// Name of this node, unique in the cluster and kept over restarts. Empty: made from host name and process id.
+    node_id: String = "node.id", Kind::Text, "";
+    /// Address of the node port, for other nodes and clients. Port 0: any free one.
+    node_listen: String = "node.listen", Kind::Address, "127.0.0.1:0";
+    /// Address under which others reach the node port, when it is not the one it listens on (0.0.0.0, NAT).
+    node_advertise: String = "node.advertise", Kind::Text, "";
+    /// Address of a node to join. Empty: this node begins a cluster and holds its registry.
+    node_join: String = "node.join", Kind::Text, "";
+    /// Threads for pipeline tasks. 0: as many as the CPU quota allows.
+    node_slots: u64 = "node.slots", Kind::Integer { min: 0, max: 1024 }, "0", unit "threads";
+    /// Threads for connections, timers and services.
+    node_io_threads: u64 = "node.io_threads", Kind::Integer { min: 1, max: 64 }, "1", unit "threads";
+    /// Address of the admin HTTP port: /metrics, /livez, /readyz, /api/v1. Empty: none.
+    admin_listen: String = "admin.listen", Kind::OptionalAddress, "127.0.0.1:0";
+    /// Secret that every node and client of the cluster knows. Empty: none is asked for, and only loopback is safe.
+    token: String = "token", Kind::Text, "", secret;
+    /// Who knows the nodes: `embedded` (the first node, or the launcher of `dev`) or `static` (the list `registry.nodes`).
+    registry: String = "registry", Kind::Choice(&["embedded", "static"]), "embedded";
+    /// Node ports of all nodes, for `registry = "static"`.
+    registry_nodes: Vec<String> = "registry.nodes", Kind::List, "";
+    /// A node that has not been heard of for this long is gone.
+    registry_ttl_ms: u64 = "registry.ttl_ms", Kind::Integer { min: 100, max: 3_600_000 }, "1500", unit "ms";
+    /// Form of the log on stderr.
+    log_format: String = "log.format", Kind::Choice(&["human", "json"]), "human";
+    /// What is logged: error, warn, info, debug, trace, or directives such as `info,afflux_mesh=debug`.
+    log_level: String = "log.level", Kind::Text, "info";
+    /// Tasks of each operator. 0: one per slot of the cluster.
+    pipeline_parallelism: u64 = "pipeline.parallelism", Kind::Integer { min: 0, max: 32_768 }, "0", unit "tasks";
+    /// A record waits at most this long for its batch to fill.
+    pipeline_linger_ms: u64 = "pipeline.linger_ms", Kind::Integer { min: 0, max: 60_000 }, "10", unit "ms";
+    /// What a record that cannot be read does: `fail` stops the pipeline, `skip` counts it and goes on.
+    source_on_error: String = "source.on_error", Kind::Choice(&["fail", "skip"]), "fail";
+    /// Bytes that may be on their way on one channel between two tasks.
+    channel_credit_bytes: u64 = "channel.credit_bytes", Kind::Integer { min: 4_096, max: 1_073_741_824 }, "262144", unit "bytes";
+    /// Directory of the checkpoints. Empty: none are written.
+    checkpoint_dir: String = "checkpoint.dir", Kind::Text, "";
+    /// Time between two checkpoints. 0: only on request.
+    checkpoint_interval_ms: u64 = "checkpoint.interval_ms", Kind::Integer { min: 0, max: 86_400_000 }, "0", unit "ms";
+    /// On the way out, others still find this node for this long while it answers.
+    drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0", unit "ms";
+    /// Calls that were taken before a shutdown get this long to be answered.
+    drain_grace_ms: u64 = "drain.grace_ms", Kind::Integer { min: 0, max: 600_000 }, "2000", unit "ms";
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::from_values(|row| row.kind.parse(row.default).unwrap_or(Value::Text(String::new())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_default_is_a_legal_value_of_its_own_setting() {
+        for row in SCHEMA {
+            row.kind.parse(row.default).unwrap_or_else(|why| panic!("{}: {why}", row.name));
+        }
+    }
+
+    #[test]
+    fn no_two_settings_share_a_name_or_a_variable() {
+        let variables: BTreeSet<String> = SCHEMA.iter().map(Setting::variable).collect();
+        assert_eq!(variables.len(), SCHEMA.len());
+    }
+
+    #[test]
+    fn each_field_gets_the_value_of_its_own_row() {
+        let settings = Settings::default();
+        assert_eq!(settings.cluster, "afflux");
+        assert_eq!(settings.channel_credit_bytes, 262_144);
+        assert_eq!(settings.drain_grace_ms, 2_000);
+        assert!(settings.registry_nodes.is_empty());
+    }
+
+    #[test]
+    fn every_number_has_a_unit_in_its_row() {
+        for row in SCHEMA {
+            assert_eq!(matches!(row.kind, Kind::Integer { .. }), !row.unit.is_empty(), "{}", row.name);
+        }
+    }
+}

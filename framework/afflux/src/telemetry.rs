@@ -1,0 +1,154 @@
+//! The log of a process: `tracing` on stderr, for people or as JSON lines.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
+
+use indicatif::MultiProgress;
+use prometheus::{IntCounterVec, Opts, Registry};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt as log};
+
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+
+/// The bars on this terminal: a log line steps in front of them instead of through them.
+pub(crate) fn bars() -> &'static MultiProgress {
+    static BARS: OnceLock<MultiProgress> = OnceLock::new();
+    BARS.get_or_init(MultiProgress::new)
+}
+
+/// Starts logging as the settings say. A second call in a process changes nothing.
+///
+/// # Errors
+/// A filter in `log.level` that cannot be read.
+pub fn init(settings: &Settings, metrics: Option<&Registry>) -> Result<()> {
+    let filter = EnvFilter::builder().parse(&settings.log_level).map_err(|error| {
+        Error::usage(format!("log.level: cannot read `{}`: {error}", settings.log_level))
+            .hint("a level such as `info`, or directives such as `info,afflux_mesh=debug`")
+    })?;
+    // actix's servers announce themselves and their workers at info: nobody asked.
+    let filter = ["actix_server=warn", "actix_web=warn"]
+        .iter()
+        .filter(|quiet| !settings.log_level.contains(quiet.split('=').next().unwrap_or_default()))
+        .fold(filter, |filter, quiet| match quiet.parse() {
+            Ok(directive) => filter.add_directive(directive),
+            Err(_) => filter,
+        });
+    let counted = metrics.map(LogEvents::register).transpose()?;
+    let base = tracing_subscriber::registry().with(filter).with(counted);
+    let started = if settings.log_format == "json" {
+        base.with(log::layer().json().flatten_event(true).with_writer(Stderr)).try_init()
+    } else {
+        let human = log::layer()
+            .compact()
+            .with_timer(Clock)
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(Stderr);
+        base.with(human).try_init()
+    };
+    // Somebody else's subscriber (a test's, a host program's) stays.
+    drop(started);
+    Ok(())
+}
+
+/// `12:30:59.123`, UTC: a console needs no date.
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        write!(w, "{}", jiff::Timestamp::now().strftime("%H:%M:%S%.3f"))
+    }
+}
+
+/// Stderr, in front of any bar.
+#[derive(Clone, Copy)]
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        bars().suspend(|| io::stderr().lock().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = Stderr;
+
+    fn make_writer(&'a self) -> Stderr {
+        Stderr
+    }
+}
+
+/// `afflux_log_events_total{level}`.
+struct LogEvents {
+    counters: [prometheus::IntCounter; 5],
+}
+
+const LEVELS: [(Level, &str); 5] = [
+    (Level::ERROR, "error"),
+    (Level::WARN, "warn"),
+    (Level::INFO, "info"),
+    (Level::DEBUG, "debug"),
+    (Level::TRACE, "trace"),
+];
+
+impl LogEvents {
+    fn register(metrics: &Registry) -> Result<Self> {
+        let events =
+            IntCounterVec::new(Opts::new("afflux_log_events_total", "Log lines by level."), &["level"])?;
+        metrics.register(Box::new(events.clone()))?;
+        Ok(Self { counters: LEVELS.map(|(_, name)| events.with_label_values(&[name])) })
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogEvents {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = event.metadata().level();
+        if let Some(at) = LEVELS.iter().position(|(known, _)| known == level) {
+            self.counters[at].inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_cannot_be_read_is_wrong_use() {
+        let settings = Settings { log_level: "info,=,,x=nonsense".into(), ..Settings::default() };
+        let error = init(&settings, None).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().starts_with("log.level: cannot read `info,=,,x=nonsense`"), "{error}");
+    }
+
+    #[test]
+    fn every_log_line_is_counted_by_its_level() {
+        let metrics = Registry::new();
+        let counted = LogEvents::register(&metrics).unwrap();
+        let subscriber = tracing_subscriber::registry().with(counted);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!("one");
+            tracing::warn!("two");
+            tracing::error!("three");
+        });
+        let family = metrics.gather().remove(0);
+        let by_level: Vec<(String, f64)> = family
+            .get_metric()
+            .iter()
+            .map(|m| (m.get_label()[0].value().to_owned(), m.get_counter().value()))
+            .collect();
+        assert!(by_level.contains(&("warn".into(), 2.0)) && by_level.contains(&("error".into(), 1.0)));
+        assert!(by_level.contains(&("debug".into(), 0.0)), "zeros are exported");
+    }
+}

@@ -1,0 +1,178 @@
+//! The methods of a contract, read from the enum's variants.
+
+use std::time::Duration;
+
+use proc_macro2::Ident;
+use quote::format_ident;
+use syn::spanned::Spanned;
+use syn::{Attribute, DataEnum, Field, Fields, Type, Variant};
+
+use crate::args;
+use crate::errors::Errors;
+use crate::naming::{method_ident, snake};
+
+/// The deadline of a method that names none.
+const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Words behind the contract's name that the derive needs for itself.
+const RESERVED: &[&str] = &["Body", "Call", "Client", "Handler"];
+
+/// One method.
+pub(crate) struct Method {
+    /// `Place`.
+    pub(crate) variant: Ident,
+    /// `place`.
+    pub(crate) name: Ident,
+    /// `OrdersPlace`.
+    pub(crate) params: Ident,
+    pub(crate) doc: String,
+    pub(crate) fields: Vec<Param>,
+    pub(crate) returns: Type,
+    pub(crate) one_way: bool,
+    pub(crate) idempotent: bool,
+    pub(crate) deadline: Duration,
+}
+
+/// One parameter.
+pub(crate) struct Param {
+    pub(crate) name: Ident,
+    pub(crate) ty: Type,
+    pub(crate) doc: String,
+    /// `#[serde(…)]` and `#[schemars(…)]`, kept as they are.
+    pub(crate) kept: Vec<Attribute>,
+}
+
+/// Reads every variant; all mistakes are reported, not only the first.
+pub(crate) fn read(service: &Ident, data: &DataEnum) -> syn::Result<Vec<Method>> {
+    let mut errors = Errors::default();
+    let mut methods: Vec<Method> = Vec::with_capacity(data.variants.len());
+    if data.variants.is_empty() {
+        errors.at(service, format!("`{service}` has no methods: each variant of the enum is one, such as `Get {{ id: u64 }}`"));
+    }
+    for variant in &data.variants {
+        let Some(method) = errors.take(method(service, variant)) else { continue };
+        if let Some(twin) = methods.iter().find(|m| m.name == method.name) {
+            errors.at(
+                &variant.ident,
+                format!("`{}` and `{}` are both the method `{}`: rename one", twin.variant, method.variant, method.name),
+            );
+        }
+        methods.push(method);
+    }
+    errors.finish()?;
+    Ok(methods)
+}
+
+fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
+    let mut errors = Errors::default();
+    let ident = &variant.ident;
+    if RESERVED.iter().any(|word| ident == word) {
+        errors.at(ident, format!("a method `{ident}` would need the name `{service}{ident}`, which the derive writes for something else: rename the method"));
+    }
+    if let Some((_, value)) = &variant.discriminant {
+        errors.at(value, format!("a method has no number of its own: remove `= {}`", args::text_of(value)));
+    }
+    let name = method_ident(&snake(&ident.to_string()), ident.span());
+    if name.is_none() {
+        errors.at(ident, format!("`{ident}` cannot be a method: `{}` is a word of the language; rename it", snake(&ident.to_string())));
+    }
+    let mut method = Method {
+        variant: ident.clone(),
+        name: name.unwrap_or_else(|| ident.clone()),
+        params: format_ident!("{service}{ident}"),
+        doc: args::doc_of(&variant.attrs),
+        fields: fields(ident, &variant.fields, &mut errors),
+        returns: syn::parse_quote!(()),
+        one_way: false,
+        idempotent: false,
+        deadline: DEADLINE_DEFAULT,
+    };
+    let mut returns = None;
+    const KNOWN: &[&str] = &["returns", "deadline", "idempotent", "oneway", "streams", "accepts"];
+    let options = args::read(&variant.attrs, "rpc", KNOWN, |name, meta| {
+        match name {
+            "returns" => returns = Some(args::ty(meta, name, "Receipt")?),
+            "deadline" => method.deadline = args::duration(meta, name, "2s")?,
+            "idempotent" => {
+                args::flag(meta, name)?;
+                method.idempotent = true;
+            }
+            "oneway" => {
+                args::flag(meta, name)?;
+                method.one_way = true;
+            }
+            _ => {
+                return Err(meta.error(format!(
+                    "`{name}` is not there yet, streaming methods come with a later version: use a unary method (`returns = T`) or `oneway`"
+                )));
+            }
+        }
+        Ok(())
+    });
+    errors.take(options);
+    if let Some(returns) = returns {
+        if method.one_way {
+            errors.at(&returns, format!("a one-way method answers nothing: remove `returns = {}` or `oneway`", args::text_of(&returns)));
+        }
+        method.returns = returns;
+    }
+    errors.finish()?;
+    Ok(method)
+}
+
+fn fields(method: &Ident, fields: &Fields, errors: &mut Errors) -> Vec<Param> {
+    match fields {
+        Fields::Unit => Vec::new(),
+        Fields::Named(named) => named.named.iter().filter_map(|field| param(field, errors)).collect(),
+        Fields::Unnamed(unnamed) => {
+            let named: Vec<String> = unnamed
+                .unnamed
+                .iter()
+                .enumerate()
+                .map(|(i, field)| format!("{}: {}", example_name(&field.ty, i), args::text_of(&field.ty)))
+                .collect();
+            errors.push(syn::Error::new(
+                unnamed.span(),
+                format!("parameters have names, which travel on the wire: write `{method} {{ {} }}`", named.join(", ")),
+            ));
+            Vec::new()
+        }
+    }
+}
+
+/// A name for a parameter of this type, for the cure in a message.
+fn example_name(ty: &Type, index: usize) -> String {
+    match ty {
+        Type::Path(path) => match path.path.segments.last() {
+            Some(last) if last.ident.to_string().starts_with(char::is_uppercase) => {
+                let name = snake(&last.ident.to_string());
+                if syn::parse_str::<Ident>(&name).is_ok() { name } else { format!("p{index}") }
+            }
+            _ => format!("p{index}"),
+        },
+        _ => format!("p{index}"),
+    }
+}
+
+fn param(field: &Field, errors: &mut Errors) -> Option<Param> {
+    let name = field.ident.clone()?;
+    if name == "cx" {
+        errors.at(&name, "`cx` is the context that every handler gets: call the parameter something else");
+    }
+    if let Some(attr) = field.attrs.iter().find(|a| a.path().is_ident("rpc") || a.path().is_ident("service")) {
+        errors.at(attr, "a parameter has no options of its own: `#[rpc(…)]` stands above the method");
+    }
+    if let Type::Reference(reference) = &field.ty {
+        errors.at(
+            reference,
+            format!("a parameter is owned, since it may travel: `{}` cannot be a reference; use `String`, `Vec<T>` or the type itself", name),
+        );
+    }
+    let kept = |a: &&Attribute| a.path().is_ident("serde") || a.path().is_ident("schemars");
+    Some(Param {
+        ty: field.ty.clone(),
+        doc: args::doc_of(&field.attrs),
+        kept: field.attrs.iter().filter(kept).cloned().collect(),
+        name,
+    })
+}

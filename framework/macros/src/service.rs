@@ -1,0 +1,485 @@
+//! `derive(Service)`: the types of a contract, from the enum that names its methods.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Data, DeriveInput, LitStr, Path, Type, Visibility};
+
+use crate::args;
+use crate::methods::{self, Method};
+
+/// A contract, read.
+struct Contract {
+    vis: Visibility,
+    ident: Ident,
+    name: String,
+    version: String,
+    doc: String,
+    error: Type,
+    /// `::afflux::contract`.
+    contract: TokenStream,
+    /// `::afflux::__private`.
+    private: TokenStream,
+    methods: Vec<Method>,
+    call: Ident,
+    body: Ident,
+    client: Ident,
+    handler: Ident,
+}
+
+pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
+    let contract = Contract::read(input)?;
+    let parts = [
+        contract.params(),
+        contract.call(),
+        contract.handler(),
+        contract.client(),
+        contract.service(),
+        contract.construction(),
+    ];
+    Ok(parts.into_iter().collect())
+}
+
+/// Lints that generated code must not trip in a user's crate: a contract is often only served, or
+/// only called, and its shape is the user's.
+fn quiet() -> TokenStream {
+    quote!(#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)])
+}
+
+impl Contract {
+    fn read(input: DeriveInput) -> syn::Result<Self> {
+        let Data::Enum(data) = &input.data else {
+            return Err(syn::Error::new_spanned(
+                &input.ident,
+                format!("a contract is an enum with a variant for each method: `enum {} {{ Get {{ id: u64 }} }}`", input.ident),
+            ));
+        };
+        if !input.generics.params.is_empty() {
+            return Err(syn::Error::new_spanned(
+                &input.generics,
+                "a contract has no type parameters: its types are fixed on the wire",
+            ));
+        }
+        let mut name = None;
+        let mut version = None;
+        let mut error: Option<Type> = None;
+        let mut krate: Path = args::default_crate();
+        args::read(&input.attrs, "service", &["name", "version", "error", "crate"], |option, meta| {
+            match option {
+                "name" => name = Some(args::text(meta, option, "shop.orders")?),
+                "version" => version = Some(args::text(meta, option, "1.0")?),
+                "error" => error = Some(args::ty(meta, option, "OrderError")?),
+                _ => krate = args::crate_path(meta)?,
+            }
+            Ok(())
+        })?;
+        let name = service_name(&input.ident, name)?;
+        let version = match version {
+            Some(text) if text.value().trim().is_empty() => {
+                return Err(syn::Error::new_spanned(text, "`version` is empty: write such as \"1.0\""));
+            }
+            Some(text) => text.value(),
+            None => "1.0".to_owned(),
+        };
+        let methods = methods::read(&input.ident, data)?;
+        let contract = quote!(#krate::contract);
+        Ok(Self {
+            error: error.unwrap_or_else(|| syn::parse_quote!(#contract::NoError)),
+            private: quote!(#krate::__private),
+            call: format_ident!("{}Call", input.ident),
+            body: format_ident!("{}Body", input.ident),
+            client: format_ident!("{}Client", input.ident),
+            handler: format_ident!("{}Handler", input.ident),
+            doc: args::doc_of(&input.attrs),
+            vis: input.vis,
+            ident: input.ident,
+            contract,
+            name,
+            version,
+            methods,
+        })
+    }
+
+    /// One type a method: its parameters.
+    fn params(&self) -> TokenStream {
+        let Self { vis, ident, contract, private, error, call, body, .. } = self;
+        let quiet = quiet();
+        let serde = format!("{private}::serde").replace(' ', "");
+        let schemars = format!("{private}::schemars").replace(' ', "");
+        let each = self.methods.iter().enumerate().map(|(index, method)| {
+            let Method { variant, params, returns, .. } = method;
+            let doc = format!("The parameters of `{}/{variant}`.", self.name);
+            let text = params.to_string();
+            let fields = method.fields.iter().map(|field| {
+                let (name, ty, kept) = (&field.name, &field.ty, &field.kept);
+                let doc = if field.doc.is_empty() { format!("The parameter `{name}`.") } else { field.doc.clone() };
+                quote!(#[doc = #doc] #(#kept)* #vis #name: #ty)
+            });
+            quote! {
+                #[doc = #doc]
+                #[derive(#private::serde::Serialize, #private::serde::Deserialize, #private::schemars::JsonSchema)]
+                #[serde(crate = #serde)]
+                #[schemars(crate = #schemars)]
+                #quiet
+                #vis struct #params { #(#fields),* }
+
+                #[automatically_derived]
+                impl ::core::fmt::Debug for #params {
+                    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                        f.debug_struct(#text).finish_non_exhaustive()
+                    }
+                }
+
+                #[automatically_derived]
+                impl #contract::Params for #params {
+                    type Service = #ident;
+                    type Output = #returns;
+                    const METHOD: usize = #index;
+
+                    fn into_call(
+                        self,
+                        meta: #contract::CallMeta,
+                        reply: ::core::option::Option<#contract::Reply<#returns, #error>>,
+                    ) -> #call {
+                        #call { meta, body: #body::#variant(self, reply) }
+                    }
+                }
+            }
+        });
+        each.collect()
+    }
+
+    /// What lies in a mailbox, and how it reaches the handler.
+    fn call(&self) -> TokenStream {
+        let Self { vis, contract, error, call, body, handler, .. } = self;
+        let quiet = quiet();
+        let doc = format!("One call of `{}` with the obligation to answer it, as it lies in a mailbox.", self.name);
+        let variants: Vec<_> = self.methods.iter().map(|m| &m.variant).collect();
+        let names: Vec<_> = variants.iter().map(|v| v.to_string()).collect();
+        let params = self.methods.iter().map(|m| &m.params);
+        let returns = self.methods.iter().map(|m| &m.returns);
+        let arms = self.methods.iter().map(|method| {
+            let Method { variant, params, name, .. } = method;
+            let fields: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
+            // The async block puts the whole call under the answer's `catch_unwind`.
+            quote! {
+                #body::#variant(#params { #(#fields),* }, reply) => {
+                    cx.enter(self.meta, #contract::Reply::token(&reply));
+                    #contract::answer(reply, async { #handler::#name(handler, &mut *cx, #(#fields),*).await }).await?
+                }
+            }
+        });
+        quote! {
+            #[doc = #doc]
+            #quiet
+            #vis struct #call { meta: #contract::CallMeta, body: #body }
+
+            #quiet
+            enum #body {
+                #(#variants(#params, ::core::option::Option<#contract::Reply<#returns, #error>>)),*
+            }
+
+            #[automatically_derived]
+            #quiet
+            impl #call {
+                /// Runs the method on a handler and answers the caller with its result or its panic.
+                ///
+                /// The failure of a call without a caller is left in [`Cx::take_failure`](#contract::Cx::take_failure).
+                ///
+                /// # Errors
+                /// The handler's panic, after the caller has been answered.
+                #vis async fn dispatch<H: #handler>(
+                    self,
+                    handler: &mut H,
+                    cx: &mut #contract::Cx,
+                ) -> ::core::result::Result<(), #contract::Panic> {
+                    let failure = match self.body { #(#arms)* };
+                    if let ::core::option::Option::Some(status) = failure {
+                        cx.fail(status);
+                    }
+                    ::core::result::Result::Ok(())
+                }
+            }
+
+            #[automatically_derived]
+            #quiet
+            impl #contract::Mail for #call {
+                fn meta(&self) -> &#contract::CallMeta {
+                    &self.meta
+                }
+                fn method(&self) -> &'static str {
+                    match &self.body { #(#body::#variants(..) => #names),* }
+                }
+                fn is_cancelled(&self) -> bool {
+                    match &self.body {
+                        #(#body::#variants(_, reply) => reply.as_ref().is_some_and(|reply| reply.is_cancelled())),*
+                    }
+                }
+                fn reject(self, status: #contract::Status) {
+                    match self.body {
+                        #(#body::#variants(_, reply) => if let ::core::option::Option::Some(reply) = reply {
+                            reply.reject(status);
+                        }),*
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a user implements.
+    fn handler(&self) -> TokenStream {
+        let Self { vis, ident, contract, error, handler, .. } = self;
+        let quiet = quiet();
+        let doc = format!("What serves `{}`: implement it with one `async fn` a method.", self.name);
+        let message = format!("`{{Self}}` does not handle the calls of `{ident}`");
+        let label = format!("needs `impl {handler} for {{Self}}`");
+        let note = format!("write `impl {handler} for {{Self}} {{ … }}` with one `async fn` for each method of `{ident}`");
+        let each = self.methods.iter().map(|method| {
+            let Method { name, returns, doc, .. } = method;
+            let doc = if doc.is_empty() { format!("Handles `{}/{}`.", self.name, method.variant) } else { doc.clone() };
+            let fields = method.fields.iter().map(|f| {
+                let (name, ty) = (&f.name, &f.ty);
+                quote!(#name: #ty)
+            });
+            quote! {
+                #[doc = #doc]
+                fn #name(&mut self, cx: &mut #contract::Cx, #(#fields),*)
+                    -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #contract::Fault<#error>>>;
+            }
+        });
+        quote! {
+            #[doc = #doc]
+            #[diagnostic::on_unimplemented(message = #message, label = #label, note = #note)]
+            #quiet
+            #vis trait #handler { #(#each)* }
+        }
+    }
+
+    /// What a caller holds.
+    fn client(&self) -> TokenStream {
+        let Self { vis, ident, contract, client, .. } = self;
+        let quiet = quiet();
+        let doc = format!("Calls `{}`: a name, not a connection. Cheap to clone; a call starts when it is awaited.", self.name);
+        let text = client.to_string();
+        let each = self.methods.iter().map(|method| {
+            let Method { name, params, doc, .. } = method;
+            let doc = if doc.is_empty() { format!("Calls `{}/{}`.", self.name, method.variant) } else { doc.clone() };
+            let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
+            let types = method.fields.iter().map(|f| &f.ty);
+            quote! {
+                #[doc = #doc]
+                #vis fn #name(&self, #(#names: #types),*) -> #contract::Call<#params> {
+                    self.0.call(#params { #(#names),* })
+                }
+            }
+        });
+        quote! {
+            #[doc = #doc]
+            #[derive(::core::clone::Clone)]
+            #quiet
+            #vis struct #client(#contract::Handle<#ident>);
+
+            #[automatically_derived]
+            #quiet
+            impl #client { #(#each)* }
+
+            #[automatically_derived]
+            impl ::core::fmt::Debug for #client {
+                fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                    f.debug_tuple(#text).field(self.0.target()).finish()
+                }
+            }
+
+            #[automatically_derived]
+            impl ::core::convert::From<#contract::Handle<#ident>> for #client {
+                fn from(handle: #contract::Handle<#ident>) -> Self {
+                    Self(handle)
+                }
+            }
+
+            #[automatically_derived]
+            impl ::core::convert::AsRef<#contract::Handle<#ident>> for #client {
+                fn as_ref(&self) -> &#contract::Handle<#ident> {
+                    &self.0
+                }
+            }
+        }
+    }
+
+    /// `impl Service`.
+    fn service(&self) -> TokenStream {
+        let Self { ident, contract, name, version, doc, error, call, client, .. } = self;
+        let specs = self.methods.iter().map(|method| {
+            let Method { variant, params, doc, idempotent, returns, .. } = method;
+            let name = variant.to_string();
+            let kind = if method.one_way { quote!(OneWay) } else { quote!(Unary) };
+            let fields = method.fields.iter().map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
+            let deadline_ms = u64::try_from(method.deadline.as_millis()).unwrap_or(u64::MAX);
+            let returns = quote_spanned!(returns.span()=> #contract::schema_of::<#returns>);
+            quote! {
+                #contract::MethodSpec {
+                    name: #name,
+                    kind: #contract::MethodKind::#kind,
+                    doc: #doc,
+                    deadline: ::core::time::Duration::from_millis(#deadline_ms),
+                    idempotent: #idempotent,
+                    fields: &[#(#fields),*],
+                    params: #contract::schema_of::<#params>,
+                    returns: #returns,
+                }
+            }
+        });
+        let params = self.methods.iter().map(|m| &m.params);
+        let indices = 0..self.methods.len();
+        quote! {
+            #[automatically_derived]
+            impl #contract::Service for #ident {
+                const NAME: &'static str = #name;
+                const VERSION: &'static str = #version;
+                const DOC: &'static str = #doc;
+                const METHODS: &'static [#contract::MethodSpec] = &[#(#specs),*];
+                type Error = #error;
+                type Call = #call;
+                type Client = #client;
+
+                fn decode(
+                    method: usize,
+                    params: &[u8],
+                    meta: #contract::CallMeta,
+                    reply: ::core::option::Option<#contract::ReplyTo>,
+                ) -> ::core::result::Result<Self::Call, (#contract::Status, ::core::option::Option<#contract::ReplyTo>)> {
+                    match method {
+                        #(#indices => #contract::decode_params::<#params>(params, meta, reply),)*
+                        _ => ::core::result::Result::Err((#contract::no_such_method::<Self>(method), reply)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The enum is only a name, so that nobody makes its variants; this keeps the compiler from
+    /// calling them dead.
+    fn construction(&self) -> TokenStream {
+        let ident = &self.ident;
+        let arms = self.methods.iter().map(|method| {
+            let variant = &method.variant;
+            let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
+            quote!(#ident::#variant { #(#names),* } => #ident::#variant { #(#names),* })
+        });
+        quote! {
+            const _: () = {
+                #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
+                fn again(method: #ident) -> #ident {
+                    match method { #(#arms),* }
+                }
+            };
+        }
+    }
+}
+
+/// The name in the registry: needed, and without what separates it from a method.
+fn service_name(ident: &Ident, name: Option<LitStr>) -> syn::Result<String> {
+    let Some(text) = name else {
+        return Err(syn::Error::new_spanned(
+            ident,
+            format!("`{ident}` needs the name under which it is found: `#[service(name = \"shop.{}\")]`", crate::naming::snake(&ident.to_string())),
+        ));
+    };
+    let name = text.value();
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_lowercase())
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+    };
+    if name.split('.').all(part) {
+        return Ok(name);
+    }
+    Err(syn::Error::new_spanned(
+        &text,
+        format!("the service name {name:?} is not a dotted name: small letters, digits, `_` and `-`, each part beginning with a letter, such as \"shop.orders\""),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error_of(input: DeriveInput) -> String {
+        let error = expand(input).expect_err("must be refused");
+        error.into_iter().map(|e| e.to_string()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_contract_becomes_params_call_handler_client_and_service() {
+        let input = syn::parse_quote! {
+            #[service(name = "shop.orders")]
+            pub enum Orders {
+                /// Places.
+                #[rpc(returns = Receipt, deadline = "2s")] Place { order: Order },
+                #[rpc(oneway)] Touch,
+            }
+        };
+        let file: syn::File = syn::parse2(expand(input).unwrap()).unwrap();
+        let names: Vec<String> = file
+            .items
+            .iter()
+            .filter_map(|item| match item {
+                syn::Item::Struct(s) => Some(s.ident.to_string()),
+                syn::Item::Enum(e) => Some(e.ident.to_string()),
+                syn::Item::Trait(t) => Some(t.ident.to_string()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(names, ["OrdersPlace", "OrdersTouch", "OrdersCall", "OrdersBody", "OrdersHandler", "OrdersClient"]);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once_with_its_cure() {
+        let text = error_of(syn::parse_quote! {
+            #[service(name = "shop.orders")]
+            enum Orders {
+                #[rpc(retuns = Receipt)] Place(Order),
+                #[rpc(deadline = 2)] Get { cx: u64 },
+                #[rpc(oneway, returns = u8)] Call,
+                #[rpc(streams = Event)] Watch,
+                #[rpc(idempotent = true)] Super { name: &'static str },
+            }
+        });
+        for part in [
+            "`rpc` has no option `retuns`: did you mean `returns`?",
+            "write `Place { order: Order }`",
+            "`deadline` wants text such as \"2s\", got `2`",
+            "`cx` is the context",
+            "a one-way method answers nothing: remove `returns = u8` or `oneway`",
+            "`OrdersCall`",
+            "`streams` is not there yet",
+            "`idempotent` stands alone",
+            "`Super` cannot be a method",
+            "cannot be a reference",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_contract_without_a_name_is_told_where_to_put_it() {
+        let text = error_of(syn::parse_quote! { enum Orders { Get { id: u64 } } });
+        assert!(text.contains("#[service(name = \"shop.orders\")]"), "{text}");
+        let text = error_of(syn::parse_quote! { #[service(name = "Shop/Orders")] enum Orders { Get { id: u64 } } });
+        assert!(text.contains("not a dotted name"), "{text}");
+        let text = error_of(syn::parse_quote! { #[service(name = "s", name = "t")] enum Orders { Get } });
+        assert!(text.contains("`name` is given twice"), "{text}");
+    }
+
+    #[test]
+    fn two_variants_that_are_one_method_are_refused() {
+        let text = error_of(syn::parse_quote! { #[service(name = "s")] enum S { GetHTTP, GetHttp } });
+        assert!(text.contains("both the method `get_http`"), "{text}");
+    }
+
+    #[test]
+    fn only_an_enum_without_parameters_is_a_contract() {
+        assert!(error_of(syn::parse_quote! { struct S; }).contains("a contract is an enum"));
+        assert!(error_of(syn::parse_quote! { enum S<T> { A { t: T } } }).contains("no type parameters"));
+        assert!(error_of(syn::parse_quote! { #[service(name = "s")] enum S {} }).contains("has no methods"));
+    }
+}

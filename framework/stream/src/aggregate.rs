@@ -1,0 +1,81 @@
+//! Aggregates: what becomes of the records of one key in one window.
+
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::window::Window;
+
+/// An incremental aggregate over records `T` of one key `K`.
+///
+/// ```
+/// use afflux_stream::{Aggregate, Window};
+/// struct Sum;
+/// impl Aggregate<String, u64> for Sum {
+///     type Acc = u64;
+///     type Output = (String, u64);
+///     fn create(&self) -> u64 { 0 }
+///     fn add(&self, sum: &mut u64, row: &u64) { *sum += row }
+///     fn finish(&self, key: String, _: Window, sum: u64) -> (String, u64) { (key, sum) }
+/// }
+/// ```
+pub trait Aggregate<K, T>: Send + Sync + 'static {
+    /// What is kept for one key in one window; saved in checkpoints.
+    type Acc: Serialize + DeserializeOwned + 'static;
+    /// The result.
+    type Output: 'static;
+    /// The accumulator of no records.
+    fn create(&self) -> Self::Acc;
+    /// Takes in one record.
+    fn add(&self, acc: &mut Self::Acc, row: &T);
+    /// The result of a window.
+    fn finish(&self, key: K, window: Window, acc: Self::Acc) -> Self::Output;
+}
+
+/// An aggregate made of closures; see [`fold`].
+pub struct Fold<C, A, F, Acc, Out> {
+    create: C,
+    add: A,
+    finish: F,
+    types: PhantomData<fn(Acc) -> Out>,
+}
+
+/// An aggregate made of closures: the empty accumulator, how a record is taken in, and the result.
+///
+/// ```
+/// use afflux_stream::{fold, Window};
+/// let count = fold(|| 0_u64, |n, _row: &String| *n += 1, |key: String, _: Window, n| (key, n));
+/// # use afflux_stream::Aggregate;
+/// # let mut n = count.create(); count.add(&mut n, &String::new()); assert_eq!(n, 1);
+/// ```
+pub fn fold<K, T, Acc, Out, C, A, F>(create: C, add: A, finish: F) -> Fold<C, A, F, Acc, Out>
+where
+    C: Fn() -> Acc,
+    A: Fn(&mut Acc, &T),
+    F: Fn(K, Window, Acc) -> Out,
+{
+    Fold { create, add, finish, types: PhantomData }
+}
+
+impl<K, T, Acc, Out, C, A, F> Aggregate<K, T> for Fold<C, A, F, Acc, Out>
+where
+    Acc: Serialize + DeserializeOwned + 'static,
+    Out: 'static,
+    C: Fn() -> Acc + Send + Sync + 'static,
+    A: Fn(&mut Acc, &T) + Send + Sync + 'static,
+    F: Fn(K, Window, Acc) -> Out + Send + Sync + 'static,
+{
+    type Acc = Acc;
+    type Output = Out;
+    fn create(&self) -> Acc {
+        (self.create)()
+    }
+    #[inline(always)]
+    fn add(&self, acc: &mut Acc, row: &T) {
+        (self.add)(acc, row);
+    }
+    fn finish(&self, key: K, window: Window, acc: Acc) -> Out {
+        (self.finish)(key, window, acc)
+    }
+}

@@ -1,0 +1,197 @@
+//! What a chain's factory is given when a task is made from it.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use afflux_actor::Clock;
+use afflux_mesh::{ChannelKey, Mesh};
+use afflux_wire::contract::Caller;
+use afflux_wire::{Attempt, NodeId, Status};
+
+use crate::Result;
+use crate::gate::input::{From, InputGate};
+use crate::gate::local::{LocalQueue, LocalReceiver, LocalSender};
+use crate::gate::output::{OutputGate, Wire};
+use crate::gate::partition::{RoundRobin, Routing};
+use crate::meter::TaskMeter;
+use crate::snapshot::Restore;
+use crate::source::{IoContext, OnError, Split};
+use crate::task::TaskReport;
+
+/// Where each task of a job runs: `placement[chain][subtask]` is a node.
+pub type Placement = Vec<Vec<NodeId>>;
+
+/// The queues between tasks of one process, found by edge and ends.
+#[derive(Clone, Default)]
+pub(crate) struct LocalEdges {
+    queues: Arc<Mutex<BTreeMap<(u32, u32, u32), Arc<dyn Any + Send + Sync>>>>,
+}
+
+impl LocalEdges {
+    fn queue<T: Send + 'static>(&self, edge: u32, from: u32, to: u32) -> Result<Arc<LocalQueue<T>>> {
+        let mut queues = self.queues.lock();
+        let queue = queues
+            .entry((edge, from, to))
+            .or_insert_with(|| LocalQueue::<T>::new() as Arc<dyn Any + Send + Sync>);
+        Arc::clone(queue).downcast::<LocalQueue<T>>().map_err(|_| {
+            Status::internal(format!("edge {edge} carries one type at its start and another at its end"))
+        })
+    }
+}
+
+/// Settings of a job that its tasks read.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct JobSettings {
+    /// Parallel tasks of each chain that has no number of its own.
+    pub parallelism: u32,
+    /// Longest time a record waits in an output buffer, in milliseconds.
+    pub linger_ms: u64,
+    /// What to do with an input that cannot be read as a record.
+    pub on_error: OnError,
+    /// Replays event time at this multiple of its speed; as fast as possible when absent.
+    pub replay: Option<f64>,
+}
+
+impl Default for JobSettings {
+    fn default() -> Self {
+        Self { parallelism: 1, linger_ms: 10, on_error: OnError::Fail, replay: None }
+    }
+}
+
+/// The surroundings of one task.
+#[derive(Clone)]
+pub(crate) struct TaskContext {
+    pub(crate) job: Arc<str>,
+    pub(crate) pipeline: Arc<str>,
+    pub(crate) attempt: Attempt,
+    pub(crate) chain: u32,
+    pub(crate) subtask: u32,
+    pub(crate) settings: Arc<JobSettings>,
+    /// Tasks of each chain.
+    pub(crate) widths: Arc<Vec<u32>>,
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) node: NodeId,
+    pub(crate) mesh: Option<Mesh>,
+    pub(crate) caller: Option<Arc<dyn Caller>>,
+    pub(crate) fingerprint: u64,
+    pub(crate) locals: LocalEdges,
+    pub(crate) restore: Option<Arc<Restore>>,
+    pub(crate) splits: Vec<Split>,
+    pub(crate) clock: Clock,
+    pub(crate) meter: Arc<TaskMeter>,
+    pub(crate) report: TaskReport,
+}
+
+/// One exchange between two chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EdgeId {
+    pub(crate) edge: u32,
+    pub(crate) from_chain: u32,
+    pub(crate) to_chain: u32,
+}
+
+impl TaskContext {
+    pub(crate) fn parallelism(&self) -> u32 {
+        self.width(self.chain)
+    }
+
+    fn width(&self, chain: u32) -> u32 {
+        self.widths.get(chain as usize).copied().unwrap_or(1)
+    }
+
+    fn node_of(&self, chain: u32, subtask: u32) -> Result<&NodeId> {
+        self.placement
+            .get(chain as usize)
+            .and_then(|tasks| tasks.get(subtask as usize))
+            .ok_or_else(|| Status::internal(format!("task {chain}/{subtask} has no place")))
+    }
+
+    fn key(&self, edge: u32, from: u32, to: u32) -> ChannelKey {
+        ChannelKey { job: Arc::clone(&self.job), attempt: self.attempt, edge, from, to }
+    }
+
+    fn mesh(&self) -> Result<&Mesh> {
+        self.mesh.as_ref().ok_or_else(|| Status::internal("this process has no mesh"))
+    }
+
+    pub(crate) fn linger(&self) -> Duration {
+        Duration::from_millis(self.settings.linger_ms)
+    }
+
+    pub(crate) fn io(&self, operator: &str) -> IoContext {
+        IoContext {
+            pipeline: self.pipeline.to_string(),
+            operator: operator.to_owned(),
+            subtask: self.subtask,
+            parallelism: self.parallelism(),
+            attempt: self.attempt.0,
+            on_error: self.settings.on_error,
+        }
+    }
+
+    /// The gate of an edge that begins in this task.
+    pub(crate) fn output<T: Serialize + Send + 'static>(
+        &self,
+        id: EdgeId,
+        routing: Routing<T>,
+        name: &str,
+    ) -> Result<OutputGate<T>> {
+        let wires =
+            (0..self.width(id.to_chain)).map(|to| self.wire(id, to)).collect::<Result<Vec<_>>>()?;
+        Ok(OutputGate::new(wires, routing, self.linger(), self.meter.operator(name)))
+    }
+
+    /// The gate of the edges that end in this task.
+    pub(crate) fn input<T: DeserializeOwned + Send + 'static>(&self, ids: &[EdgeId]) -> Result<InputGate<T>> {
+        let mut channels = Vec::new();
+        for id in ids {
+            for from in 0..self.width(id.from_chain) {
+                channels.push(self.source(*id, from)?);
+            }
+        }
+        Ok(InputGate::new(channels))
+    }
+
+    /// The gate of an edge to the same subtask of another chain.
+    pub(crate) fn forward_output<T: Serialize + Send + 'static>(
+        &self,
+        id: EdgeId,
+        name: &str,
+    ) -> Result<OutputGate<T>> {
+        let wire = self.wire(id, self.subtask)?;
+        let routing = Routing::Split(Box::new(RoundRobin::default()));
+        Ok(OutputGate::new(vec![wire], routing, self.linger(), self.meter.operator(name)))
+    }
+
+    /// The gate of an edge from the same subtask of another chain.
+    pub(crate) fn forward_input<T: DeserializeOwned + Send + 'static>(&self, id: EdgeId) -> Result<InputGate<T>> {
+        Ok(InputGate::new(vec![self.source(id, self.subtask)?]))
+    }
+
+    fn wire<T: Send + 'static>(&self, id: EdgeId, to: u32) -> Result<Wire<T>> {
+        let node = self.node_of(id.to_chain, to)?;
+        Ok(if *node == self.node {
+            Wire::Local(LocalSender::new(self.locals.queue(id.edge, self.subtask, to)?))
+        } else {
+            let key = self.key(id.edge, self.subtask, to);
+            Wire::Remote(self.mesh()?.channel_sender(node, key, self.fingerprint))
+        })
+    }
+
+    fn source<T: Send + 'static>(&self, id: EdgeId, from: u32) -> Result<From<T>> {
+        let node = self.node_of(id.from_chain, from)?;
+        Ok(if *node == self.node {
+            From::Local(LocalReceiver::new(self.locals.queue(id.edge, from, self.subtask)?))
+        } else {
+            let key = self.key(id.edge, from, self.subtask);
+            From::Remote(self.mesh()?.channel_receiver(key, self.fingerprint))
+        })
+    }
+}

@@ -1,0 +1,297 @@
+//! A pipeline under construction.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use afflux_wire::Status;
+
+use crate::Result;
+use crate::context::{EdgeId, JobSettings, TaskContext};
+use crate::gate::source::{OpenSplit, POSITIONS, SourceInput, TimePolicy};
+use crate::graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
+use crate::source::{IoContext, Source, Split};
+use crate::stage::Next;
+use crate::stream::{SourceStream, Stream};
+use crate::task::{Chain, Work};
+
+/// Makes the chain up to a point, given what comes behind it.
+pub(crate) type Open<T> = Arc<dyn Fn(&TaskContext, Next<T>) -> Result<Box<dyn Work>> + Send + Sync>;
+/// Makes a whole chain.
+pub(crate) type Factory = Arc<dyn Fn(&TaskContext) -> Result<Box<dyn Work>> + Send + Sync>;
+type SplitsFn = Arc<dyn Fn(&IoContext) -> Result<Vec<Split>> + Send + Sync>;
+
+#[derive(Default)]
+struct Draft {
+    graph: Graph,
+    factories: Vec<Option<Factory>>,
+    sources: Vec<SourceSpec>,
+    names: BTreeSet<String>,
+    errors: Vec<Status>,
+}
+
+/// A source of a plan: who enumerates its splits.
+#[derive(Clone)]
+pub(crate) struct SourceSpec {
+    pub(crate) operator: String,
+    pub(crate) chain: u32,
+    pub(crate) splits: SplitsFn,
+}
+
+/// A pipeline under construction: sources are added here, the rest on the streams they give.
+///
+/// ```
+/// use afflux_stream::{Flow, JobSettings, vec_source};
+/// let flow = Flow::new("evens", JobSettings::default());
+/// flow.source("numbers", vec_source((0..10_u64).collect()))
+///     .untimed()
+///     .filter(|x| x % 2 == 0)
+///     .count("evens");
+/// let plan = flow.finish().unwrap();
+/// assert_eq!(plan.graph().chains.len(), 1);
+/// ```
+#[derive(Clone)]
+pub struct Flow {
+    draft: Rc<RefCell<Draft>>,
+    settings: Arc<JobSettings>,
+}
+
+/// A finished pipeline: its graph and what makes its tasks.
+#[derive(Clone)]
+pub struct Plan {
+    graph: Arc<Graph>,
+    settings: Arc<JobSettings>,
+    factories: Arc<Vec<Factory>>,
+    sources: Vec<SourceSpec>,
+}
+
+impl Flow {
+    /// An empty pipeline of this name.
+    pub fn new(pipeline: &str, settings: JobSettings) -> Self {
+        let mut draft = Draft::default();
+        draft.graph.pipeline = pipeline.to_owned();
+        Self { draft: Rc::new(RefCell::new(draft)), settings: Arc::new(settings) }
+    }
+
+    /// The settings of the job it is built for.
+    pub fn settings(&self) -> &JobSettings {
+        &self.settings
+    }
+
+    /// Adds a source. The name identifies its positions in checkpoints.
+    pub fn source<S: Source>(&self, name: &str, source: S) -> SourceStream<S> {
+        let chain = self.new_chain(self.settings.parallelism.max(1));
+        self.add_operator(name, OperatorKind::Source, source.kind(), chain);
+        SourceStream { flow: self.clone(), name: name.to_owned(), chain, source: Arc::new(source) }
+    }
+
+    pub(crate) fn open_source<S: Source>(
+        &self,
+        name: String,
+        chain: u32,
+        source: Arc<S>,
+        time: Option<TimePolicy<S::Item>>,
+    ) -> Stream<S::Item> {
+        let lister = Arc::clone(&source);
+        self.draft.borrow_mut().sources.push(SourceSpec {
+            operator: name.clone(),
+            chain,
+            splits: Arc::new(move |cx| lister.splits(cx)),
+        });
+        let timed = time.is_some();
+        let open: Open<S::Item> = Arc::new(move |cx, first| {
+            let io = cx.io(&name);
+            let mut saved: Vec<(String, Vec<u8>, i64, bool)> = Vec::new();
+            if let Some(restore) = &cx.restore {
+                let parts = restore.get::<Vec<(String, Vec<u8>, i64, bool)>>(&name, POSITIONS)?;
+                saved.extend(parts.into_iter().flat_map(|(_, rows)| rows));
+            }
+            let splits = cx
+                .splits
+                .iter()
+                .map(|split| {
+                    let known = saved.iter().find(|(id, ..)| *id == split.id);
+                    let position = known.map(|(_, position, ..)| position.as_slice());
+                    Ok(OpenSplit {
+                        reader: source.open(split, position, &io)?,
+                        split: split.clone(),
+                        latest: known.map_or(i64::MIN, |k| k.2),
+                        ended: known.is_some_and(|k| k.3),
+                    })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let input = SourceInput::new(
+                name.clone(),
+                cx.subtask,
+                splits,
+                time.clone(),
+                cx.settings.replay,
+                cx.clock.clone(),
+                cx.meter.operator(&name),
+                Arc::clone(&cx.meter),
+            );
+            Ok(Box::new(Chain {
+                input: Box::new(input),
+                first,
+                batch: Default::default(),
+                ending: false,
+                backpressured: false,
+                report: Arc::clone(&cx.report),
+            }))
+        });
+        Stream::new(self.clone(), chain, timed, open)
+    }
+
+    pub(crate) fn new_chain(&self, parallelism: u32) -> u32 {
+        let mut draft = self.draft.borrow_mut();
+        let index = draft.graph.chains.len() as u32;
+        draft.graph.chains.push(ChainInfo { index, parallelism, operators: Vec::new() });
+        draft.factories.push(None);
+        index
+    }
+
+    pub(crate) fn parallelism_of(&self, chain: u32) -> u32 {
+        self.draft.borrow().graph.chains.get(chain as usize).map_or(1, |c| c.parallelism)
+    }
+
+    /// Adds an operator under its name; a name that is taken is an error of [`Flow::finish`].
+    pub(crate) fn add_operator(&self, name: &str, kind: OperatorKind, detail: &str, chain: u32) {
+        let mut draft = self.draft.borrow_mut();
+        if !draft.names.insert(name.to_owned()) {
+            let pipeline = draft.graph.pipeline.clone();
+            draft.errors.push(Status::invalid(format!(
+                "pipeline {pipeline}: two steps are named `{name}`; a name is the identity of a \
+                 step's state, so each needs one of its own"
+            )));
+        }
+        draft.graph.operators.push(Operator {
+            name: name.to_owned(),
+            kind,
+            detail: detail.to_owned(),
+            chain,
+        });
+        if let Some(chain) = draft.graph.chains.get_mut(chain as usize) {
+            chain.operators.push(name.to_owned());
+        }
+    }
+
+    /// A name for a step that keeps no state: its kind, the chain and a number.
+    pub(crate) fn auto_name(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.draft.borrow().graph.operators.len())
+    }
+
+    pub(crate) fn new_edge(&self, from_chain: u32, to_chain: u32, exchange: Exchange) -> EdgeId {
+        let mut draft = self.draft.borrow_mut();
+        let index = draft.graph.edges.len() as u32;
+        draft.graph.edges.push(Edge { index, from_chain, to_chain, exchange });
+        EdgeId { edge: index, from_chain, to_chain }
+    }
+
+    pub(crate) fn close(&self, chain: u32, factory: Factory) {
+        if let Some(place) = self.draft.borrow_mut().factories.get_mut(chain as usize) {
+            *place = Some(factory);
+        }
+    }
+
+    pub(crate) fn refuse(&self, status: Status) {
+        self.draft.borrow_mut().errors.push(status);
+    }
+
+    /// The finished pipeline.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for two steps of one name, a stream that ends nowhere, or no source.
+    pub fn finish(self) -> Result<Plan> {
+        let draft = self.draft.take();
+        if let Some(status) = draft.errors.into_iter().next() {
+            return Err(status);
+        }
+        let pipeline = &draft.graph.pipeline;
+        if draft.graph.chains.is_empty() {
+            return Err(Status::invalid(format!("pipeline {pipeline} has no source")));
+        }
+        let factories = draft
+            .factories
+            .into_iter()
+            .zip(&draft.graph.chains)
+            .map(|(factory, chain)| {
+                factory.ok_or_else(|| {
+                    Status::invalid(format!(
+                        "pipeline {pipeline}: the stream behind `{}` ends nowhere; end it with \
+                         `.sink(…)` or `.count(…)`",
+                        chain.operators.last().map_or("?", String::as_str)
+                    ))
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Plan {
+            graph: Arc::new(draft.graph),
+            settings: self.settings,
+            factories: Arc::new(factories),
+            sources: draft.sources,
+        })
+    }
+}
+
+impl Plan {
+    /// Runs a builder and finishes its pipeline.
+    ///
+    /// # Errors
+    /// What the builder or [`Flow::finish`] refuses.
+    pub fn build(pipeline: &str, settings: JobSettings, builder: &dyn Fn(&Flow) -> Result<()>) -> Result<Self> {
+        let flow = Flow::new(pipeline, settings);
+        builder(&flow)?;
+        flow.finish()
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The settings it was built for.
+    pub fn settings(&self) -> &Arc<JobSettings> {
+        &self.settings
+    }
+
+    /// Parallel tasks of each chain.
+    pub fn widths(&self) -> Vec<u32> {
+        self.graph.chains.iter().map(|c| c.parallelism).collect()
+    }
+
+    pub(crate) fn factory(&self, chain: u32) -> Option<&Factory> {
+        self.factories.get(chain as usize)
+    }
+
+    /// The splits of every source, dealt out: `[chain][subtask]`.
+    ///
+    /// # Errors
+    /// When an input is not there.
+    pub fn splits(&self) -> Result<Vec<Vec<Vec<Split>>>> {
+        let mut dealt: Vec<Vec<Vec<Split>>> =
+            self.widths().iter().map(|w| vec![Vec::new(); *w as usize]).collect();
+        for source in &self.sources {
+            let io = IoContext {
+                pipeline: self.graph.pipeline.clone(),
+                operator: source.operator.clone(),
+                subtask: 0,
+                parallelism: self.settings.parallelism,
+                attempt: 0,
+                on_error: self.settings.on_error,
+            };
+            let splits = (source.splits)(&io).map_err(|mut status| {
+                status.message = format!("source {}: {}", source.operator, status.message);
+                status
+            })?;
+            let Some(tasks) = dealt.get_mut(source.chain as usize) else { continue };
+            let count = tasks.len().max(1);
+            for (index, split) in splits.into_iter().enumerate() {
+                if let Some(task) = tasks.get_mut(index % count) {
+                    task.push(split);
+                }
+            }
+        }
+        Ok(dealt)
+    }
+}

@@ -1,0 +1,7 @@
+//! Where records enter and leave a task. Values above, bytes below: only gates know both.
+
+pub(crate) mod input;
+pub(crate) mod local;
+pub(crate) mod output;
+pub(crate) mod partition;
+pub(crate) mod source;

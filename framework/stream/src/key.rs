@@ -1,0 +1,187 @@
+//! Keys: what records are grouped by, hashed over bytes that never change their meaning.
+//!
+//! The hash of a key is XXH3-64 (seed 0) of its canonical encoding, so that state written by one
+//! build is found by the next. Canonical encoding: integers little-endian at their width, `bool`
+//! one byte, `char` four, floats refused; text and bytes as a `u32` little-endian length and the
+//! bytes, except that a key which *is* one text or byte string is its bytes alone; `Option` one
+//! byte and the value; tuples and structs their fields in order; an enum its variant's index
+//! (`u32`) and its fields.
+
+use std::ops::Range;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The canonical encoding of a key, under construction.
+#[derive(Debug, Default)]
+pub struct KeyBytes {
+    bytes: Vec<u8>,
+}
+
+impl KeyBytes {
+    /// Appends bytes whose length is fixed by their type.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Appends bytes of any length, with the length.
+    pub fn put_sized(&mut self, bytes: &[u8]) {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+/// A value that records can be grouped by. Implemented by `derive(Key)` for structs and enums.
+///
+/// ```
+/// use afflux_stream::Key;
+/// assert_eq!(("JFK".to_string(), 7_u32).key_hash(), ("JFK".to_string(), 7_u32).key_hash());
+/// ```
+pub trait Key: Clone + Eq + Send + Serialize + DeserializeOwned + 'static {
+    /// Appends the canonical encoding.
+    fn encode_key(&self, out: &mut KeyBytes);
+
+    /// XXH3-64 of the canonical encoding.
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        thread_local! {
+            static BYTES: std::cell::RefCell<KeyBytes> = const { std::cell::RefCell::new(KeyBytes { bytes: Vec::new() }) };
+        }
+        BYTES.with(|cell| {
+            let mut out = cell.borrow_mut();
+            out.bytes.clear();
+            self.encode_key(&mut out);
+            xxh3_64(&out.bytes)
+        })
+    }
+}
+
+macro_rules! integer_keys {
+    ($($t:ty),*) => { $(
+        impl Key for $t {
+            #[inline]
+            fn encode_key(&self, out: &mut KeyBytes) { out.put(&self.to_le_bytes()); }
+            #[inline]
+            fn key_hash(&self) -> u64 { xxh3_64(&self.to_le_bytes()) }
+        }
+    )* };
+}
+integer_keys!(u8, u16, u32, u64, u128, i8, i16, i32, i64, i128);
+
+impl Key for bool {
+    fn encode_key(&self, out: &mut KeyBytes) {
+        out.put(&[u8::from(*self)]);
+    }
+}
+
+impl Key for char {
+    fn encode_key(&self, out: &mut KeyBytes) {
+        out.put(&u32::from(*self).to_le_bytes());
+    }
+}
+
+impl Key for () {
+    fn encode_key(&self, _: &mut KeyBytes) {}
+}
+
+impl Key for String {
+    fn encode_key(&self, out: &mut KeyBytes) {
+        out.put_sized(self.as_bytes());
+    }
+    #[inline]
+    fn key_hash(&self) -> u64 {
+        xxh3_64(self.as_bytes())
+    }
+}
+
+impl Key for crate::time::Timestamp {
+    fn encode_key(&self, out: &mut KeyBytes) {
+        out.put(&self.millis().to_le_bytes());
+    }
+}
+
+impl<K: Key> Key for Option<K> {
+    fn encode_key(&self, out: &mut KeyBytes) {
+        match self {
+            None => out.put(&[0]),
+            Some(key) => {
+                out.put(&[1]);
+                key.encode_key(out);
+            }
+        }
+    }
+}
+
+macro_rules! tuple_keys {
+    ($(($($name:ident . $index:tt),+)),*) => { $(
+        impl<$($name: Key),+> Key for ($($name,)+) {
+            fn encode_key(&self, out: &mut KeyBytes) { $(self.$index.encode_key(out);)+ }
+        }
+    )* };
+}
+tuple_keys!((A.0), (A.0, B.1), (A.0, B.1, C.2), (A.0, B.1, C.2, D.3), (A.0, B.1, C.2, D.3, E.4));
+
+/// One of the shards that keyed state is kept, snapshotted and moved in.
+///
+/// A key's group is the top bits of its hash, so a range of groups is a range of hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyGroup(pub u16);
+
+/// Key groups of a job; fixed for the job's life.
+pub const KEY_GROUPS: u32 = 1024;
+const KEY_GROUP_SHIFT: u32 = 64 - KEY_GROUPS.trailing_zeros();
+
+impl KeyGroup {
+    /// The group of a key with this hash.
+    #[inline]
+    pub const fn of(hash: u64) -> Self {
+        Self((hash >> KEY_GROUP_SHIFT) as u16)
+    }
+
+    /// The subtask, of `parallelism`, that owns this group.
+    #[inline]
+    pub const fn owner(self, parallelism: u32) -> u32 {
+        (self.0 as u32 * parallelism) / KEY_GROUPS
+    }
+
+    /// The groups that `subtask` of `parallelism` owns.
+    ///
+    /// ```
+    /// use afflux_stream::KeyGroup;
+    /// assert_eq!(KeyGroup::range_of(0, 2), 0..512);
+    /// ```
+    pub fn range_of(subtask: u32, parallelism: u32) -> Range<u32> {
+        let first = |n: u32| (n * KEY_GROUPS).div_ceil(parallelism.max(1));
+        first(subtask)..first(subtask + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_never_change_their_value() {
+        // XXH3-64, seed 0, of the canonical encodings: values that state on disk relies on.
+        assert_eq!(0_u64.key_hash(), 0xc77b_3abb_6f87_acd9);
+        assert_eq!(String::new().key_hash(), 0x2d06_8005_38d3_94c2);
+        assert_eq!("abc".to_owned().key_hash(), 0x78af_5f94_892f_3950);
+        assert_eq!(("abc".to_owned(),).key_hash(), xxh3_64(b"\x03\0\0\0abc"));
+    }
+
+    #[test]
+    fn every_group_has_exactly_one_owner_and_ranges_agree_with_it() {
+        for parallelism in [1, 2, 3, 7, 16, 1024] {
+            for subtask in 0..parallelism {
+                for group in KeyGroup::range_of(subtask, parallelism) {
+                    assert_eq!(KeyGroup(group as u16).owner(parallelism), subtask);
+                }
+            }
+            let all: u32 =
+                (0..parallelism).map(|s| KeyGroup::range_of(s, parallelism).len() as u32).sum();
+            assert_eq!(all, KEY_GROUPS);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What is computed: pipelines of operators over event time, with state that survives.
+//!
+//! Reading order: [`Flow`] and [`Stream`] (what a user writes), [`Graph`] and [`Plan`] (what it
+//! becomes), then the parts of a task: gates, stages, the task's actor; [`Source`] and [`Sink`]
+//! (how the outside is reached), [`Restore`] (what a checkpoint holds), `job` (who runs it).
+//!
+//! Not here: sockets and frames (`afflux-mesh`), mailboxes (`afflux-actor`), files
+//! (`afflux-connectors`), settings and clocks of the process (`afflux`).
+
+mod aggregate;
+mod batch;
+mod context;
+mod flow;
+mod gate;
+mod generate;
+mod graph;
+pub mod job;
+mod key;
+mod keyed;
+mod keyed_stream;
+mod meter;
+mod sink;
+mod snapshot;
+mod source;
+mod stage;
+mod stream;
+mod table;
+mod task;
+mod time;
+mod window;
+
+pub use aggregate::{Aggregate, Fold, fold};
+pub use batch::{BATCH_ROWS_MAX, Batch, Element, Mark};
+pub use context::{JobSettings, Placement};
+pub use flow::{Flow, Plan};
+pub use generate::{Generate, generate, vec_source};
+pub use graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
+pub use key::{KEY_GROUPS, Key, KeyBytes, KeyGroup};
+pub use keyed::{ByRef, ByValue, KeyOf};
+pub use keyed_stream::{KeyedStream, NoPolicy, Windowed};
+pub use meter::{OperatorReading, TaskMeter, TaskReading};
+pub use sink::{Sink, SinkWriter};
+pub use snapshot::{Part, Restore, TaskSnapshot};
+pub use source::{IoContext, OnError, ReadState, Source, Split, SplitReader};
+pub use stage::fused::{Filter, Map, Step, Whole};
+pub use stage::tell::{TELL_IN_FLIGHT_MAX, TELL_ROWS_MAX};
+pub use stream::{Record, SourceStream, Stream};
+pub use task::{TaskEvent, TaskMail, TaskReport};
+pub use time::{BoundedOutOfOrder, Event, Timestamp, hours, millis_of, minutes, secs};
+pub use window::{DropLate, Global, Late, SideLate, Tumbling, Window};
+
+/// The result of everything a pipeline does.
+pub type Result<T> = std::result::Result<T, afflux_wire::Status>;

@@ -1,0 +1,121 @@
+//! What a task counts: a relaxed add a batch, read by whoever asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+/// Counters of one operator in one task.
+#[derive(Debug, Default)]
+pub struct Meter {
+    records_in: AtomicU64,
+    records_out: AtomicU64,
+    late: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn records_in(&self, n: usize) {
+        self.records_in.fetch_add(n as u64, Relaxed);
+    }
+    pub(crate) fn records_out(&self, n: usize) {
+        self.records_out.fetch_add(n as u64, Relaxed);
+    }
+    pub(crate) fn late(&self, n: usize) {
+        self.late.fetch_add(n as u64, Relaxed);
+    }
+    pub(crate) fn set_errors(&self, n: u64) {
+        self.errors.store(n, Relaxed);
+    }
+}
+
+/// Where a task's time goes; the three sum to the time since it started.
+#[derive(Debug, Default)]
+pub(crate) struct TimeMeter {
+    pub(crate) busy_ns: AtomicU64,
+    pub(crate) idle_ns: AtomicU64,
+    pub(crate) backpressured_ns: AtomicU64,
+}
+
+/// The counters of one task.
+#[derive(Debug, Default)]
+pub struct TaskMeter {
+    operators: parking_lot::Mutex<Vec<(String, Arc<Meter>)>>,
+    pub(crate) time: TimeMeter,
+    pub(crate) watermark_ms: AtomicI64,
+    pub(crate) input_done: AtomicU64,
+    pub(crate) input_total: AtomicU64,
+}
+
+/// What one operator of one task has counted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperatorReading {
+    /// The operator's name.
+    pub name: String,
+    /// Records that came in.
+    pub records_in: u64,
+    /// Records that went out.
+    pub records_out: u64,
+    /// Records that came after their window was purged.
+    pub late: u64,
+    /// Inputs that were skipped because they could not be read.
+    pub errors: u64,
+}
+
+/// What one task has counted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskReading {
+    /// Its operators, in the order of the chain.
+    pub operators: Vec<OperatorReading>,
+    /// Seconds spent working.
+    pub busy_s: f64,
+    /// Seconds without input.
+    pub idle_s: f64,
+    /// Seconds without room in the output.
+    pub backpressured_s: f64,
+    /// The input watermark in milliseconds; `i64::MIN` before the first.
+    pub watermark_ms: i64,
+    /// How much of the input is read, in the source's unit.
+    pub input_done: u64,
+    /// How much input there is, when known, else 0.
+    pub input_total: u64,
+}
+
+impl TaskMeter {
+    pub(crate) fn new() -> Arc<Self> {
+        let meter = Self::default();
+        meter.watermark_ms.store(i64::MIN, Relaxed);
+        Arc::new(meter)
+    }
+
+    pub(crate) fn operator(&self, name: &str) -> Arc<Meter> {
+        let meter = Arc::new(Meter::default());
+        self.operators.lock().push((name.to_owned(), Arc::clone(&meter)));
+        meter
+    }
+
+    /// The counts now.
+    pub fn read(&self) -> TaskReading {
+        let seconds = |ns: &AtomicU64| ns.load(Relaxed) as f64 / 1e9;
+        TaskReading {
+            operators: self
+                .operators
+                .lock()
+                .iter()
+                .map(|(name, m)| OperatorReading {
+                    name: name.clone(),
+                    records_in: m.records_in.load(Relaxed),
+                    records_out: m.records_out.load(Relaxed),
+                    late: m.late.load(Relaxed),
+                    errors: m.errors.load(Relaxed),
+                })
+                .collect(),
+            busy_s: seconds(&self.time.busy_ns),
+            idle_s: seconds(&self.time.idle_ns),
+            backpressured_s: seconds(&self.time.backpressured_ns),
+            watermark_ms: self.watermark_ms.load(Relaxed),
+            input_done: self.input_done.load(Relaxed),
+            input_total: self.input_total.load(Relaxed),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What a task saves at a barrier and finds again at a restore.
+//!
+//! A snapshot is a list of parts, each named by operator and state. Keyed parts hold rows tagged
+//! with their key group, so that any parallelism can take its share; the others are opaque to all
+//! but their owner.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use afflux_wire::{Code, Status};
+
+/// What one operator of one task saved under one name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The operator's name: the state's identity.
+    pub operator: String,
+    /// The state's name in the operator.
+    pub state: String,
+    /// The subtask that saved it.
+    pub subtask: u32,
+    /// Version of the part's layout.
+    pub version: u32,
+    /// Rows in `bytes`, for people.
+    pub rows: u64,
+    /// The rows, as MessagePack.
+    #[serde(with = "serde_bytes_vec")]
+    pub bytes: Vec<u8>,
+}
+
+mod serde_bytes_vec {
+    use serde::{Deserializer, Serializer, de::Visitor};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], s: S) -> std::result::Result<S::Ok, S::Error> {
+        s.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: serde::de::Error>(self, v: &[u8]) -> std::result::Result<Vec<u8>, E> {
+                Ok(v.to_vec())
+            }
+            fn visit_byte_buf<E: serde::de::Error>(self, v: Vec<u8>) -> std::result::Result<Vec<u8>, E> {
+                Ok(v)
+            }
+        }
+        d.deserialize_byte_buf(Bytes)
+    }
+}
+
+/// What one task saved at one barrier.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskSnapshot {
+    /// The epoch of the barrier.
+    pub epoch: u64,
+    /// What its operators saved.
+    pub parts: Vec<Part>,
+}
+
+impl TaskSnapshot {
+    /// Adds a value that only its owner understands.
+    ///
+    /// # Errors
+    /// When the value cannot be encoded.
+    pub fn put<V: Serialize + ?Sized>(
+        &mut self,
+        operator: &str,
+        state: &str,
+        subtask: u32,
+        rows: u64,
+        value: &V,
+    ) -> Result<()> {
+        let bytes = rmp_serde::to_vec(value).map_err(|e| {
+            Status::internal(format!("state {operator}/{state} cannot be encoded: {e}"))
+        })?;
+        self.parts.push(Part {
+            operator: operator.to_owned(),
+            state: state.to_owned(),
+            subtask,
+            version: 1,
+            rows,
+            bytes,
+        });
+        Ok(())
+    }
+}
+
+/// All that the tasks of a job saved at one epoch: what a new attempt starts from.
+#[derive(Clone, Debug, Default)]
+pub struct Restore {
+    parts: Vec<Part>,
+}
+
+impl Restore {
+    /// The parts of all tasks.
+    pub fn new(snapshots: impl IntoIterator<Item = TaskSnapshot>) -> Self {
+        Self { parts: snapshots.into_iter().flat_map(|s| s.parts).collect() }
+    }
+
+    /// What every task saved for one state of one operator, decoded, with the subtask.
+    ///
+    /// # Errors
+    /// `DATA_LOSS` when the state has another type now.
+    pub fn get<V: DeserializeOwned>(&self, operator: &str, state: &str) -> Result<Vec<(u32, V)>> {
+        self.parts
+            .iter()
+            .filter(|p| p.operator == operator && p.state == state)
+            .map(|p| {
+                rmp_serde::from_slice(&p.bytes).map(|v| (p.subtask, v)).map_err(|e| {
+                    Status::new(
+                        Code::DataLoss,
+                        format!("state {operator}/{state} of the checkpoint has another type now: {e}"),
+                    )
+                })
+            })
+            .collect()
+    }
+}

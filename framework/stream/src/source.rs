@@ -1,0 +1,117 @@
+//! Where records come from: splits that are read independently and can be read again.
+
+use std::task::{Context, Poll};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::batch::Batch;
+
+/// A part of an input that one task reads by itself: a file, a partition, a range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// Unique in its source and stable over restarts.
+    pub id: String,
+    /// What the reader needs to know, in the source's own encoding.
+    pub payload: Vec<u8>,
+    /// Size in the source's own unit (bytes, records), when known: for progress only.
+    pub size: Option<u64>,
+}
+
+/// What a source or sink may know of the job it works for.
+#[derive(Clone, Debug)]
+pub struct IoContext {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The step's name.
+    pub operator: String,
+    /// Which of the parallel tasks this is.
+    pub subtask: u32,
+    /// How many there are.
+    pub parallelism: u32,
+    /// The job's attempt.
+    pub attempt: u64,
+    /// What to do with an input that cannot be read as a record.
+    pub on_error: OnError,
+}
+
+/// What to do with an input that cannot be read as a record: setting `source.on_error`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// Stop the pipeline with the error.
+    #[default]
+    Fail,
+    /// Count it and go on.
+    Skip,
+}
+
+/// What a reader found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadState {
+    /// There is, or may at once be, more.
+    More,
+    /// All there is for now has been read; more may come.
+    CaughtUp,
+    /// There will never be more.
+    End,
+}
+
+/// An input that can be read, and read again from a position. One value serves all tasks.
+///
+/// To write one: say which splits there are, open a reader on one, let the reader fill batches and
+/// tell its position. The engine does the rest (assignment, watermarks, barriers, pacing).
+pub trait Source: Send + Sync + 'static {
+    /// The records.
+    type Item: Send + 'static;
+
+    /// The splits there are now. Called once by whoever starts the job.
+    ///
+    /// # Errors
+    /// When the input is not there: names it and says what to do.
+    fn splits(&self, cx: &IoContext) -> Result<Vec<Split>>;
+
+    /// Opens a split at its beginning or at a position that [`SplitReader::position`] gave.
+    ///
+    /// # Errors
+    /// When it cannot be opened or the position is not one of its own.
+    fn open(
+        &self,
+        split: &Split,
+        position: Option<&[u8]>,
+        cx: &IoContext,
+    ) -> Result<Box<dyn SplitReader<Self::Item>>>;
+
+    /// Kind of source, shown in graphs, such as `csv`.
+    fn kind(&self) -> &'static str;
+}
+
+/// Reads one split.
+pub trait SplitReader<T>: Send {
+    /// Appends at most `rows_max` rows. `Pending` means the waker is registered.
+    ///
+    /// # Errors
+    /// Names the place, the value and what was expected.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Batch<T>,
+        rows_max: usize,
+    ) -> Poll<Result<ReadState>>;
+
+    /// The position after the last row handed out, for a checkpoint.
+    fn position(&self) -> Vec<u8>;
+
+    /// How far it is, in the unit of [`Split::size`].
+    fn progress(&self) -> u64 {
+        0
+    }
+
+    /// Inputs that were skipped under [`OnError::Skip`].
+    fn skipped(&self) -> u64 {
+        0
+    }
+
+    /// The epoch is durable everywhere: what lies before its position is no longer needed.
+    fn completed(&mut self, _epoch: u64) {}
+}

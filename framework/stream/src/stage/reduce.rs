@@ -1,0 +1,107 @@
+//! The running reduction of a keyed stream: every record yields the new value of its key.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Next, Stage, Turn};
+use crate::Result;
+use crate::batch::{Batch, Mark};
+use crate::key::{Key, KeyGroup};
+use crate::keyed::KeyOf;
+use crate::meter::Meter;
+use crate::snapshot::Restore;
+use crate::table::Table;
+
+/// State name of the values.
+pub(crate) const VALUES: &str = "values";
+
+/// Folds each record into the value of its key and emits the value.
+pub(crate) struct Reduce<T, F: KeyOf<T>, R> {
+    operator: String,
+    subtask: u32,
+    key: Arc<F>,
+    reduce: Arc<R>,
+    table: Table<F::Key, T>,
+    meter: Arc<Meter>,
+    next: Next<T>,
+}
+
+impl<T, F, R> Reduce<T, F, R>
+where
+    T: Clone + Serialize + DeserializeOwned,
+    F: KeyOf<T>,
+    R: Fn(T, T) -> T,
+{
+    #[allow(clippy::too_many_arguments)] // one call site, each a part of the stage
+    pub(crate) fn new(
+        operator: String,
+        (subtask, parallelism): (u32, u32),
+        key: Arc<F>,
+        reduce: Arc<R>,
+        restore: Option<&Restore>,
+        meter: Arc<Meter>,
+        next: Next<T>,
+    ) -> Result<Self> {
+        let mut table = Table::new();
+        if let Some(restore) = restore {
+            let groups = KeyGroup::range_of(subtask, parallelism);
+            for (_, rows) in restore.get::<Vec<(F::Key, T)>>(&operator, VALUES)? {
+                for (key, value) in rows {
+                    if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+                        table.insert(key, value);
+                    }
+                }
+            }
+        }
+        Ok(Self { operator, subtask, key, reduce, table, meter, next })
+    }
+}
+
+impl<T, F, R> Stage<T> for Reduce<T, F, R>
+where
+    T: Clone + Serialize + DeserializeOwned,
+    F: KeyOf<T>,
+    R: Fn(T, T) -> T,
+{
+    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.meter.records_in(batch.len());
+        for row in &mut batch.rows {
+            let key = self.key.key(row);
+            let hash = key.key_hash();
+            let mut first = false;
+            let value = self.table.upsert(hash, key, || {
+                first = true;
+                row.clone()
+            });
+            if !first {
+                *value = (self.reduce)(value.clone(), row.clone());
+                *row = value.clone();
+            }
+        }
+        self.meter.records_out(batch.len());
+        self.next.batch(batch, turn)
+    }
+
+    fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
+        if let (Mark::Barrier(_), Some(snapshot)) = (mark, &mut turn.snapshot) {
+            let rows: Vec<&(F::Key, T)> = self.table.iter().collect();
+            snapshot.put(&self.operator, VALUES, self.subtask, rows.len() as u64, &rows)?;
+        }
+        self.next.mark(mark, turn)
+    }
+    fn poll_ready(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        self.next.poll_ready(turn)
+    }
+    fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<bool>> {
+        self.next.resume(turn)
+    }
+    fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.next.flush(turn)
+    }
+    fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.next.completed(epoch, turn)
+    }
+}

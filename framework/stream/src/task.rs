@@ -1,0 +1,237 @@
+//! A task: one chain of operators as one actor on a slot thread.
+//!
+//! Control (triggers, completed epochs, stop) comes through the mailbox; records come through the
+//! input, which is read only when every output has room.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use afflux_actor::{Actor, Clock, Options, Restart, StopReason};
+use afflux_wire::Status;
+use afflux_wire::contract::{CallMeta, Cx, Mail, Panic};
+
+use crate::Result;
+use crate::batch::{Batch, Mark};
+use crate::gate::input::Input;
+use crate::meter::TaskMeter;
+use crate::snapshot::TaskSnapshot;
+use crate::stage::{Next, Turn};
+
+/// Longest stretch of work in one poll, so that a neighbour on the thread gets its turn.
+const WORK_PER_POLL: Duration = Duration::from_micros(50);
+
+/// What a task tells its worker.
+#[derive(Debug)]
+pub enum TaskEvent {
+    /// Its part of an epoch.
+    Snapshot(TaskSnapshot),
+    /// All input read, all output written.
+    Finished,
+    /// It cannot go on.
+    Failed(Status),
+}
+
+/// Takes what a task tells.
+pub type TaskReport = Arc<dyn Fn(TaskEvent) + Send + Sync>;
+
+/// Control messages of a task.
+#[derive(Debug)]
+pub enum TaskMail {
+    /// A source starts this epoch.
+    Trigger(u64),
+    /// This epoch is durable everywhere.
+    Completed(u64),
+}
+
+impl Mail for TaskMail {
+    fn meta(&self) -> &CallMeta {
+        static META: std::sync::LazyLock<CallMeta> = std::sync::LazyLock::new(CallMeta::default);
+        &META
+    }
+    fn reject(self, _: Status) {}
+}
+
+/// A chain at work, its record types erased.
+pub(crate) trait Work {
+    /// One batch or mark. `Ready(true)`: the task has finished.
+    fn poll(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Poll<Result<bool>>;
+    /// Whether the last `Pending` was for want of room in the output.
+    fn backpressured(&self) -> bool;
+    fn trigger(&mut self, epoch: u64);
+    fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()>;
+}
+
+/// An input and the stages it drives.
+pub(crate) struct Chain<T> {
+    pub(crate) input: Box<dyn Input<T>>,
+    pub(crate) first: Next<T>,
+    pub(crate) batch: Batch<T>,
+    pub(crate) ending: bool,
+    pub(crate) backpressured: bool,
+    pub(crate) report: TaskReport,
+}
+
+impl<T> Work for Chain<T> {
+    fn poll(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Poll<Result<bool>> {
+        self.backpressured = false;
+        turn.full = false;
+        if self.first.poll_ready(turn)?.is_pending() {
+            self.backpressured = true;
+            return Poll::Pending;
+        }
+        match self.first.resume(turn)? {
+            Poll::Pending => {
+                self.backpressured = true;
+                return Poll::Pending;
+            }
+            Poll::Ready(true) => return Poll::Ready(Ok(false)),
+            Poll::Ready(false) if self.ending => return Poll::Ready(Ok(true)),
+            Poll::Ready(false) => {}
+        }
+        match self.input.poll_next(&mut self.batch, turn)? {
+            Poll::Pending => {
+                self.first.flush(turn)?;
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                self.first.batch(&mut self.batch, turn)?;
+                self.batch.clear();
+                Poll::Ready(Ok(false))
+            }
+            Poll::Ready(Some(mark)) => {
+                match mark {
+                    Mark::Watermark(t) => meter.watermark_ms.store(t.millis(), Relaxed),
+                    Mark::Barrier(epoch) => {
+                        turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
+                        self.input.save(turn)?;
+                    }
+                    Mark::End => self.ending = true,
+                    Mark::Idle => {}
+                }
+                self.first.mark(mark, turn)?;
+                if let Some(snapshot) = turn.snapshot.take() {
+                    (self.report)(TaskEvent::Snapshot(snapshot));
+                }
+                Poll::Ready(Ok(false))
+            }
+        }
+    }
+
+    fn backpressured(&self) -> bool {
+        self.backpressured
+    }
+    fn trigger(&mut self, epoch: u64) {
+        if !self.ending {
+            self.input.trigger(epoch);
+        }
+    }
+    fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.input.completed(epoch);
+        self.first.completed(epoch, turn)
+    }
+}
+
+/// What the task was doing when it was last asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Idle,
+    Backpressured,
+}
+
+/// The actor around a chain.
+pub(crate) struct Task {
+    work: Box<dyn Work>,
+    meter: Arc<TaskMeter>,
+    report: TaskReport,
+    clock: Clock,
+    doing: Doing,
+    since: Instant,
+    finished: bool,
+}
+
+impl Task {
+    pub(crate) fn new(work: Box<dyn Work>, meter: Arc<TaskMeter>, report: TaskReport, clock: Clock) -> Self {
+        let since = clock.now();
+        Self { work, meter, report, clock, doing: Doing::Idle, since, finished: false }
+    }
+
+    fn account(&mut self, busy_from: Instant, now: Instant, doing: Doing) {
+        let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let time = &self.meter.time;
+        let waited = ns(busy_from.duration_since(self.since));
+        match self.doing {
+            Doing::Idle => time.idle_ns.fetch_add(waited, Relaxed),
+            Doing::Backpressured => time.backpressured_ns.fetch_add(waited, Relaxed),
+        };
+        time.busy_ns.fetch_add(ns(now.duration_since(busy_from)), Relaxed);
+        self.since = now;
+        self.doing = doing;
+    }
+
+    fn fail(&mut self, status: Status) -> Poll<std::result::Result<(), StopReason>> {
+        self.finished = true;
+        (self.report)(TaskEvent::Failed(status.clone()));
+        Poll::Ready(Err(StopReason::Failed(status)))
+    }
+}
+
+impl Actor for Task {
+    type Mail = TaskMail;
+    const KIND: &'static str = "task";
+
+    fn options() -> Options {
+        Options { restart: Restart::temporary(), ..Options::default() }
+    }
+
+    async fn handle(&mut self, _: &mut Cx, mail: TaskMail) -> std::result::Result<(), Panic> {
+        match mail {
+            TaskMail::Trigger(epoch) => self.work.trigger(epoch),
+            TaskMail::Completed(epoch) => {
+                let waker = futures_util::task::noop_waker();
+                let mut task = Context::from_waker(&waker);
+                let mut turn =
+                    Turn { task: &mut task, full: false, snapshot: None, now: self.clock.now() };
+                if let Err(status) = self.work.completed(epoch, &mut turn) {
+                    (self.report)(TaskEvent::Failed(status));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_work(&mut self, _: &mut Cx, task: &mut Context<'_>) -> Poll<std::result::Result<(), StopReason>> {
+        if self.finished {
+            return Poll::Pending;
+        }
+        let start = self.clock.now();
+        let mut now = start;
+        loop {
+            let mut turn = Turn { task, full: false, snapshot: None, now };
+            let polled = self.work.poll(&mut turn, &self.meter);
+            now = self.clock.now();
+            match polled {
+                Poll::Ready(Ok(false)) => {
+                    if now.duration_since(start) >= WORK_PER_POLL {
+                        self.account(start, now, Doing::Idle);
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(Ok(true)) => {
+                    self.account(start, now, Doing::Idle);
+                    self.finished = true;
+                    (self.report)(TaskEvent::Finished);
+                    return Poll::Ready(Err(StopReason::Finished));
+                }
+                Poll::Ready(Err(status)) => return self.fail(status),
+                Poll::Pending => {
+                    let doing =
+                        if self.work.backpressured() { Doing::Backpressured } else { Doing::Idle };
+                    self.account(start, now, doing);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a handler knows of the call it answers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::call::{CallOptions, Caller, Handle, Target};
+use super::reply::CancelToken;
+use super::service::Service;
+use crate::id::{ActorPath, NodeId};
+use crate::status::Status;
+
+/// W3C trace context: version 00, trace id, parent id and flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TraceParent {
+    /// 16 bytes, not all zero.
+    pub trace_id: [u8; 16],
+    /// 8 bytes, not all zero.
+    pub parent_id: [u8; 8],
+    /// Bit 0: sampled.
+    pub flags: u8,
+}
+
+/// What goes with a call beside its parameters.
+#[derive(Clone, Debug, Default)]
+pub struct CallMeta {
+    /// When the caller gives up, on this process's clock.
+    pub deadline: Option<Instant>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceParent>,
+    /// How often it was tried before.
+    pub attempt: u32,
+    /// The same key means the same effect.
+    pub idempotency_key: Option<Arc<[u8]>>,
+    /// The node it came from; absent for a call from this process.
+    pub peer: Option<NodeId>,
+}
+
+/// The context of a running handler.
+///
+/// `cx.client::<S>()` makes clients whose calls inherit deadline and trace.
+pub struct Cx {
+    caller: Option<Arc<dyn Caller>>,
+    path: ActorPath,
+    meta: CallMeta,
+    cancel: CancelToken,
+    stop: Option<Status>,
+}
+
+impl Cx {
+    /// The context of an actor that answers no call yet.
+    pub fn new(path: ActorPath, caller: Option<Arc<dyn Caller>>) -> Self {
+        Self { caller, path, meta: CallMeta::default(), cancel: CancelToken::never(), stop: None }
+    }
+
+    /// Enters a call: the dispatch does this before the handler runs.
+    pub fn enter(&mut self, meta: CallMeta, cancel: CancelToken) {
+        self.meta = meta;
+        self.cancel = cancel;
+    }
+
+    /// The path of this actor.
+    pub fn path(&self) -> &ActorPath {
+        &self.path
+    }
+
+    /// What came with the call.
+    pub fn meta(&self) -> &CallMeta {
+        &self.meta
+    }
+
+    /// The node that called, or nothing for a call from this process.
+    pub fn peer(&self) -> Option<&NodeId> {
+        self.meta.peer.as_ref()
+    }
+
+    /// Whether the caller has given up or its deadline has passed.
+    pub fn cancelled(&self) -> bool {
+        self.cancel.is_cancelled() || self.remaining().is_some_and(|left| left.is_zero())
+    }
+
+    /// The time that is left, if the call has a deadline.
+    pub fn remaining(&self) -> Option<Duration> {
+        let deadline = self.meta.deadline?;
+        let now = self.caller.as_ref().map_or_else(Instant::now, |c| c.now());
+        Some(deadline.saturating_duration_since(now))
+    }
+
+    /// A client of another service, whose calls inherit this call's deadline and trace.
+    ///
+    /// Outside a node every call of it fails with `FAILED_PRECONDITION`.
+    pub fn client<S: Service>(&self) -> S::Client {
+        let options = CallOptions {
+            deadline_at: self.meta.deadline,
+            trace: self.meta.trace,
+            ..CallOptions::default()
+        };
+        S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
+    }
+
+    /// The mesh of this node.
+    pub fn caller(&self) -> Option<&Arc<dyn Caller>> {
+        self.caller.as_ref()
+    }
+
+    /// Asks that this actor stop after the current message.
+    pub fn stop(&mut self, reason: Status) {
+        self.stop = Some(reason);
+    }
+
+    /// The request to stop, once.
+    pub fn take_stop(&mut self) -> Option<Status> {
+        self.stop.take()
+    }
+}

@@ -1,0 +1,143 @@
+//! Typed errors: what a handler returns and what a caller gets.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::status::{Code, Executed, Status};
+
+/// A service's own error type. Implemented by `derive(RpcError)`.
+pub trait RpcError: Serialize + DeserializeOwned + fmt::Debug + Send + 'static {
+    /// The status code of this error.
+    fn code(&self) -> Code;
+    /// The variant's name.
+    fn kind(&self) -> &'static str;
+    /// When another try may succeed, in milliseconds.
+    fn retry_after_ms(&self) -> Option<u64> {
+        None
+    }
+    /// The text of the error.
+    fn message(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// The error type of a service without typed errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoError {}
+
+impl RpcError for NoError {
+    fn code(&self) -> Code {
+        match *self {}
+    }
+    fn kind(&self) -> &'static str {
+        match *self {}
+    }
+}
+
+/// Why a handler fails: its own typed error, or a status.
+#[derive(Debug)]
+pub enum Fault<E = NoError> {
+    /// An error the contract names.
+    Typed(E),
+    /// Any other failure.
+    Status(Status),
+}
+
+impl<E: RpcError> Fault<E> {
+    /// The failure as it crosses the wire.
+    pub fn into_status(self) -> Status {
+        match self {
+            Fault::Status(status) => status,
+            Fault::Typed(error) => {
+                let mut status = Status::new(error.code(), error.message()).executed(Executed::Yes);
+                let details = status.details_mut();
+                details.kind = Some(error.kind().to_owned());
+                details.retry_after_ms = error.retry_after_ms();
+                details.data = rmp_serde::to_vec_named(&error).ok();
+                status
+            }
+        }
+    }
+}
+
+impl<E> From<Status> for Fault<E> {
+    fn from(status: Status) -> Self {
+        Fault::Status(status)
+    }
+}
+
+impl<E, F: RpcError> From<CallError<F>> for Fault<E> {
+    fn from(error: CallError<F>) -> Self {
+        Fault::Status(error.into_status())
+    }
+}
+
+/// Why a call failed: the service's typed error, or a status.
+#[derive(Debug)]
+pub enum CallError<E = NoError> {
+    /// An error the contract names.
+    Typed(E, Status),
+    /// Any other failure.
+    Status(Status),
+}
+
+impl<E: RpcError> CallError<E> {
+    /// The error behind a status: typed when its data says so.
+    pub fn from_status(status: Status) -> Self {
+        let typed = status
+            .details
+            .as_ref()
+            .filter(|d| d.kind.is_some())
+            .and_then(|d| d.data.as_deref())
+            .and_then(|data| rmp_serde::from_slice(data).ok());
+        match typed {
+            Some(error) => CallError::Typed(error, status),
+            None => CallError::Status(status),
+        }
+    }
+}
+
+impl<E> CallError<E> {
+    /// The status, whichever kind of error this is.
+    pub fn status(&self) -> &Status {
+        match self {
+            CallError::Typed(_, status) | CallError::Status(status) => status,
+        }
+    }
+
+    /// The status, by value.
+    pub fn into_status(self) -> Status {
+        match self {
+            CallError::Typed(_, status) | CallError::Status(status) => status,
+        }
+    }
+
+    /// The code of the failure.
+    pub fn code(&self) -> Code {
+        self.status().code
+    }
+
+    /// The typed error, when there is one.
+    pub fn typed(&self) -> Option<&E> {
+        match self {
+            CallError::Typed(error, _) => Some(error),
+            CallError::Status(_) => None,
+        }
+    }
+}
+
+impl<E> fmt::Display for CallError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.status().fmt(f)
+    }
+}
+
+impl<E: fmt::Debug> std::error::Error for CallError<E> {}
+
+impl<E> From<CallError<E>> for Status {
+    fn from(error: CallError<E>) -> Self {
+        error.into_status()
+    }
+}

@@ -1,0 +1,302 @@
+//! The way back: one slot a call, filled from a mailbox beside or from a link.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::fault::{CallError, Fault, RpcError};
+use crate::status::{Code, Executed, Stage, Status};
+
+/// Where the answers of requests that came over a link go. Implemented by the link.
+pub trait ResponseSink: Send + Sync {
+    /// Sends the answer of request `id`: MessagePack bytes or an error.
+    fn respond(&self, id: u64, result: Result<&[u8], &Status>);
+    /// Whether the peer cancelled request `id`, or is gone.
+    fn is_cancelled(&self, id: u64) -> bool;
+}
+
+/// The answer address of one request that came over a link.
+pub struct ReplyTo {
+    sink: Arc<dyn ResponseSink>,
+    id: u64,
+}
+
+impl ReplyTo {
+    /// The answer of request `id` goes to `sink`.
+    pub fn new(sink: Arc<dyn ResponseSink>, id: u64) -> Self {
+        Self { sink, id }
+    }
+
+    /// Sends the answer.
+    pub fn respond(self, result: Result<&[u8], &Status>) {
+        self.sink.respond(self.id, result);
+    }
+}
+
+enum Cell<R> {
+    Waiting(Option<Waker>),
+    Done(R),
+    /// The caller is gone, or has taken the answer.
+    Closed,
+}
+
+/// One answer on its way between two halves of a process.
+pub(super) struct Slot<R> {
+    cell: Mutex<Cell<R>>,
+}
+
+impl<R> Slot<R> {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { cell: Mutex::new(Cell::Waiting(None)) })
+    }
+
+    /// Fills the slot; the first answer wins.
+    fn fill(&self, value: R) {
+        let mut cell = self.cell.lock();
+        if let Cell::Waiting(waker) = &mut *cell {
+            let waker = waker.take();
+            *cell = Cell::Done(value);
+            drop(cell);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<R> {
+        let mut cell = self.cell.lock();
+        match &mut *cell {
+            Cell::Waiting(waker) => {
+                match waker {
+                    Some(known) if known.will_wake(cx.waker()) => {}
+                    _ => *waker = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+            Cell::Done(_) => match std::mem::replace(&mut *cell, Cell::Closed) {
+                Cell::Done(value) => Poll::Ready(value),
+                _ => Poll::Pending,
+            },
+            Cell::Closed => Poll::Pending,
+        }
+    }
+
+    pub(super) fn close(&self) {
+        *self.cell.lock() = Cell::Closed;
+    }
+}
+
+trait Cancelled: Send + Sync {
+    fn is_cancelled(&self) -> bool;
+}
+
+impl<R: Send> Cancelled for Slot<R> {
+    fn is_cancelled(&self) -> bool {
+        matches!(*self.cell.lock(), Cell::Closed)
+    }
+}
+
+/// Tells a running handler whether anybody still waits for its answer.
+#[derive(Clone)]
+pub struct CancelToken(Token);
+
+#[derive(Clone)]
+enum Token {
+    Never,
+    Local(Arc<dyn Cancelled>),
+    Wire(Arc<dyn ResponseSink>, u64),
+}
+
+impl CancelToken {
+    /// A token that is never cancelled.
+    pub fn never() -> Self {
+        Self(Token::Never)
+    }
+
+    /// Whether the caller has given up.
+    pub fn is_cancelled(&self) -> bool {
+        match &self.0 {
+            Token::Never => false,
+            Token::Local(slot) => slot.is_cancelled(),
+            Token::Wire(sink, id) => sink.is_cancelled(*id),
+        }
+    }
+}
+
+/// Where an encoded answer of a call that left over a link is put. Implemented by the call's slot.
+pub trait ResponseSlot: Send + Sync {
+    /// Decodes and delivers the answer.
+    fn complete(&self, result: Result<&[u8], Status>);
+}
+
+impl<T: DeserializeOwned + Send, E: RpcError> ResponseSlot for Slot<Result<T, CallError<E>>> {
+    fn complete(&self, result: Result<&[u8], Status>) {
+        self.fill(match result {
+            Err(status) => Err(CallError::from_status(status)),
+            Ok(bytes) => crate::codec::from_slice(bytes).map_err(|status| {
+                CallError::Status(
+                    Status::internal(format!("the answer does not fit its type: {}", status.message))
+                        .executed(Executed::Yes)
+                        .stage(Stage::Reply),
+                )
+            }),
+        });
+    }
+}
+
+enum Route<T, E> {
+    Local(Arc<Slot<Result<T, CallError<E>>>>),
+    Wire(ReplyTo),
+    Gone,
+}
+
+/// The obligation to answer one call. Dropping it unanswered tells the caller so.
+pub struct Reply<T: Serialize + Send + 'static, E: RpcError> {
+    route: Route<T, E>,
+}
+
+impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
+    pub(super) fn local(slot: Arc<Slot<Result<T, CallError<E>>>>) -> Self {
+        Self { route: Route::Local(slot) }
+    }
+
+    /// The answer goes over a link.
+    pub fn wire(to: ReplyTo) -> Self {
+        Self { route: Route::Wire(to) }
+    }
+
+    /// A token that says whether the caller has given up.
+    pub fn cancel_token(&self) -> CancelToken {
+        CancelToken(match &self.route {
+            Route::Local(slot) => Token::Local(Arc::clone(slot) as Arc<dyn Cancelled>),
+            Route::Wire(to) => Token::Wire(Arc::clone(&to.sink), to.id),
+            Route::Gone => Token::Never,
+        })
+    }
+
+    /// Whether the caller has given up.
+    pub fn is_cancelled(&self) -> bool {
+        match &self.route {
+            Route::Local(slot) => matches!(*slot.cell.lock(), Cell::Closed),
+            Route::Wire(to) => to.sink.is_cancelled(to.id),
+            Route::Gone => true,
+        }
+    }
+
+    /// Answers.
+    pub fn send(mut self, result: Result<T, Fault<E>>) {
+        match std::mem::replace(&mut self.route, Route::Gone) {
+            Route::Local(slot) => slot.fill(result.map_err(|fault| match fault {
+                Fault::Typed(error) => {
+                    let status = Status::new(error.code(), error.message()).executed(Executed::Yes);
+                    CallError::Typed(error, status)
+                }
+                Fault::Status(status) => CallError::Status(status),
+            })),
+            Route::Wire(to) => match result {
+                Ok(value) => with_scratch(|scratch| {
+                    match crate::codec::to_named_in(&value, scratch) {
+                        Ok(()) => to.respond(Ok(scratch)),
+                        Err(status) => to.respond(Err(&status)),
+                    }
+                }),
+                Err(fault) => to.respond(Err(&fault.into_status())),
+            },
+            Route::Gone => {}
+        }
+    }
+
+    /// Answers with an error that is not the service's own.
+    pub fn reject(self, status: Status) {
+        self.send(Err(Fault::Status(status)));
+    }
+
+    /// Runs a handler and answers with what it returns, or with its panic.
+    ///
+    /// # Errors
+    /// [`Panic`] when the handler panicked, so that the host can restart the actor.
+    pub async fn run(self, handler: impl Future<Output = Result<T, Fault<E>>>) -> Result<(), Panic> {
+        match AssertUnwindSafe(handler).catch_unwind().await {
+            Ok(result) => {
+                self.send(result);
+                Ok(())
+            }
+            Err(payload) => {
+                let panic = Panic::from_payload(&*payload);
+                self.send(Err(Fault::Status(
+                    Status::new(Code::Internal, format!("the handler panicked: {}", panic.message))
+                        .stage(Stage::Running),
+                )));
+                Err(panic)
+            }
+        }
+    }
+}
+
+impl<T: Serialize + Send + 'static, E: RpcError> Drop for Reply<T, E> {
+    fn drop(&mut self) {
+        let dropped = || {
+            Status::internal("the actor dropped the call without an answer").stage(Stage::Running)
+        };
+        match std::mem::replace(&mut self.route, Route::Gone) {
+            Route::Local(slot) => slot.fill(Err(CallError::Status(dropped()))),
+            Route::Wire(to) => to.respond(Err(&dropped())),
+            Route::Gone => {}
+        }
+    }
+}
+
+/// A handler panicked; the text is the panic's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Panic {
+    /// What the panic said.
+    pub message: String,
+}
+
+impl Panic {
+    /// The panic behind a payload of `catch_unwind`.
+    pub fn from_payload(payload: &(dyn Any + Send)) -> Self {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a text".to_owned());
+        Self { message }
+    }
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Panic {}
+
+/// Lends a buffer that is kept by this thread, so that answers allocate nothing.
+pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    /// A buffer that once held a large answer is given back to the allocator.
+    const SCRATCH_BYTES_KEPT_MAX: usize = 256 * 1024;
+    thread_local! {
+        static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with(|cell| match cell.try_borrow_mut() {
+        Ok(mut scratch) => {
+            scratch.clear();
+            let result = f(&mut scratch);
+            if scratch.capacity() > SCRATCH_BYTES_KEPT_MAX {
+                *scratch = Vec::new();
+            }
+            result
+        }
+        Err(_) => f(&mut Vec::new()),
+    })
+}

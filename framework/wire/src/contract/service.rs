@@ -1,0 +1,166 @@
+//! Services, their methods, and what a mailbox has to know of a message.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::cx::CallMeta;
+use super::fault::RpcError;
+use super::reply::{Reply, ReplyTo};
+use crate::status::Status;
+
+/// How a method exchanges messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MethodKind {
+    /// One request, one response.
+    Unary,
+    /// One request, no response.
+    OneWay,
+}
+
+/// What is known of a method at run time. Comes from the derive; doc comments included.
+#[derive(Debug)]
+pub struct MethodSpec {
+    /// The name as it is called, such as `Place`.
+    pub name: &'static str,
+    /// How it exchanges messages.
+    pub kind: MethodKind,
+    /// The doc comment.
+    pub doc: &'static str,
+    /// The deadline of a call that sets none; there are no infinite calls.
+    pub deadline: Duration,
+    /// Whether a second execution does no harm.
+    pub idempotent: bool,
+    /// The names of the parameters, in order.
+    pub fields: &'static [&'static str],
+    /// JSON Schema of the parameters, an object.
+    pub params: fn() -> schemars::Schema,
+    /// JSON Schema of the result.
+    pub returns: fn() -> schemars::Schema,
+}
+
+/// A contract: a named set of methods. Implemented by `derive(Service)`.
+pub trait Service: Sized + Send + Sync + 'static {
+    /// The name in the registry, such as `shop.orders`.
+    const NAME: &'static str;
+    /// The version of the contract, for people.
+    const VERSION: &'static str;
+    /// The doc comment of the contract.
+    const DOC: &'static str;
+    /// The methods; an index into this slice is a method's number inside a process.
+    const METHODS: &'static [MethodSpec];
+    /// The typed error of its methods.
+    type Error: RpcError;
+    /// One call with its answer slot, as it lies in a mailbox.
+    type Call: Mail;
+    /// The generated client.
+    type Client: From<super::call::Handle<Self>> + Clone + Send + Sync;
+
+    /// Turns the params of a request into a call whose answer goes to `reply` (absent for one-way).
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` with the path of the wrong field; the reply comes back unused.
+    fn decode(
+        method: usize,
+        params: &[u8],
+        meta: CallMeta,
+        reply: Option<ReplyTo>,
+    ) -> Result<Self::Call, (Status, Option<ReplyTo>)>;
+}
+
+/// The parameters of one method. Implemented by `derive(Service)`, one type a method.
+pub trait Params: Serialize + DeserializeOwned + Send + 'static {
+    /// The service that has the method.
+    type Service: Service;
+    /// What the method returns; `()` for one-way.
+    type Output: Serialize + DeserializeOwned + Send + 'static;
+    /// Its index in [`Service::METHODS`].
+    const METHOD: usize;
+
+    /// The call as it lies in a mailbox.
+    fn into_call(
+        self,
+        meta: CallMeta,
+        reply: Option<Reply<Self::Output, <Self::Service as Service>::Error>>,
+    ) -> <Self::Service as Service>::Call;
+}
+
+/// What lies in a mailbox: it can say for whom it is, and be refused.
+pub trait Mail: Send + 'static {
+    /// Deadline, trace and caller.
+    fn meta(&self) -> &CallMeta;
+    /// The method's name, for metrics and spans.
+    fn method(&self) -> &'static str {
+        ""
+    }
+    /// Whether its caller has given up, so that it need not run.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+    /// Answers with an error instead of running.
+    fn reject(self, status: Status);
+}
+
+/// Why a mailbox did not take a message, with the message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused<M> {
+    /// All places are taken.
+    Full(M),
+    /// The actor has stopped.
+    Closed(M),
+}
+
+impl<M> Refused<M> {
+    /// The message that was not taken.
+    pub fn into_inner(self) -> M {
+        match self {
+            Refused::Full(m) | Refused::Closed(m) => m,
+        }
+    }
+}
+
+/// A place that takes messages of type `M`: the sending side of a mailbox.
+pub trait Accept<M>: Send + Sync {
+    /// Admits a message or gives it back.
+    ///
+    /// # Errors
+    /// [`Refused`] with the message.
+    fn accept(&self, message: M) -> Result<(), Refused<M>>;
+    /// Messages waiting now.
+    fn depth(&self) -> usize;
+    /// Messages that fit.
+    fn capacity(&self) -> usize;
+}
+
+/// A service in this process: what the mesh finds by name and a typed caller downcasts to.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use afflux_wire::contract::{Accept, LocalEndpoint, Service};
+/// fn endpoint<S: Service>(mailbox: Arc<dyn Accept<S::Call>>) -> LocalEndpoint<S> {
+///     LocalEndpoint::new(mailbox)
+/// }
+/// ```
+pub struct LocalEndpoint<S: Service> {
+    mailbox: Arc<dyn Accept<S::Call>>,
+}
+
+impl<S: Service> Clone for LocalEndpoint<S> {
+    fn clone(&self) -> Self {
+        Self { mailbox: Arc::clone(&self.mailbox) }
+    }
+}
+
+impl<S: Service> LocalEndpoint<S> {
+    /// An endpoint that puts calls into this mailbox.
+    pub fn new(mailbox: Arc<dyn Accept<S::Call>>) -> Self {
+        Self { mailbox }
+    }
+
+    /// The mailbox.
+    pub fn mailbox(&self) -> &dyn Accept<S::Call> {
+        &*self.mailbox
+    }
+}

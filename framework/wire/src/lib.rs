@@ -1,0 +1,30 @@
+//! What two nodes say to each other, without a socket or a runtime.
+//!
+//! Reading order: [`id`] (who), [`status`] (what can go wrong), [`contract`] (what a service
+//! promises and how a call travels in memory), then the bytes: limits, codecs, frames, handshake.
+//!
+//! Not here: connections (`afflux-mesh`), mailboxes (`afflux-actor`), records (`afflux-stream`).
+
+pub mod batch;
+pub mod codec;
+pub mod contract;
+mod error;
+pub mod frame;
+pub mod handshake;
+pub mod id;
+pub mod limits;
+mod scan;
+pub mod status;
+
+pub use contract::TraceParent;
+pub use error::WireError;
+pub use frame::{
+    Attach, CancelReason, Frame, FrameBuf, Frames, Kind, Mark, Meta, Method, next_frame, put_attach, put_bind, put_cancel,
+    put_credit, put_data, put_data_header, put_detach, put_goaway, put_health, put_hello, put_mark, put_notify, put_ping,
+    put_pong, put_reject, put_request, put_response_err, put_response_ok, put_welcome, take_frames,
+};
+pub use handshake::{Hello, Welcome};
+pub use id::{ActorPath, Attempt, ChannelId, Incarnation, NodeId};
+pub use limits::Limits;
+pub use scan::{Scanner, skip_value};
+pub use status::{Code, Executed, Stage, Status};

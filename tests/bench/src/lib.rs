@@ -1,0 +1,1 @@
+//! The benchmarks: streams, calls and local messages, as JSON.

@@ -1,0 +1,8 @@
+//! As `timely`, on mimalloc.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    afflux_peers::exit_with(afflux_peers::flow::cluster::main("mimalloc"))
+}

@@ -1,0 +1,10 @@
+//! As `tonic`, on mimalloc.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    afflux_peers::exit_with(afflux_peers::rpc::main::<afflux_peers::tonic_peer::Tonic>(
+        "mimalloc",
+    ))
+}

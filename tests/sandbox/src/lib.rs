@@ -1,0 +1,1 @@
+//! A cluster as a script of operations, for tests.

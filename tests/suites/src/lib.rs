@@ -1,0 +1,1 @@
+//! Suites that run over every backing: memory and TCP, one process and several.
