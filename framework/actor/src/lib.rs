@@ -13,6 +13,7 @@
 //! use afflux_wire::contract::{CallMeta, Cx, Mail, Panic};
 //! use afflux_wire::{ActorPath, Status};
 //!
+//! #[derive(Debug)]
 //! struct Add(u64, CallMeta);
 //! impl Mail for Add {
 //!     fn meta(&self) -> &CallMeta {
@@ -69,8 +70,8 @@ pub use options::{Options, Overflow, Restart, RestartPolicy};
 pub use place::Place;
 pub use quota::cpu_quota;
 pub use service::{Dispatch, Serves, ServiceEntry};
+pub use system::system;
 #[cfg(any(test, feature = "test"))]
 pub use system::test;
-pub use system::system;
 pub use threads::{THREADS_MAX, Threads};
 pub use watch::{Death, StopReason, Watch};

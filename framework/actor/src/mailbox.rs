@@ -127,7 +127,8 @@ impl<M: Mail> Mailbox<M> {
         drop(queue);
         self.reject_given_up(given_up);
         if !messages.is_empty() {
-            let refused = if closed { &self.kind.rejected_closed } else { &self.kind.rejected_full };
+            let refused =
+                if closed { &self.kind.rejected_closed } else { &self.kind.rejected_full };
             refused.inc_by(messages.len() as u64);
         }
         if let Some(waker) = waker {
@@ -159,6 +160,7 @@ impl<M: Mail> Mailbox<M> {
         let sampled = queue.admitted.is_multiple_of(SAMPLE_EVERY_MESSAGES);
         queue.admitted += 1;
         let entry = Entry { mail, admitted_at: sampled.then(clock::now) };
+        // A place may have become free since `has_room` looked: those that wait come first all the same.
         if queue.admission.is_empty() && self.places_free(queue) > 0 {
             queue.ready.push_back(entry);
         } else {

@@ -15,19 +15,8 @@ use crate::watch::StopReason;
 
 /// 1 µs to 16.8 s in steps of four.
 const SPAN_BUCKETS_SECONDS: [f64; 13] = [
-    1e-6,
-    4e-6,
-    16e-6,
-    64e-6,
-    256e-6,
-    1.024e-3,
-    4.096e-3,
-    16.384e-3,
-    65.536e-3,
-    0.262_144,
-    1.048_576,
-    4.194_304,
-    16.777_216,
+    1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1.024e-3, 4.096e-3, 16.384e-3, 65.536e-3, 0.262_144,
+    1.048_576, 4.194_304, 16.777_216,
 ];
 
 /// A mailbox whose gauges are read when metrics are collected.
@@ -89,13 +78,9 @@ impl ActorMetrics {
     pub fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Self::build()?;
         registry.register(Box::new(metrics.actors.clone()))?;
-        for counters in [
-            &metrics.starts,
-            &metrics.stops,
-            &metrics.restarts,
-            &metrics.panics,
-            &metrics.rejected,
-        ] {
+        for counters in
+            [&metrics.starts, &metrics.stops, &metrics.restarts, &metrics.panics, &metrics.rejected]
+        {
             registry.register(Box::new(counters.clone()))?;
         }
         registry.register(Box::new(metrics.wait.clone()))?;
@@ -121,7 +106,8 @@ impl ActorMetrics {
             IntCounterVec::new(Opts::new(format!("afflux_{name}"), help), labels)
         };
         let histogram = |name: &str, help: &str| {
-            HistogramOpts::new(format!("afflux_{name}"), help).buckets(SPAN_BUCKETS_SECONDS.to_vec())
+            HistogramOpts::new(format!("afflux_{name}"), help)
+                .buckets(SPAN_BUCKETS_SECONDS.to_vec())
         };
         Ok(Self {
             actors: IntGaugeVec::new(Opts::new("afflux_actors", "Actors alive"), kind)?,
@@ -230,7 +216,10 @@ impl Mailboxes {
 impl Collector for Mailboxes {
     fn desc(&self) -> Vec<&Desc> {
         let gauges = &self.0;
-        [&gauges.messages, &gauges.fullest, &gauges.capacity].iter().flat_map(|g| g.desc()).collect()
+        [&gauges.messages, &gauges.fullest, &gauges.capacity]
+            .iter()
+            .flat_map(|g| g.desc())
+            .collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -258,7 +247,10 @@ impl Collector for Mailboxes {
             set(&gauges.fullest, fullest);
             set(&gauges.capacity, capacity);
         }
-        [&gauges.messages, &gauges.fullest, &gauges.capacity].iter().flat_map(|g| g.collect()).collect()
+        [&gauges.messages, &gauges.fullest, &gauges.capacity]
+            .iter()
+            .flat_map(|g| g.collect())
+            .collect()
     }
 }
 

@@ -87,7 +87,9 @@ impl<S: Service> Typed<S> {
                 ),
             )
             .retry_after_ms(RETRY_AFTER_FULL_MS),
-            Refused::Closed(_) => Status::unavailable(format!("the actor of {} has stopped", S::NAME)),
+            Refused::Closed(_) => {
+                Status::unavailable(format!("the actor of {} has stopped", S::NAME))
+            }
         }
         .executed(Executed::No)
         .stage(Stage::Admission);

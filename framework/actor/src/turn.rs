@@ -39,7 +39,11 @@ enum Next {
 }
 
 /// Messages and work, until this state ends.
-pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx: &mut Cx) -> StopReason {
+pub(crate) async fn serve<A: Actor>(
+    seat: &mut Seat<A::Mail>,
+    state: &mut A,
+    cx: &mut Cx,
+) -> StopReason {
     let mut share = Share::default();
     let mut now = clock::now();
     loop {
@@ -64,7 +68,10 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx:
         share.messages += 1;
         seat.mailbox.started();
         if let Some(admitted_at) = entry.admitted_at {
-            seat.mailbox.kind().wait.observe(now.saturating_duration_since(admitted_at).as_secs_f64());
+            seat.mailbox
+                .kind()
+                .wait
+                .observe(now.saturating_duration_since(admitted_at).as_secs_f64());
         }
         if gave_up(&entry.mail, now) {
             seat.mailbox.reject_unrun(entry.mail, Stage::Queued);
@@ -147,4 +154,214 @@ fn work<A: Actor>(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actor::{ActorHandle, Spec};
+    use crate::metrics::ActorMetrics;
+    use crate::options::{Options, Restart};
+    use crate::place::Place;
+    use crate::test::{paused, turns};
+    use afflux_wire::contract::Mail;
+    use afflux_wire::{ActorPath, Status};
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use parking_lot::Mutex;
+
+    /// What an actor with work did, in order: `m` a message, `w` a batch of work, `|` nothing left.
+    type Diary = Arc<Mutex<String>>;
+
+    struct Tick(CallMeta);
+
+    impl Mail for Tick {
+        fn meta(&self) -> &CallMeta {
+            &self.0
+        }
+        fn reject(self, _status: Status) {}
+    }
+
+    #[derive(Default)]
+    struct Job {
+        batches: u32,
+        waker: Option<Waker>,
+        ends: Option<StopReason>,
+        panics: bool,
+        sees_a_deadline: bool,
+    }
+
+    struct Mill {
+        job: Arc<Mutex<Job>>,
+        diary: Diary,
+    }
+
+    impl Actor for Mill {
+        type Mail = Tick;
+        const KIND: &'static str = "Mill";
+
+        fn options() -> Options {
+            Options { restart: Restart::temporary(), ..Options::default() }
+        }
+
+        async fn handle(&mut self, cx: &mut Cx, mail: Tick) -> Result<(), Panic> {
+            cx.enter(mail.0, CancelToken::never());
+            self.diary.lock().push('m');
+            Ok(())
+        }
+
+        fn poll_work(
+            &mut self,
+            cx: &mut Cx,
+            task: &mut Context<'_>,
+        ) -> Poll<Result<(), StopReason>> {
+            let mut job = self.job.lock();
+            job.sees_a_deadline |= cx.meta().deadline.is_some();
+            assert!(!job.panics, "a bad batch");
+            if job.batches > 0 {
+                job.batches -= 1;
+                self.diary.lock().push('w');
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(reason) = job.ends.take() {
+                return Poll::Ready(Err(reason));
+            }
+            job.waker = Some(task.waker().clone());
+            self.diary.lock().push('|');
+            Poll::Pending
+        }
+    }
+
+    struct Bench {
+        job: Arc<Mutex<Job>>,
+        diary: Diary,
+        handle: ActorHandle<Tick>,
+    }
+
+    impl Bench {
+        fn new(job: Job) -> Self {
+            let (job, diary) = (Arc::new(Mutex::new(job)), Diary::default());
+            let spec = Spec::new(ActorPath::new("mill"), ActorMetrics::unregistered());
+            let handle = Place::current().unwrap().spawn(spec, {
+                let (job, diary) = (Arc::clone(&job), Arc::clone(&diary));
+                move || Ok(Mill { job: Arc::clone(&job), diary: Arc::clone(&diary) })
+            });
+            Self { job, diary, handle }
+        }
+
+        fn ticks(&self, n: usize) {
+            for _ in 0..n {
+                let meta = CallMeta {
+                    deadline: Some(clock::now() + Duration::from_secs(9)),
+                    ..CallMeta::default()
+                };
+                assert!(self.handle.address().try_send(Tick(meta)).is_ok());
+            }
+        }
+
+        /// The diary with runs written as a letter and a count.
+        async fn read(&self) -> String {
+            turns(200).await;
+            let diary = std::mem::take(&mut *self.diary.lock());
+            let mut runs: Vec<(char, u32)> = Vec::new();
+            for letter in diary.chars() {
+                match runs.last_mut() {
+                    Some((last, n)) if *last == letter => *n += 1,
+                    _ => runs.push((letter, 1)),
+                }
+            }
+            runs.iter().map(|(letter, n)| format!("{letter}{n}")).collect::<Vec<_>>().join(" ")
+        }
+    }
+
+    #[test]
+    fn messages_and_work_take_turns_by_their_shares() {
+        paused(|| async {
+            let bench = Bench::new(Job { batches: 150, ..Job::default() });
+            bench.ticks(40);
+            assert_eq!(bench.read().await, "m16 w64 m16 w64 m8 w22 |1");
+        });
+    }
+
+    #[test]
+    fn messages_alone_and_work_alone_go_on_after_their_share() {
+        paused(|| async {
+            let bench = Bench::new(Job::default());
+            bench.ticks(40);
+            assert_eq!(bench.read().await, "m16 |1 m16 |1 m8 |1");
+            let bench = Bench::new(Job { batches: 150, ..Job::default() });
+            assert_eq!(bench.read().await, "w150 |1");
+        });
+    }
+
+    #[test]
+    fn work_that_was_pending_goes_on_when_its_waker_is_called() {
+        paused(|| async {
+            let bench = Bench::new(Job::default());
+            assert_eq!(bench.read().await, "|1");
+            assert_eq!(bench.read().await, "", "an idle actor is not polled");
+            bench.job.lock().batches = 2;
+            let waker = bench.job.lock().waker.take().unwrap();
+            waker.wake();
+            assert_eq!(bench.read().await, "w2 |1");
+        });
+    }
+
+    #[test]
+    fn work_does_not_see_the_last_call() {
+        paused(|| async {
+            let bench = Bench::new(Job { batches: 5, ..Job::default() });
+            bench.ticks(3);
+            assert_eq!(bench.read().await, "m3 w5 |1");
+            assert!(!bench.job.lock().sees_a_deadline);
+        });
+    }
+
+    #[test]
+    fn work_ends_its_actor_with_its_own_reason() {
+        paused(|| async {
+            let bench =
+                Bench::new(Job { batches: 1, ends: Some(StopReason::Finished), ..Job::default() });
+            assert_eq!(bench.handle.watch().await, StopReason::Finished);
+            assert_eq!(bench.read().await, "w1");
+        });
+    }
+
+    #[test]
+    fn a_panic_in_work_ends_a_temporary_actor_as_panicked() {
+        paused(|| async {
+            let bench = Bench::new(Job { panics: true, ..Job::default() });
+            let reason = bench.handle.watch().await;
+            assert_eq!(reason, StopReason::Panicked(Panic { message: "a bad batch".into() }));
+        });
+    }
+
+    #[test]
+    fn endless_work_starves_neither_a_request_to_stop_nor_another_actor() {
+        paused(|| async {
+            let endless = Bench::new(Job { batches: u32::MAX, ..Job::default() });
+            let other = Bench::new(Job::default());
+            other.ticks(1);
+            turns(5).await;
+            assert_eq!(other.diary.lock().as_str(), "m|");
+            endless.ticks(1);
+            turns(5).await;
+            assert_eq!(endless.diary.lock().matches('m').count(), 1);
+            endless.handle.stop(Status::unavailable("enough"));
+            assert!(matches!(endless.handle.watch().await, StopReason::Asked(_)));
+        });
+    }
+
+    #[test]
+    fn control_waits_behind_one_share_of_messages_at_most() {
+        paused(|| async {
+            let bench = Bench::new(Job::default());
+            bench.read().await;
+            bench.ticks(1000);
+            bench.handle.stop(Status::unavailable("enough"));
+            bench.handle.watch().await;
+            assert!(bench.diary.lock().matches('m').count() <= MESSAGES_PER_TURN_MAX as usize);
+        });
+    }
 }

@@ -28,6 +28,11 @@ pub fn usage() -> Usage {
     std::fs::read_to_string("/proc/self/stat").ok().and_then(|text| parse(&text)).unwrap_or_default()
 }
 
+/// User and system time of this process since its start.
+pub fn cpu_seconds() -> f64 {
+    usage().cpu_seconds
+}
+
 /// Fields of `proc(5)`, counted behind the closing parenthesis of the name, which may hold anything.
 fn parse(text: &str) -> Option<Usage> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
@@ -37,6 +42,32 @@ fn parse(text: &str) -> Option<Usage> {
         resident_bytes: number(21)? * PAGE_BYTES,
         threads: number(17)?,
     })
+}
+
+/// The build of this executable: a hash of its file, in 16 hexadecimal digits.
+///
+/// Two processes of one build build the same graphs from the same settings.
+pub fn build_id() -> &'static str {
+    static BUILD: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    BUILD.get_or_init(|| match std::env::current_exe().and_then(std::fs::File::open).and_then(hash) {
+        Ok(hash) => format!("{hash:016x}"),
+        Err(error) => {
+            tracing::warn!(%error, "this executable cannot be read: its build is known by its version alone");
+            format!("version-{}", env!("CARGO_PKG_VERSION"))
+        }
+    })
+}
+
+fn hash(mut file: std::fs::File) -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    let mut part = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(hasher.digest()),
+            bytes => hasher.update(&part[..bytes]),
+        }
+    }
 }
 
 /// Registers `process_*` and `afflux_build_info`.
@@ -100,6 +131,16 @@ mod tests {
         assert_eq!(usage, Usage { cpu_seconds: 2.0, resident_bytes: 1_048_576.0, threads: 3.0 });
     }
 
+    #[test]
+    fn a_build_is_the_hash_of_the_executable() {
+        let executable = std::env::current_exe().unwrap();
+        let copy = tempfile::NamedTempFile::new().unwrap();
+        std::fs::copy(&executable, copy.path()).unwrap();
+        assert_eq!(build_id(), format!("{:016x}", hash(std::fs::File::open(copy.path()).unwrap()).unwrap()));
+        std::fs::OpenOptions::new().append(true).open(copy.path()).and_then(|mut f| std::io::Write::write_all(&mut f, b"x")).unwrap();
+        assert_ne!(build_id(), format!("{:016x}", hash(std::fs::File::open(copy.path()).unwrap()).unwrap()));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_uses_memory_and_time_never_runs_back() {
@@ -108,7 +149,7 @@ mod tests {
         let cpu = |metrics: &Registry| {
             let families = metrics.gather();
             let family = families.iter().find(|f| f.name() == "process_cpu_seconds_total").unwrap();
-            family.get_metric()[0].get_counter().value()
+            family.get_metric()[0].get_counter().get_value()
         };
         let first = cpu(&metrics);
         assert!(cpu(&metrics) >= first);

@@ -146,7 +146,7 @@ mod tests {
         let by_level: Vec<(String, f64)> = family
             .get_metric()
             .iter()
-            .map(|m| (m.get_label()[0].value().to_owned(), m.get_counter().value()))
+            .map(|m| (m.get_label()[0].value().to_owned(), m.get_counter().get_value()))
             .collect();
         assert!(by_level.contains(&("warn".into(), 2.0)) && by_level.contains(&("error".into(), 1.0)));
         assert!(by_level.contains(&("debug".into(), 0.0)), "zeros are exported");

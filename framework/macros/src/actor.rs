@@ -23,7 +23,11 @@ const RESTARTS_MAX: u64 = 1_000_000;
 
 impl Settings {
     fn read(input: &DeriveInput) -> syn::Result<Self> {
-        let mut settings = Self { krate: args::default_crate(), serves: Vec::new(), changes: Vec::new() };
+        let mut settings = Self {
+            krate: args::default_crate(),
+            serves: Vec::new(),
+            changes: Vec::new(),
+        };
         let mut overflow = None;
         let mut restart: Vec<(String, TokenStream)> = Vec::new();
         const KNOWN: &[&str] = &["serves", "mailbox", "overflow", "restart", "crate"];
@@ -32,18 +36,31 @@ impl Settings {
                 "serves" => {
                     let list;
                     if !meta.input.peek(syn::token::Paren) {
-                        return Err(meta.error("`serves` wants the contracts in parentheses: `serves(Orders, Admin)`"));
+                        return Err(meta.error(
+                            "`serves` wants the contracts in parentheses: `serves(Orders, Admin)`",
+                        ));
                     }
                     syn::parenthesized!(list in meta.input);
                     let span = list.span();
-                    let paths = Punctuated::<Path, Token![,]>::parse_terminated_with(&list, Path::parse_mod_style)
-                        .map_err(|_| syn::Error::new(span, "`serves` wants the names of contracts: `serves(Orders, Admin)`"))?;
+                    let paths = Punctuated::<Path, Token![,]>::parse_terminated_with(
+                        &list,
+                        Path::parse_mod_style,
+                    )
+                    .map_err(|_| {
+                        syn::Error::new(
+                            span,
+                            "`serves` wants the names of contracts: `serves(Orders, Admin)`",
+                        )
+                    })?;
                     settings.serves = paths.into_iter().collect();
                 }
                 "mailbox" => {
-                    let messages = args::number(meta, option, "messages", 1024, 1..=MAILBOX_MESSAGES_MAX)?;
+                    let messages =
+                        args::number(meta, option, "messages", 1024, 1..=MAILBOX_MESSAGES_MAX)?;
                     let messages = proc_macro2::Literal::u64_unsuffixed(messages);
-                    settings.changes.push(quote!(options.mailbox_messages_max = #messages;));
+                    settings
+                        .changes
+                        .push(quote!(options.mailbox_messages_max = #messages;));
                 }
                 "overflow" => overflow = Some(args::word(meta, option, &["reject", "wait"])?),
                 "restart" => {
@@ -52,25 +69,46 @@ impl Settings {
                     }
                     let mut seen = Vec::new();
                     meta.parse_nested_meta(|inner| {
-                        args::option("restart", &["policy", "max", "within", "backoff"], &mut seen, &inner, &mut |name, inner| {
-                            restart.push((name.to_owned(), restart_value(name, inner)?));
-                            Ok(())
-                        })
+                        args::option(
+                            "restart",
+                            &["policy", "max", "within", "backoff"],
+                            &mut seen,
+                            &inner,
+                            &mut |name, inner| {
+                                restart.push((name.to_owned(), restart_value(name, inner)?));
+                                Ok(())
+                            },
+                        )
                     })?;
                 }
                 _ => settings.krate = args::crate_path(meta)?,
             }
             Ok(())
         })?;
-        let actor = { let krate = &settings.krate; quote!(#krate::actor) };
+        let actor = {
+            let krate = &settings.krate;
+            quote!(#krate::actor)
+        };
         if let Some(word) = overflow {
-            let overflow = if word == "wait" { quote!(Wait) } else { quote!(Reject) };
-            settings.changes.push(quote!(options.overflow = #actor::Overflow::#overflow;));
+            let overflow = if word == "wait" {
+                quote!(Wait)
+            } else {
+                quote!(Reject)
+            };
+            settings
+                .changes
+                .push(quote!(options.overflow = #actor::Overflow::#overflow;));
         }
         for (name, value) in restart {
             let field = format_ident!("{name}");
-            let value = if name == "policy" { quote!(#actor::RestartPolicy::#value) } else { value };
-            settings.changes.push(quote!(options.restart.#field = #value;));
+            let value = if name == "policy" {
+                quote!(#actor::RestartPolicy::#value)
+            } else {
+                value
+            };
+            settings
+                .changes
+                .push(quote!(options.restart.#field = #value;));
         }
         Ok(settings)
     }
@@ -78,18 +116,27 @@ impl Settings {
 
 fn restart_value(name: &str, meta: &syn::meta::ParseNestedMeta<'_>) -> syn::Result<TokenStream> {
     Ok(match name {
-        "policy" => match args::word(meta, name, &["permanent", "transient", "temporary"])?.as_str() {
-            "transient" => quote!(Transient),
-            "temporary" => quote!(Temporary),
-            _ => quote!(Permanent),
-        },
+        "policy" => {
+            match args::word(meta, name, &["permanent", "transient", "temporary"])?.as_str() {
+                "transient" => quote!(Transient),
+                "temporary" => quote!(Temporary),
+                _ => quote!(Permanent),
+            }
+        }
         "max" => {
-            let max = proc_macro2::Literal::u64_unsuffixed(args::number(meta, name, "restarts", 5, 0..=RESTARTS_MAX)?);
+            let max = proc_macro2::Literal::u64_unsuffixed(args::number(
+                meta,
+                name,
+                "restarts",
+                5,
+                0..=RESTARTS_MAX,
+            )?);
             quote!(#max)
         }
         _ => {
             let example = if name == "within" { "30s" } else { "100ms" };
-            let ms = u64::try_from(args::duration(meta, name, example)?.as_millis()).unwrap_or(u64::MAX);
+            let ms =
+                u64::try_from(args::duration(meta, name, example)?.as_millis()).unwrap_or(u64::MAX);
             quote!(::core::time::Duration::from_millis(#ms))
         }
     })
@@ -100,9 +147,17 @@ fn variants(serves: &[Path]) -> syn::Result<Vec<Ident>> {
     let mut errors = Errors::default();
     let mut names: Vec<Ident> = Vec::new();
     for path in serves {
-        let Some(last) = path.segments.last() else { continue };
+        let Some(last) = path.segments.last() else {
+            continue;
+        };
         if names.contains(&last.ident) {
-            errors.at(path, format!("`{}` is served twice: leave one, or import one under another name", last.ident));
+            errors.at(
+                path,
+                format!(
+                    "`{}` is served twice: leave one, or import one under another name",
+                    last.ident
+                ),
+            );
         }
         names.push(last.ident.clone());
     }
@@ -112,9 +167,16 @@ fn variants(serves: &[Path]) -> syn::Result<Vec<Ident>> {
 
 pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     if let Data::Union(data) = &input.data {
-        return Err(syn::Error::new_spanned(data.union_token, "an actor is a struct or an enum"));
+        return Err(syn::Error::new_spanned(
+            data.union_token,
+            "an actor is a struct or an enum",
+        ));
     }
-    let Settings { krate, serves, changes } = Settings::read(&input)?;
+    let Settings {
+        krate,
+        serves,
+        changes,
+    } = Settings::read(&input)?;
     let (vis, ident) = (&input.vis, &input.ident);
     if serves.is_empty() {
         return Err(syn::Error::new_spanned(
@@ -127,7 +189,10 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let mail = format_ident!("{ident}Mail");
     let kind = ident.to_string();
     let doc = format!("The mail of [`{ident}`]: the calls of every contract it serves.");
-    let calls: Vec<_> = serves.iter().map(|path| quote_spanned!(path.span()=> <#path as #contract::Service>::Call)).collect();
+    let calls: Vec<_> = serves
+        .iter()
+        .map(|path| quote_spanned!(path.span()=> <#path as #contract::Service>::Call))
+        .collect();
     let docs = variants.iter().map(|name| format!("A call of `{name}`."));
     // The span of the contract's name: there the compiler shows a handler that is missing.
     let dispatch = serves.iter().zip(&variants).map(|(path, name)| {
@@ -149,15 +214,6 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         #[doc = #doc]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         #vis enum #mail { #(#[doc = #docs] #variants(#calls)),* }
-
-        #(
-            #[automatically_derived]
-            impl ::core::convert::From<#calls> for #mail {
-                fn from(call: #calls) -> Self {
-                    #mail::#variants(call)
-                }
-            }
-        )*
 
         #[automatically_derived]
         impl #contract::Mail for #mail {
@@ -193,9 +249,22 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         impl #generics #actor::Serves for #ident #types #bounds {
             fn services(address: &#actor::Address<Self::Mail>) -> ::std::vec::Vec<#actor::ServiceEntry> {
-                ::std::vec![#(#actor::ServiceEntry::of::<#serves>(address.accepting::<#calls>())),*]
+                ::std::vec![#({
+                    // A type of this crate: `From<OrdersCall>` could overlap with `From<OrderDeskMail>` as
+                    // far as the compiler may assume of a contract in another crate.
+                    struct Call(#calls);
+                    impl ::core::convert::From<Call> for #mail {
+                        fn from(call: Call) -> Self {
+                            #mail::#variants(call.0)
+                        }
+                    }
+                    #actor::ServiceEntry::of::<#serves>(
+                        #contract::accepting_as(address.accepting::<Call>(), Call, |call: Call| call.0),
+                    )
+                }),*]
             }
         }
     })
@@ -206,7 +275,12 @@ mod tests {
     use super::*;
 
     fn error_of(input: DeriveInput) -> String {
-        expand(input).expect_err("must be refused").into_iter().map(|e| e.to_string()).collect::<Vec<_>>().join("\n")
+        expand(input)
+            .expect_err("must be refused")
+            .into_iter()
+            .map(|e| e.to_string())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -232,23 +306,55 @@ mod tests {
 
     #[test]
     fn an_actor_without_options_keeps_the_defaults_of_the_runtime() {
-        let text = expand(syn::parse_quote! { #[actor(serves(Orders))] struct Desk; }).unwrap().to_string();
+        let text = expand(syn::parse_quote! { #[actor(serves(Orders))] struct Desk; })
+            .unwrap()
+            .to_string();
         assert!(!text.contains("fn options"), "{text}");
     }
 
     #[test]
     fn wrong_options_name_the_value_and_the_cure() {
         for (input, part) in [
-            (syn::parse_quote! { struct D; }, "add `#[actor(serves(Orders))]`"),
-            (syn::parse_quote! { #[actor(serves = Orders)] struct D; }, "`serves(Orders, Admin)`"),
-            (syn::parse_quote! { #[actor(serves("Orders"))] struct D; }, "wants the names of contracts"),
-            (syn::parse_quote! { #[actor(serves(A, b::A))] struct D; }, "`A` is served twice"),
-            (syn::parse_quote! { #[actor(serves(A), mailbox = "9")] struct D; }, "`mailbox` wants a number of messages such as 1024, got `\"9\"`"),
-            (syn::parse_quote! { #[actor(serves(A), mailbox = 0)] struct D; }, "`mailbox` is from 1 to 16777216 messages, got `0`"),
-            (syn::parse_quote! { #[actor(serves(A), overflow = "rejct")] struct D; }, "`overflow` is never \"rejct\": did you mean `reject`?"),
-            (syn::parse_quote! { #[actor(serves(A), restart(max = 5, withn = "3s"))] struct D; }, "`restart` has no option `withn`: did you mean `within`?"),
-            (syn::parse_quote! { #[actor(serves(A), restart(within = "3"))] struct D; }, "`within` wants text such as \"30s\", got \"3\""),
-            (syn::parse_quote! { #[actor] struct D; }, "wants its options in parentheses"),
+            (
+                syn::parse_quote! { struct D; },
+                "add `#[actor(serves(Orders))]`",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves = Orders)] struct D; },
+                "`serves(Orders, Admin)`",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves("Orders"))] struct D; },
+                "wants the names of contracts",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves(A, b::A))] struct D; },
+                "`A` is served twice",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves(A), mailbox = "9")] struct D; },
+                "`mailbox` wants a number of messages such as 1024, got `\"9\"`",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves(A), mailbox = 0)] struct D; },
+                "`mailbox` is from 1 to 16777216 messages, got `0`",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves(A), overflow = "rejct")] struct D; },
+                "`overflow` is never \"rejct\": did you mean `reject`?",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves(A), restart(max = 5, withn = "3s"))] struct D; },
+                "`restart` has no option `withn`: did you mean `within`?",
+            ),
+            (
+                syn::parse_quote! { #[actor(serves(A), restart(within = "3"))] struct D; },
+                "`within` wants text such as \"30s\", got \"3\"",
+            ),
+            (
+                syn::parse_quote! { #[actor] struct D; },
+                "wants its options in parentheses",
+            ),
         ] {
             let text = error_of(input);
             assert!(text.contains(part), "{part} is missing in:\n{text}");

@@ -24,7 +24,10 @@ pub(crate) fn read(
         if !matches!(attr.meta, Meta::List(_)) {
             return Err(syn::Error::new_spanned(
                 attr,
-                format!("`#[{attribute}]` wants its options in parentheses: `#[{attribute}({} …)]`", known[0]),
+                format!(
+                    "`#[{attribute}]` wants its options in parentheses: `#[{attribute}({} …)]`",
+                    known[0]
+                ),
             ));
         }
         attr.parse_nested_meta(|meta| option(attribute, known, &mut seen, &meta, &mut each))?;
@@ -42,7 +45,10 @@ pub(crate) fn option(
 ) -> syn::Result<()> {
     let name = text_of(&meta.path);
     if !known.contains(&name.as_str()) {
-        return Err(meta.error(format!("`{group}` has no option `{name}`: {}", suggestion(&name, known))));
+        return Err(meta.error(format!(
+            "`{group}` has no option `{name}`: {}",
+            suggestion(&name, known)
+        )));
     }
     if seen.contains(&name) {
         return Err(meta.error(format!("`{name}` is given twice: leave one")));
@@ -54,16 +60,30 @@ pub(crate) fn option(
 
 /// The tokens as a user would write them.
 pub(crate) fn text_of(tokens: impl ToTokens) -> String {
-    tokens.to_token_stream().to_string().replace(" :: ", "::").replace(":: ", "::").replace(" < ", "<").replace(" >", ">")
+    tokens
+        .to_token_stream()
+        .to_string()
+        .replace(" :: ", "::")
+        .replace(":: ", "::")
+        .replace(" < ", "<")
+        .replace(" >", ">")
 }
 
 /// The doc comment behind `#[doc = "…"]` attributes, lines joined, without the leading blank.
 pub(crate) fn doc_of(attrs: &[Attribute]) -> String {
     let lines = attrs.iter().filter_map(|attr| match &attr.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
-            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
+            Expr::Lit(ExprLit {
+                lit: Lit::Str(text),
+                ..
+            }) => {
                 let text = text.value();
-                Some(text.strip_prefix(' ').unwrap_or(&text).trim_end().to_owned())
+                Some(
+                    text.strip_prefix(' ')
+                        .unwrap_or(&text)
+                        .trim_end()
+                        .to_owned(),
+                )
             }
             _ => None,
         },
@@ -72,18 +92,33 @@ pub(crate) fn doc_of(attrs: &[Attribute]) -> String {
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
-fn value<'a, T: Parse>(meta: &ParseNestedMeta<'a>, name: &str, wants: &str, example: &str) -> syn::Result<T> {
+fn value<'a, T: Parse>(
+    meta: &ParseNestedMeta<'a>,
+    name: &str,
+    wants: &str,
+    example: &str,
+) -> syn::Result<T> {
     if !meta.input.peek(Token![=]) {
-        return Err(meta.error(format!("`{name}` wants {wants}: write `{name} = {example}`")));
+        return Err(meta.error(format!(
+            "`{name}` wants {wants}: write `{name} = {example}`"
+        )));
     }
     let input = meta.value()?;
     let span = input.span();
     input.parse().map_err(|_: syn::Error| {
-        syn::Error::new(span, format!("`{name}` wants {wants}: write `{name} = {example}`"))
+        syn::Error::new(
+            span,
+            format!("`{name}` wants {wants}: write `{name} = {example}`"),
+        )
     })
 }
 
-fn literal(meta: &ParseNestedMeta<'_>, name: &str, wants: &str, example: &str) -> syn::Result<(Expr, Option<Lit>)> {
+fn literal(
+    meta: &ParseNestedMeta<'_>,
+    name: &str,
+    wants: &str,
+    example: &str,
+) -> syn::Result<(Expr, Option<Lit>)> {
     let expr: Expr = value(meta, name, wants, example)?;
     let lit = match &expr {
         Expr::Lit(ExprLit { lit, .. }) => Some(lit.clone()),
@@ -107,7 +142,10 @@ pub(crate) fn text(meta: &ParseNestedMeta<'_>, name: &str, example: &str) -> syn
         Some(Lit::Str(text)) => Ok(text),
         _ => Err(syn::Error::new_spanned(
             &expr,
-            format!("`{name}` wants text such as {example:?}, got `{}`", text_of(&expr)),
+            format!(
+                "`{name}` wants text such as {example:?}, got `{}`",
+                text_of(&expr)
+            ),
         )),
     }
 }
@@ -119,7 +157,10 @@ pub(crate) fn word(meta: &ParseNestedMeta<'_>, name: &str, known: &[&str]) -> sy
     if known.contains(&word.as_str()) {
         return Ok(word);
     }
-    Err(syn::Error::new_spanned(&text, format!("`{name}` is never {word:?}: {}", suggestion(&word, known))))
+    Err(syn::Error::new_spanned(
+        &text,
+        format!("`{name}` is never {word:?}: {}", suggestion(&word, known)),
+    ))
 }
 
 /// An option whose value is a whole number from `min` to `max`, in some unit.
@@ -137,20 +178,32 @@ pub(crate) fn number(
         _ => {
             return Err(syn::Error::new_spanned(
                 &expr,
-                format!("`{name}` wants {wants} such as {example}, got `{}`", text_of(&expr)),
+                format!(
+                    "`{name}` wants {wants} such as {example}, got `{}`",
+                    text_of(&expr)
+                ),
             ));
         }
     };
     number.filter(|n| range.contains(n)).ok_or_else(|| {
         syn::Error::new_spanned(
             &expr,
-            format!("`{name}` is from {} to {} {unit}, got `{}`", range.start(), range.end(), text_of(&expr)),
+            format!(
+                "`{name}` is from {} to {} {unit}, got `{}`",
+                range.start(),
+                range.end(),
+                text_of(&expr)
+            ),
         )
     })
 }
 
 /// An option whose value is a length of time above zero, as text.
-pub(crate) fn duration(meta: &ParseNestedMeta<'_>, name: &str, example: &str) -> syn::Result<Duration> {
+pub(crate) fn duration(
+    meta: &ParseNestedMeta<'_>,
+    name: &str,
+    example: &str,
+) -> syn::Result<Duration> {
     let text = text(meta, name, example)?;
     parse_duration(&text.value()).ok_or_else(|| {
         syn::Error::new_spanned(
@@ -176,7 +229,9 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     let ms = text[..digits].parse::<u64>().ok()?.checked_mul(unit_ms)?;
-    (1..=DURATION_MS_MAX).contains(&ms).then(|| Duration::from_millis(ms))
+    (1..=DURATION_MS_MAX)
+        .contains(&ms)
+        .then(|| Duration::from_millis(ms))
 }
 
 /// An option whose value is a type.
@@ -185,7 +240,10 @@ pub(crate) fn ty(meta: &ParseNestedMeta<'_>, name: &str, example: &str) -> syn::
         let text = meta.value()?.parse::<LitStr>()?;
         return Err(syn::Error::new_spanned(
             &text,
-            format!("`{name}` wants a type such as `{example}`, got {:?}: leave the quotes away", text.value()),
+            format!(
+                "`{name}` wants a type such as `{example}`, got {:?}: leave the quotes away",
+                text.value()
+            ),
         ));
     }
     value(meta, name, "a type", example)
@@ -200,7 +258,13 @@ pub(crate) fn ident(meta: &ParseNestedMeta<'_>, name: &str, example: &str) -> sy
 pub(crate) fn crate_path(meta: &ParseNestedMeta<'_>) -> syn::Result<Path> {
     let text = text(meta, "crate", "::afflux")?;
     text.parse_with(Path::parse_mod_style).map_err(|_| {
-        syn::Error::new_spanned(&text, format!("`crate` wants a path such as \"::afflux\", got {:?}", text.value()))
+        syn::Error::new_spanned(
+            &text,
+            format!(
+                "`crate` wants a path such as \"::afflux\", got {:?}",
+                text.value()
+            ),
+        )
     })
 }
 
@@ -220,7 +284,18 @@ mod tests {
         assert_eq!(parse_duration("2s"), Some(Duration::from_secs(2)));
         assert_eq!(parse_duration("250 ms"), Some(Duration::from_millis(250)));
         assert_eq!(parse_duration("1d"), Some(Duration::from_secs(86_400)));
-        for wrong in ["", "2", "s", "0s", "-1s", "1.5s", "2 seconds", "99999999999999999999s", "99999999d", "٣s"] {
+        for wrong in [
+            "",
+            "2",
+            "s",
+            "0s",
+            "-1s",
+            "1.5s",
+            "2 seconds",
+            "99999999999999999999s",
+            "99999999d",
+            "٣s",
+        ] {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
         }
     }

@@ -19,12 +19,17 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let arms: Vec<TokenStream> = match &input.data {
         Data::Struct(data) => {
             let field = errors.take(time_field(ident, &data.fields));
-            field.map(|field| arm(quote!(Self), field)).into_iter().collect()
+            field
+                .map(|field| arm(quote!(Self), field))
+                .into_iter()
+                .collect()
         }
         Data::Enum(data) => {
             let fields = data.variants.iter().filter_map(|variant| {
                 let name = &variant.ident;
-                errors.take(time_field(name, &variant.fields)).map(|field| arm(quote!(Self::#name), field))
+                errors
+                    .take(time_field(name, &variant.fields))
+                    .map(|field| arm(quote!(Self::#name), field))
             });
             fields.collect()
         }
@@ -34,7 +39,11 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         }
     };
     errors.finish()?;
-    let subject = if arms.is_empty() { quote!(*self) } else { quote!(self) };
+    let subject = if arms.is_empty() {
+        quote!(*self)
+    } else {
+        quote!(self)
+    };
     let (generics, types, bounds) = input.generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
@@ -72,7 +81,11 @@ fn time_field<'a>(owner: &syn::Ident, fields: &'a Fields) -> syn::Result<(Member
         if let Some((first, _)) = &found {
             errors.at(
                 field,
-                format!("`{owner}` has two event times, `{}` and `{}`: leave `#[event(time)]` on one", args::text_of(first), args::text_of(&member)),
+                format!(
+                    "`{owner}` has two event times, `{}` and `{}`: leave `#[event(time)]` on one",
+                    args::text_of(first),
+                    args::text_of(&member)
+                ),
             );
         } else {
             found = Some((member, field));
@@ -80,17 +93,27 @@ fn time_field<'a>(owner: &syn::Ident, fields: &'a Fields) -> syn::Result<(Member
     }
     errors.finish()?;
     let Some((member, field)) = found else {
-        let candidate = fields.iter().zip(fields.members()).find(|(f, _)| last_word(&f.ty).as_deref() == Some("Timestamp"));
+        let candidate = fields
+            .iter()
+            .zip(fields.members())
+            .find(|(f, _)| last_word(&f.ty).as_deref() == Some("Timestamp"));
         let cure = match candidate {
             Some((_, member)) => format!("put `#[event(time)]` above `{}`", args::text_of(member)),
             None => "add a field `#[event(time)] at: Timestamp`".to_owned(),
         };
-        return Err(syn::Error::new_spanned(owner, format!("`{owner}` does not say when it happened: {cure}")));
+        return Err(syn::Error::new_spanned(
+            owner,
+            format!("`{owner}` does not say when it happened: {cure}"),
+        ));
     };
     if let Some(cure) = wrong_type(&field.ty) {
         return Err(syn::Error::new_spanned(
             &field.ty,
-            format!("the event time `{}` is a `Timestamp`, not `{}`: {cure}", args::text_of(&member), args::text_of(&field.ty)),
+            format!(
+                "the event time `{}` is a `Timestamp`, not `{}`: {cure}",
+                args::text_of(&member),
+                args::text_of(&field.ty)
+            ),
         ));
     }
     Ok((member, &field.ty))
@@ -106,12 +129,18 @@ fn last_word(ty: &Type) -> Option<String> {
 /// The cure, for types that are surely wrong; others are left to the compiler.
 fn wrong_type(ty: &Type) -> Option<&'static str> {
     match last_word(ty)?.as_str() {
-        "Option" => Some("every record has a time; give those without one a time, or drop them, before the source yields them"),
+        "Option" => Some(
+            "every record has a time; give those without one a time, or drop them, before the source yields them",
+        ),
         "String" => Some("parse it where the record is made"),
         "i64" | "u64" | "i32" | "u32" | "i128" | "u128" | "usize" | "isize" | "f64" | "f32" => {
-            Some("a number does not say its unit; a `Timestamp` is read and written as milliseconds since 1970")
+            Some(
+                "a number does not say its unit; a `Timestamp` is read and written as milliseconds since 1970",
+            )
         }
-        "SystemTime" | "Instant" | "DateTime" | "Zoned" => Some("turn it into a `Timestamp` where the record is made"),
+        "SystemTime" | "Instant" | "DateTime" | "Zoned" => {
+            Some("turn it into a `Timestamp` where the record is made")
+        }
         _ => None,
     }
 }
@@ -121,14 +150,23 @@ mod tests {
     use super::*;
 
     fn error_of(input: DeriveInput) -> String {
-        expand(input).expect_err("must be refused").into_iter().map(|e| e.to_string()).collect::<Vec<_>>().join("\n")
+        expand(input)
+            .expect_err("must be refused")
+            .into_iter()
+            .map(|e| e.to_string())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
     fn the_marked_field_is_the_event_time() {
-        let text = expand(syn::parse_quote! { struct F { a: u8, #[event(time)] at: Timestamp } }).unwrap().to_string();
+        let text = expand(syn::parse_quote! { struct F { a: u8, #[event(time)] at: Timestamp } })
+            .unwrap()
+            .to_string();
         assert!(text.contains("Self { at : time , .. } => * time"), "{text}");
-        let text = expand(syn::parse_quote! { struct F<T>(T, #[event(time)] Timestamp); }).unwrap().to_string();
+        let text = expand(syn::parse_quote! { struct F<T>(T, #[event(time)] Timestamp); })
+            .unwrap()
+            .to_string();
         assert!(text.contains("Self { 1 : time , .. } => * time"), "{text}");
     }
 
@@ -137,15 +175,23 @@ mod tests {
         let text = error_of(syn::parse_quote! { struct F { a: u8, at: Timestamp } });
         assert!(text.contains("put `#[event(time)]` above `at`"), "{text}");
         let text = error_of(syn::parse_quote! { struct F { a: u8 } });
-        assert!(text.contains("add a field `#[event(time)] at: Timestamp`"), "{text}");
+        assert!(
+            text.contains("add a field `#[event(time)] at: Timestamp`"),
+            "{text}"
+        );
     }
 
     #[test]
     fn two_times_or_a_wrong_type_are_refused() {
-        let text = error_of(syn::parse_quote! { struct F { #[event(time)] a: Timestamp, #[event(time)] b: Timestamp } });
+        let text = error_of(
+            syn::parse_quote! { struct F { #[event(time)] a: Timestamp, #[event(time)] b: Timestamp } },
+        );
         assert!(text.contains("two event times, `a` and `b`"), "{text}");
         let text = error_of(syn::parse_quote! { struct F { #[event(time)] a: Option<Timestamp> } });
-        assert!(text.contains("is a `Timestamp`, not `Option<Timestamp>`"), "{text}");
+        assert!(
+            text.contains("is a `Timestamp`, not `Option<Timestamp>`"),
+            "{text}"
+        );
         let text = error_of(syn::parse_quote! { struct F { #[event(tiem)] a: Timestamp } });
         assert!(text.contains("did you mean `time`?"), "{text}");
     }

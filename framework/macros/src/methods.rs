@@ -50,11 +50,16 @@ pub(crate) fn read(service: &Ident, data: &DataEnum) -> syn::Result<Vec<Method>>
         errors.at(service, format!("`{service}` has no methods: each variant of the enum is one, such as `Get {{ id: u64 }}`"));
     }
     for variant in &data.variants {
-        let Some(method) = errors.take(method(service, variant)) else { continue };
+        let Some(method) = errors.take(method(service, variant)) else {
+            continue;
+        };
         if let Some(twin) = methods.iter().find(|m| m.name == method.name) {
             errors.at(
                 &variant.ident,
-                format!("`{}` and `{}` are both the method `{}`: rename one", twin.variant, method.variant, method.name),
+                format!(
+                    "`{}` and `{}` are both the method `{}`: rename one",
+                    twin.variant, method.variant, method.name
+                ),
             );
         }
         methods.push(method);
@@ -70,11 +75,23 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         errors.at(ident, format!("a method `{ident}` would need the name `{service}{ident}`, which the derive writes for something else: rename the method"));
     }
     if let Some((_, value)) = &variant.discriminant {
-        errors.at(value, format!("a method has no number of its own: remove `= {}`", args::text_of(value)));
+        errors.at(
+            value,
+            format!(
+                "a method has no number of its own: remove `= {}`",
+                args::text_of(value)
+            ),
+        );
     }
     let name = method_ident(&snake(&ident.to_string()), ident.span());
     if name.is_none() {
-        errors.at(ident, format!("`{ident}` cannot be a method: `{}` is a word of the language; rename it", snake(&ident.to_string())));
+        errors.at(
+            ident,
+            format!(
+                "`{ident}` cannot be a method: `{}` is a word of the language; rename it",
+                snake(&ident.to_string())
+            ),
+        );
     }
     let mut method = Method {
         variant: ident.clone(),
@@ -88,7 +105,14 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         deadline: DEADLINE_DEFAULT,
     };
     let mut returns = None;
-    const KNOWN: &[&str] = &["returns", "deadline", "idempotent", "oneway", "streams", "accepts"];
+    const KNOWN: &[&str] = &[
+        "returns",
+        "deadline",
+        "idempotent",
+        "oneway",
+        "streams",
+        "accepts",
+    ];
     let options = args::read(&variant.attrs, "rpc", KNOWN, |name, meta| {
         match name {
             "returns" => returns = Some(args::ty(meta, name, "Receipt")?),
@@ -112,7 +136,13 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
     errors.take(options);
     if let Some(returns) = returns {
         if method.one_way {
-            errors.at(&returns, format!("a one-way method answers nothing: remove `returns = {}` or `oneway`", args::text_of(&returns)));
+            errors.at(
+                &returns,
+                format!(
+                    "a one-way method answers nothing: remove `returns = {}` or `oneway`",
+                    args::text_of(&returns)
+                ),
+            );
         }
         method.returns = returns;
     }
@@ -123,17 +153,30 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
 fn fields(method: &Ident, fields: &Fields, errors: &mut Errors) -> Vec<Param> {
     match fields {
         Fields::Unit => Vec::new(),
-        Fields::Named(named) => named.named.iter().filter_map(|field| param(field, errors)).collect(),
+        Fields::Named(named) => named
+            .named
+            .iter()
+            .filter_map(|field| param(field, errors))
+            .collect(),
         Fields::Unnamed(unnamed) => {
             let named: Vec<String> = unnamed
                 .unnamed
                 .iter()
                 .enumerate()
-                .map(|(i, field)| format!("{}: {}", example_name(&field.ty, i), args::text_of(&field.ty)))
+                .map(|(i, field)| {
+                    format!(
+                        "{}: {}",
+                        example_name(&field.ty, i),
+                        args::text_of(&field.ty)
+                    )
+                })
                 .collect();
             errors.push(syn::Error::new(
                 unnamed.span(),
-                format!("parameters have names, which travel on the wire: write `{method} {{ {} }}`", named.join(", ")),
+                format!(
+                    "parameters have names, which travel on the wire: write `{method} {{ {} }}`",
+                    named.join(", ")
+                ),
             ));
             Vec::new()
         }
@@ -146,7 +189,11 @@ fn example_name(ty: &Type, index: usize) -> String {
         Type::Path(path) => match path.path.segments.last() {
             Some(last) if last.ident.to_string().starts_with(char::is_uppercase) => {
                 let name = snake(&last.ident.to_string());
-                if syn::parse_str::<Ident>(&name).is_ok() { name } else { format!("p{index}") }
+                if syn::parse_str::<Ident>(&name).is_ok() {
+                    name
+                } else {
+                    format!("p{index}")
+                }
             }
             _ => format!("p{index}"),
         },
@@ -157,10 +204,20 @@ fn example_name(ty: &Type, index: usize) -> String {
 fn param(field: &Field, errors: &mut Errors) -> Option<Param> {
     let name = field.ident.clone()?;
     if name == "cx" {
-        errors.at(&name, "`cx` is the context that every handler gets: call the parameter something else");
+        errors.at(
+            &name,
+            "`cx` is the context that every handler gets: call the parameter something else",
+        );
     }
-    if let Some(attr) = field.attrs.iter().find(|a| a.path().is_ident("rpc") || a.path().is_ident("service")) {
-        errors.at(attr, "a parameter has no options of its own: `#[rpc(…)]` stands above the method");
+    if let Some(attr) = field
+        .attrs
+        .iter()
+        .find(|a| a.path().is_ident("rpc") || a.path().is_ident("service"))
+    {
+        errors.at(
+            attr,
+            "a parameter has no options of its own: `#[rpc(…)]` stands above the method",
+        );
     }
     if let Type::Reference(reference) = &field.ty {
         errors.at(

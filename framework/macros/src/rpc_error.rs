@@ -6,7 +6,7 @@ use syn::{Attribute, Data, DeriveInput, Path};
 
 use crate::args;
 use crate::errors::Errors;
-use crate::naming::suggestion;
+use crate::naming::{nearest, suggestion};
 
 /// gRPC's codes without OK, as `Code` names them.
 const CODES: &[&str] = &[
@@ -43,7 +43,13 @@ impl Verdict {
             match option {
                 "code" => verdict.code = Some(code(args::ident(meta, option, "NotFound")?)?),
                 "retry_after_ms" => {
-                    verdict.retry_after_ms = Some(args::number(meta, option, "milliseconds", 50, 0..=86_400_000)?);
+                    verdict.retry_after_ms = Some(args::number(
+                        meta,
+                        option,
+                        "milliseconds",
+                        50,
+                        0..=86_400_000,
+                    )?);
                 }
                 _ => verdict.krate = Some(args::crate_path(meta)?),
             }
@@ -58,13 +64,19 @@ fn code(ident: Ident) -> syn::Result<Ident> {
     if CODES.contains(&name.as_str()) {
         return Ok(ident);
     }
-    Err(syn::Error::new_spanned(&ident, format!("there is no code `{name}`: {}", suggestion(&name, CODES))))
+    Err(syn::Error::new_spanned(
+        &ident,
+        format!("there is no code `{name}`: {}", suggestion(&name, CODES)),
+    ))
 }
 
 pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let ident = &input.ident;
     if !input.generics.params.is_empty() {
-        return Err(syn::Error::new_spanned(&input.generics, "a typed error has no type parameters: its type is fixed on the wire"));
+        return Err(syn::Error::new_spanned(
+            &input.generics,
+            "a typed error has no type parameters: its type is fixed on the wire",
+        ));
     }
     let whole = Verdict::read(&input.attrs, &["code", "retry_after_ms", "crate"])?;
     let krate = whole.krate.clone().unwrap_or_else(args::default_crate);
@@ -73,7 +85,14 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let (mut codes, mut kinds, mut retries) = (Vec::new(), Vec::new(), Vec::new());
     let mut arm = |pattern: TokenStream, name: &Ident, own: Verdict, errors: &mut Errors| {
         let Some(code) = own.code.or_else(|| whole.code.clone()) else {
-            errors.at(name, format!("`{name}` says no code: add `#[rpc(code = NotFound)]`; {}", suggestion(&name.to_string(), CODES)));
+            let example = nearest(&name.to_string(), CODES).unwrap_or("NotFound");
+            let list = CODES.join(", ");
+            errors.at(
+                name,
+                format!(
+                    "`{name}` says no code: add `#[rpc(code = {example})]`; the codes are {list}"
+                ),
+            );
             return;
         };
         let kind = name.to_string();
@@ -88,7 +107,9 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         Data::Struct(_) => arm(quote!(Self { .. }), ident, Verdict::default(), &mut errors),
         Data::Enum(data) => {
             for variant in &data.variants {
-                if let Some(own) = errors.take(Verdict::read(&variant.attrs, &["code", "retry_after_ms"])) {
+                if let Some(own) =
+                    errors.take(Verdict::read(&variant.attrs, &["code", "retry_after_ms"]))
+                {
                     let name = &variant.ident;
                     arm(quote!(Self::#name { .. }), name, own, &mut errors);
                 }
@@ -98,7 +119,11 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     }
     errors.finish()?;
     // An enum without variants is matched by value: a reference is never empty.
-    let subject = if codes.is_empty() { quote!(*self) } else { quote!(self) };
+    let subject = if codes.is_empty() {
+        quote!(*self)
+    } else {
+        quote!(self)
+    };
     Ok(quote! {
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
@@ -128,27 +153,55 @@ mod tests {
     use super::*;
 
     fn error_of(input: DeriveInput) -> String {
-        expand(input).expect_err("must be refused").into_iter().map(|e| e.to_string()).collect::<Vec<_>>().join("\n")
+        expand(input)
+            .expect_err("must be refused")
+            .into_iter()
+            .map(|e| e.to_string())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
     fn a_wrong_code_names_the_nearest() {
-        let text = error_of(syn::parse_quote! { enum E { #[rpc(code = NOT_FOUND)] A, #[rpc(code = "Internal")] B, C } });
-        for part in ["no code `NOT_FOUND`: did you mean `NotFound`?", "`code` wants a name: write `code = NotFound`", "`C` says no code"] {
+        let text = error_of(
+            syn::parse_quote! { enum E { #[rpc(code = NOT_FOUND)] A, #[rpc(code = "Internal")] B, C } },
+        );
+        for part in [
+            "no code `NOT_FOUND`: did you mean `NotFound`?",
+            "`code` wants a name: write `code = NotFound`",
+            "`C` says no code",
+        ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
     }
 
     #[test]
     fn a_wrong_hint_says_what_it_wants() {
-        let text = error_of(syn::parse_quote! { #[rpc(code = Aborted)] enum E { #[rpc(retry_after_ms = "50")] A } });
-        assert!(text.contains("`retry_after_ms` wants a number of milliseconds such as 50, got `\"50\"`"), "{text}");
+        let text = error_of(
+            syn::parse_quote! { #[rpc(code = Aborted)] enum E { #[rpc(retry_after_ms = "50")] A } },
+        );
+        assert!(
+            text.contains(
+                "`retry_after_ms` wants a number of milliseconds such as 50, got `\"50\"`"
+            ),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_code_on_the_type_holds_for_all_variants() {
-        let text = expand(syn::parse_quote! { #[rpc(code = Aborted)] enum E { A, #[rpc(code = Internal)] B } }).unwrap().to_string();
-        assert!(text.contains("Self :: A { .. } => :: afflux :: contract :: Code :: Aborted"), "{text}");
-        assert!(text.contains("Self :: B { .. } => :: afflux :: contract :: Code :: Internal"), "{text}");
+        let text = expand(
+            syn::parse_quote! { #[rpc(code = Aborted)] enum E { A, #[rpc(code = Internal)] B } },
+        )
+        .unwrap()
+        .to_string();
+        assert!(
+            text.contains("Self :: A { .. } => :: afflux :: contract :: Code :: Aborted"),
+            "{text}"
+        );
+        assert!(
+            text.contains("Self :: B { .. } => :: afflux :: contract :: Code :: Internal"),
+            "{text}"
+        );
     }
 }

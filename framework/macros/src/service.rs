@@ -51,7 +51,10 @@ impl Contract {
         let Data::Enum(data) = &input.data else {
             return Err(syn::Error::new_spanned(
                 &input.ident,
-                format!("a contract is an enum with a variant for each method: `enum {} {{ Get {{ id: u64 }} }}`", input.ident),
+                format!(
+                    "a contract is an enum with a variant for each method: `enum {} {{ Get {{ id: u64 }} }}`",
+                    input.ident
+                ),
             ));
         };
         if !input.generics.params.is_empty() {
@@ -64,19 +67,27 @@ impl Contract {
         let mut version = None;
         let mut error: Option<Type> = None;
         let mut krate: Path = args::default_crate();
-        args::read(&input.attrs, "service", &["name", "version", "error", "crate"], |option, meta| {
-            match option {
-                "name" => name = Some(args::text(meta, option, "shop.orders")?),
-                "version" => version = Some(args::text(meta, option, "1.0")?),
-                "error" => error = Some(args::ty(meta, option, "OrderError")?),
-                _ => krate = args::crate_path(meta)?,
-            }
-            Ok(())
-        })?;
+        args::read(
+            &input.attrs,
+            "service",
+            &["name", "version", "error", "crate"],
+            |option, meta| {
+                match option {
+                    "name" => name = Some(args::text(meta, option, "shop.orders")?),
+                    "version" => version = Some(args::text(meta, option, "1.0")?),
+                    "error" => error = Some(args::ty(meta, option, "OrderError")?),
+                    _ => krate = args::crate_path(meta)?,
+                }
+                Ok(())
+            },
+        )?;
         let name = service_name(&input.ident, name)?;
         let version = match version {
             Some(text) if text.value().trim().is_empty() => {
-                return Err(syn::Error::new_spanned(text, "`version` is empty: write such as \"1.0\""));
+                return Err(syn::Error::new_spanned(
+                    text,
+                    "`version` is empty: write such as \"1.0\"",
+                ));
             }
             Some(text) => text.value(),
             None => "1.0".to_owned(),
@@ -102,7 +113,16 @@ impl Contract {
 
     /// One type a method: its parameters.
     fn params(&self) -> TokenStream {
-        let Self { vis, ident, contract, private, error, call, body, .. } = self;
+        let Self {
+            vis,
+            ident,
+            contract,
+            private,
+            error,
+            call,
+            body,
+            ..
+        } = self;
         let quiet = quiet();
         let serde = format!("{private}::serde").replace(' ', "");
         let schemars = format!("{private}::schemars").replace(' ', "");
@@ -151,9 +171,20 @@ impl Contract {
 
     /// What lies in a mailbox, and how it reaches the handler.
     fn call(&self) -> TokenStream {
-        let Self { vis, contract, error, call, body, handler, .. } = self;
+        let Self {
+            vis,
+            contract,
+            error,
+            call,
+            body,
+            handler,
+            ..
+        } = self;
         let quiet = quiet();
-        let doc = format!("One call of `{}` with the obligation to answer it, as it lies in a mailbox.", self.name);
+        let doc = format!(
+            "One call of `{}` with the obligation to answer it, as it lies in a mailbox.",
+            self.name
+        );
         let variants: Vec<_> = self.methods.iter().map(|m| &m.variant).collect();
         let names: Vec<_> = variants.iter().map(|v| v.to_string()).collect();
         let params = self.methods.iter().map(|m| &m.params);
@@ -184,7 +215,7 @@ impl Contract {
             impl #call {
                 /// Runs the method on a handler and answers the caller with its result or its panic.
                 ///
-                /// The failure of a call without a caller is left in [`Cx::take_failure`](#contract::Cx::take_failure).
+                /// The failure of a call that nobody waits for is left in `Cx::take_failure`.
                 ///
                 /// # Errors
                 /// The handler's panic, after the caller has been answered.
@@ -228,12 +259,24 @@ impl Contract {
 
     /// What a user implements.
     fn handler(&self) -> TokenStream {
-        let Self { vis, ident, contract, error, handler, .. } = self;
+        let Self {
+            vis,
+            ident,
+            contract,
+            error,
+            handler,
+            ..
+        } = self;
         let quiet = quiet();
-        let doc = format!("What serves `{}`: implement it with one `async fn` a method.", self.name);
+        let doc = format!(
+            "What serves `{}`: implement it with one `async fn` a method.",
+            self.name
+        );
         let message = format!("`{{Self}}` does not handle the calls of `{ident}`");
         let label = format!("needs `impl {handler} for {{Self}}`");
-        let note = format!("write `impl {handler} for {{Self}} {{ … }}` with one `async fn` for each method of `{ident}`");
+        let note = format!(
+            "write `impl {handler} for {{Self}}` with one `async fn` for each method of `{ident}`"
+        );
         let each = self.methods.iter().map(|method| {
             let Method { name, returns, doc, .. } = method;
             let doc = if doc.is_empty() { format!("Handles `{}/{}`.", self.name, method.variant) } else { doc.clone() };
@@ -241,7 +284,8 @@ impl Contract {
                 let (name, ty) = (&f.name, &f.ty);
                 quote!(#name: #ty)
             });
-            quote! {
+            // The span of the variant: there the compiler shows a method that is missing.
+            quote_spanned! {method.variant.span()=>
                 #[doc = #doc]
                 fn #name(&mut self, cx: &mut #contract::Cx, #(#fields),*)
                     -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #contract::Fault<#error>>>;
@@ -257,13 +301,28 @@ impl Contract {
 
     /// What a caller holds.
     fn client(&self) -> TokenStream {
-        let Self { vis, ident, contract, client, .. } = self;
+        let Self {
+            vis,
+            ident,
+            contract,
+            client,
+            ..
+        } = self;
         let quiet = quiet();
-        let doc = format!("Calls `{}`: a name, not a connection. Cheap to clone; a call starts when it is awaited.", self.name);
+        let doc = format!(
+            "Calls `{}`: a name, not a connection. Cheap to clone; a call starts when it is awaited.",
+            self.name
+        );
         let text = client.to_string();
         let each = self.methods.iter().map(|method| {
-            let Method { name, params, doc, .. } = method;
-            let doc = if doc.is_empty() { format!("Calls `{}/{}`.", self.name, method.variant) } else { doc.clone() };
+            let Method {
+                name, params, doc, ..
+            } = method;
+            let doc = if doc.is_empty() {
+                format!("Calls `{}/{}`.", self.name, method.variant)
+            } else {
+                doc.clone()
+            };
             let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
             let types = method.fields.iter().map(|f| &f.ty);
             quote! {
@@ -308,12 +367,36 @@ impl Contract {
 
     /// `impl Service`.
     fn service(&self) -> TokenStream {
-        let Self { ident, contract, name, version, doc, error, call, client, .. } = self;
+        let Self {
+            ident,
+            contract,
+            name,
+            version,
+            doc,
+            error,
+            call,
+            client,
+            ..
+        } = self;
         let specs = self.methods.iter().map(|method| {
-            let Method { variant, params, doc, idempotent, returns, .. } = method;
+            let Method {
+                variant,
+                params,
+                doc,
+                idempotent,
+                returns,
+                ..
+            } = method;
             let name = variant.to_string();
-            let kind = if method.one_way { quote!(OneWay) } else { quote!(Unary) };
-            let fields = method.fields.iter().map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
+            let kind = if method.one_way {
+                quote!(OneWay)
+            } else {
+                quote!(Unary)
+            };
+            let fields = method
+                .fields
+                .iter()
+                .map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
             let deadline_ms = u64::try_from(method.deadline.as_millis()).unwrap_or(u64::MAX);
             let returns = quote_spanned!(returns.span()=> #contract::schema_of::<#returns>);
             quote! {
@@ -330,14 +413,19 @@ impl Contract {
             }
         });
         let params = self.methods.iter().map(|m| &m.params);
-        let indices = 0..self.methods.len();
+        let count = self.methods.len();
+        let indices = 0..count;
         quote! {
             #[automatically_derived]
             impl #contract::Service for #ident {
                 const NAME: &'static str = #name;
                 const VERSION: &'static str = #version;
                 const DOC: &'static str = #doc;
-                const METHODS: &'static [#contract::MethodSpec] = &[#(#specs),*];
+                const METHODS: &'static [#contract::MethodSpec] = {
+                    // A static, so that a method has one address in the whole process.
+                    static METHODS: [#contract::MethodSpec; #count] = [#(#specs),*];
+                    &METHODS
+                };
                 type Error = #error;
                 type Call = #call;
                 type Client = #client;
@@ -357,19 +445,37 @@ impl Contract {
         }
     }
 
-    /// The enum is only a name, so that nobody makes its variants; this keeps the compiler from
-    /// calling them dead.
+    /// The enum is only a name, so that nobody makes its variants or reads them; this keeps the
+    /// compiler from calling them dead.
     fn construction(&self) -> TokenStream {
         let ident = &self.ident;
+        // Not made in the arms below: what an arm makes of its own variant does not count.
+        let made = self.methods.iter().map(|method| {
+            let Method {
+                variant,
+                name,
+                params,
+                ..
+            } = method;
+            let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
+            quote! {
+                #[allow(dead_code)]
+                fn #name(#params { #(#names),* }: #params) -> #ident {
+                    #ident::#variant { #(#names),* }
+                }
+            }
+        });
         let arms = self.methods.iter().map(|method| {
             let variant = &method.variant;
             let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
-            quote!(#ident::#variant { #(#names),* } => #ident::#variant { #(#names),* })
+            quote!(#ident::#variant { #(#names),* } => { #(let _ = #names;)* })
         });
         quote! {
             const _: () = {
+                #(#made)*
+
                 #[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
-                fn again(method: #ident) -> #ident {
+                fn __read(method: &#ident) {
                     match method { #(#arms),* }
                 }
             };
@@ -382,20 +488,27 @@ fn service_name(ident: &Ident, name: Option<LitStr>) -> syn::Result<String> {
     let Some(text) = name else {
         return Err(syn::Error::new_spanned(
             ident,
-            format!("`{ident}` needs the name under which it is found: `#[service(name = \"shop.{}\")]`", crate::naming::snake(&ident.to_string())),
+            format!(
+                "`{ident}` needs the name under which it is found: `#[service(name = \"shop.{}\")]`",
+                crate::naming::snake(&ident.to_string())
+            ),
         ));
     };
     let name = text.value();
     let part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_lowercase())
-            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+            && part
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
     };
     if name.split('.').all(part) {
         return Ok(name);
     }
     Err(syn::Error::new_spanned(
         &text,
-        format!("the service name {name:?} is not a dotted name: small letters, digits, `_` and `-`, each part beginning with a letter, such as \"shop.orders\""),
+        format!(
+            "the service name {name:?} is not a dotted name: small letters, digits, `_` and `-`, each part beginning with a letter, such as \"shop.orders\""
+        ),
     ))
 }
 
@@ -405,7 +518,11 @@ mod tests {
 
     fn error_of(input: DeriveInput) -> String {
         let error = expand(input).expect_err("must be refused");
-        error.into_iter().map(|e| e.to_string()).collect::<Vec<_>>().join("\n")
+        error
+            .into_iter()
+            .map(|e| e.to_string())
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -429,7 +546,17 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(names, ["OrdersPlace", "OrdersTouch", "OrdersCall", "OrdersBody", "OrdersHandler", "OrdersClient"]);
+        assert_eq!(
+            names,
+            [
+                "OrdersPlace",
+                "OrdersTouch",
+                "OrdersCall",
+                "OrdersBody",
+                "OrdersHandler",
+                "OrdersClient"
+            ]
+        );
     }
 
     #[test]
@@ -463,23 +590,35 @@ mod tests {
     #[test]
     fn a_contract_without_a_name_is_told_where_to_put_it() {
         let text = error_of(syn::parse_quote! { enum Orders { Get { id: u64 } } });
-        assert!(text.contains("#[service(name = \"shop.orders\")]"), "{text}");
-        let text = error_of(syn::parse_quote! { #[service(name = "Shop/Orders")] enum Orders { Get { id: u64 } } });
+        assert!(
+            text.contains("#[service(name = \"shop.orders\")]"),
+            "{text}"
+        );
+        let text = error_of(
+            syn::parse_quote! { #[service(name = "Shop/Orders")] enum Orders { Get { id: u64 } } },
+        );
         assert!(text.contains("not a dotted name"), "{text}");
-        let text = error_of(syn::parse_quote! { #[service(name = "s", name = "t")] enum Orders { Get } });
+        let text =
+            error_of(syn::parse_quote! { #[service(name = "s", name = "t")] enum Orders { Get } });
         assert!(text.contains("`name` is given twice"), "{text}");
     }
 
     #[test]
     fn two_variants_that_are_one_method_are_refused() {
-        let text = error_of(syn::parse_quote! { #[service(name = "s")] enum S { GetHTTP, GetHttp } });
+        let text =
+            error_of(syn::parse_quote! { #[service(name = "s")] enum S { GetHTTP, GetHttp } });
         assert!(text.contains("both the method `get_http`"), "{text}");
     }
 
     #[test]
     fn only_an_enum_without_parameters_is_a_contract() {
         assert!(error_of(syn::parse_quote! { struct S; }).contains("a contract is an enum"));
-        assert!(error_of(syn::parse_quote! { enum S<T> { A { t: T } } }).contains("no type parameters"));
-        assert!(error_of(syn::parse_quote! { #[service(name = "s")] enum S {} }).contains("has no methods"));
+        assert!(
+            error_of(syn::parse_quote! { enum S<T> { A { t: T } } }).contains("no type parameters")
+        );
+        assert!(
+            error_of(syn::parse_quote! { #[service(name = "s")] enum S {} })
+                .contains("has no methods")
+        );
     }
 }

@@ -1,11 +1,48 @@
-//! Stub.
-#![allow(missing_docs, unused_variables, clippy::all)]
-use std::sync::Arc; use std::task::{Context,Poll}; use afflux_wire::{Attempt,Status,NodeId}; use bytes::Bytes;
-#[derive(Clone,PartialEq,Eq,Hash,Debug)] pub struct ChannelKey { pub job: Arc<str>, pub attempt: Attempt, pub edge: u32, pub from: u32, pub to: u32 }
-#[derive(Clone)] pub struct Mesh;
-pub struct ChannelSender; pub struct ChannelReceiver;
-pub enum Mark { Watermark(i64), Idle, Barrier(u64), End }
-pub enum Packet { Data{count:u32,payload:Bytes}, Mark(Mark) }
-impl Mesh { pub fn channel_sender(&self, p:&NodeId, k:ChannelKey, f:u64)->ChannelSender{ChannelSender} pub fn channel_receiver(&self,k:ChannelKey,f:u64)->ChannelReceiver{ChannelReceiver} }
-impl ChannelSender { pub fn poll_ready(&mut self,c:&mut Context<'_>)->Poll<Result<(),Status>>{Poll::Pending} pub fn send(&mut self,c:u32,b:Bytes)->Result<(),Status>{Ok(())} pub fn mark(&mut self,m:Mark)->Result<(),Status>{Ok(())} }
-impl ChannelReceiver { pub fn poll_next(&mut self,c:&mut Context<'_>)->Poll<Option<Result<Packet,Status>>>{Poll::Pending} }
+//! How nodes reach each other: links, calls, byte channels with credits, routing and balancing.
+//!
+//! Reading order: [`Mesh`] (what the rest of the framework holds), [`MeshConfig`] (every bound),
+//! [`Transport`] (TCP, or pipes inside a process), then the path of a call: `router` (whom), `link`
+//! (send it, await it), `writer` and `reader` (the bytes), `services` (what is called here); then the
+//! path of a batch: [`ChannelSender`] and [`ChannelReceiver`]; then who is there: `listener`,
+//! `handshake`, `peers`, `drain`.
+//!
+//! A call passes one lock and no task of its own:
+//!
+//! ```text
+//! client ─ router ─ link.start ─▶ buffer ─ writer ══▶ reader ─ services ─▶ mailbox
+//!    ▲                                                                       │ actor
+//!    └── slot ◀─ link.answered ◀─ reader ◀══ writer ◀ buffer ◀─ link.respond ┘
+//! ```
+//!
+//! Not here: record types (`afflux-stream`), mailboxes (`afflux-actor`), settings files and HTTP
+//! (`afflux`), the meaning of frames (`afflux-wire`).
+
+mod attach;
+mod balancer;
+mod channel;
+mod config;
+mod drain;
+mod handshake;
+mod hash;
+mod inflight;
+mod link;
+mod listener;
+mod mesh;
+mod metrics;
+mod peers;
+mod reader;
+mod router;
+mod services;
+mod transport;
+mod writer;
+
+pub use afflux_wire::Mark;
+pub use balancer::Policy;
+pub use channel::{
+    ChannelKey, ChannelReceiver, ChannelSender, HELD_ITEMS_MAX, Packet, QUEUED_PACKETS_MAX,
+};
+pub use config::{Backoff, CHANNEL_WINDOW_BYTES, MeshConfig};
+pub use mesh::Mesh;
+pub use metrics::MeshMetrics;
+pub use peers::{PeerEvent, PeerEvents, PeerInfo, PeerState};
+pub use transport::{MemoryNetwork, PIPE_BACKLOG_MAX, PIPE_BYTES, Transport};

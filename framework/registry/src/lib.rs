@@ -1,1 +1,29 @@
-//! Who is there and who leads: one trait over memory, a static list and, later, etcd, ZooKeeper and Kubernetes.
+//! Who is there, and who leads.
+//!
+//! Reading order: [`Instance`] (one node's record), [`View`] and [`Watcher`] (all of them, as last
+//! seen), [`Registry`] (what a registry can do), [`MemoryRegistry`] and [`StaticRegistry`] (two that
+//! need no server), [`Registration`] (keeping one's own record there).
+//!
+//! Three rules hold over every registry, and `suite` tests them: a record lives as long as its lease;
+//! "unreachable" and "empty" are different answers; a fencing token is greater than all before it.
+//!
+//! Not here: links and balancing (`afflux-mesh`). What is found here is soft state: evidence from a
+//! connection overrides it.
+
+mod error;
+mod instance;
+mod memory;
+mod registration;
+mod registry;
+mod static_list;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
+mod view;
+
+pub use error::RegistryError;
+pub use instance::{Instance, InstanceState, ServiceRecord};
+pub use memory::MemoryRegistry;
+pub use registration::{Registration, RegistrationState};
+pub use registry::{Fence, LeaseId, Registry};
+pub use static_list::StaticRegistry;
+pub use view::{Publisher, View, Watcher};

@@ -9,6 +9,8 @@ use crate::key::Key;
 pub trait KeyOf<T>: Send + Sync + 'static {
     /// The key.
     type Key: Key;
+    /// Whether the key stands in the record, so that finding it costs nothing.
+    const BORROWED: bool;
     /// The key of this record, borrowed where it can be.
     fn key<'a>(&self, row: &'a T) -> Cow<'a, Self::Key>;
     /// The hash of the key of this record.
@@ -26,6 +28,7 @@ pub struct ByValue<F, K> {
 
 impl<T, K: Key, F: Fn(&T) -> K + Send + Sync + 'static> KeyOf<T> for ByValue<F, K> {
     type Key = K;
+    const BORROWED: bool = false;
     #[inline(always)]
     fn key<'a>(&self, row: &'a T) -> Cow<'a, K> {
         Cow::Owned((self.f)(row))
@@ -40,6 +43,7 @@ pub struct ByRef<F, K> {
 
 impl<T, K: Key, F: Fn(&T) -> &K + Send + Sync + 'static> KeyOf<T> for ByRef<F, K> {
     type Key = K;
+    const BORROWED: bool = true;
     #[inline(always)]
     fn key<'a>(&self, row: &'a T) -> Cow<'a, K> {
         Cow::Borrowed((self.f)(row))

@@ -16,6 +16,11 @@ pub trait Sink<T>: Send + Sync + 'static {
     /// Kind of sink, shown in graphs, such as `csv`.
     fn kind(&self) -> &'static str;
 
+    /// What is written to, such as a path: shown in graphs and summaries.
+    fn target(&self) -> Option<String> {
+        None
+    }
+
     /// Whether all records must reach one task.
     fn single(&self) -> bool {
         false

@@ -280,7 +280,11 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
         T: Record,
     {
         let this = if sink.single() { self.gather() } else { self.settle() };
-        this.flow.add_operator(name, OperatorKind::Sink, sink.kind(), this.chain);
+        let detail = match sink.target() {
+            Some(target) => format!("{} {target}", sink.kind()),
+            None => sink.kind().to_owned(),
+        };
+        this.flow.add_operator(name, OperatorKind::Sink, &detail, this.chain);
         let operator = name.to_owned();
         let open = this.open;
         this.flow.close(

@@ -175,6 +175,13 @@ mod tests {
     }
 
     #[test]
+    fn arrays_in_field_order_are_read() {
+        let bytes = rmp_serde::to_vec(&order()).unwrap();
+        assert_eq!(bytes[0], 0x93);
+        assert_eq!(from_slice::<Order>(&bytes).unwrap(), order());
+    }
+
+    #[test]
     fn fields_may_be_added_and_left_out() {
         #[derive(Serialize)]
         struct Later {

@@ -24,7 +24,7 @@ pub use encode::{
     put_data, put_data_header, put_detach, put_goaway, put_health, put_hello, put_mark, put_notify,
     put_ping, put_pong, put_reject, put_request, put_response_err, put_response_ok, put_welcome,
 };
-pub use meta::Meta;
+pub use meta::{Meta, RareMeta};
 pub use split::{Frames, READ_AHEAD_BYTES, next_frame, take_frames};
 
 /// The number in front of every frame. Numbers are never reused.

@@ -9,6 +9,7 @@ use crate::error::WireError;
 use crate::id::{Incarnation, NodeId};
 use crate::limits::Limits;
 use crate::status::{Code, Executed, Status};
+use crate::text;
 
 /// The major version that this crate speaks. Majors do not talk to each other.
 pub const PROTOCOL_MAJOR: u8 = 1;
@@ -390,7 +391,7 @@ fn side(node: &str, build: &str) -> String {
 const TEXT_BYTES_MAX: usize = 128;
 
 fn shorten(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+    text::shorten(text, TEXT_BYTES_MAX)
 }
 
 /// Takes as long for a wrong first byte as for a wrong last one. The length is no secret.

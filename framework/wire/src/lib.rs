@@ -15,13 +15,15 @@ pub mod id;
 pub mod limits;
 mod scan;
 pub mod status;
+mod text;
 
 pub use contract::TraceParent;
 pub use error::WireError;
 pub use frame::{
-    Attach, CancelReason, Frame, FrameBuf, Frames, Kind, Mark, Meta, Method, next_frame, put_attach, put_bind, put_cancel,
-    put_credit, put_data, put_data_header, put_detach, put_goaway, put_health, put_hello, put_mark, put_notify, put_ping,
-    put_pong, put_reject, put_request, put_response_err, put_response_ok, put_welcome, take_frames,
+    Attach, CancelReason, Frame, FrameBuf, Frames, Kind, Mark, Meta, Method, RareMeta, next_frame,
+    put_attach, put_bind, put_cancel, put_credit, put_data, put_data_header, put_detach, put_goaway,
+    put_health, put_hello, put_mark, put_notify, put_ping, put_pong, put_reject, put_request,
+    put_response_err, put_response_ok, put_welcome, take_frames,
 };
 pub use handshake::{Hello, Welcome};
 pub use id::{ActorPath, Attempt, ChannelId, Incarnation, NodeId};

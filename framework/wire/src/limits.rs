@@ -83,6 +83,15 @@ impl Limits {
         }
     }
 
+    /// What holds until the peer is known: its frames are at most `hello_bytes_max` long.
+    #[must_use]
+    pub const fn before_hello(mut self) -> Self {
+        if self.hello_bytes_max < self.frame_bytes_max {
+            self.frame_bytes_max = self.hello_bytes_max;
+        }
+        self
+    }
+
     /// Refuses a frame of `bytes` bytes (without its prefix) that is above the limit.
     ///
     /// # Errors
@@ -126,6 +135,17 @@ mod tests {
                 frame_bytes_max: 16 << 20
             })
         );
+    }
+
+    #[test]
+    fn an_unknown_peer_may_send_less() {
+        let limits = Limits::default().before_hello();
+        assert_eq!(limits.frame_bytes_max, Limits::default().hello_bytes_max);
+        let small = Limits {
+            frame_bytes_max: 10,
+            ..Limits::default()
+        };
+        assert_eq!(small.before_hello().frame_bytes_max, 10);
     }
 
     #[test]

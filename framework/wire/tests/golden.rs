@@ -2,8 +2,8 @@
 //! A changed line there is a changed protocol.
 
 use afflux_wire::{
-    Attach, CancelReason, Code, Executed, Frame, Mark, Meta, Method, NodeId, Stage, Status,
-    WireError,
+    Attach, CancelReason, Code, Executed, Frame, Mark, Meta, Method, NodeId, RareMeta, Stage,
+    Status, WireError,
 };
 use bytes::Bytes;
 
@@ -30,8 +30,9 @@ fn lines() -> Vec<Line> {
             .bytes()
             .filter(|byte| !byte.is_ascii_whitespace())
             .collect();
-        let byte =
-            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let byte = |pair: &[u8]| {
+            u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex digits")
+        };
         Line {
             canonical,
             bytes: digits.chunks(2).map(byte).collect(),
@@ -55,11 +56,13 @@ fn expected() -> Vec<Result<Frame<'static>, WireError>> {
             .ok(),
         attempt: 1,
         priority: 2,
-        idempotency_key: Some(bytes(b"key")),
-        chain: Some(bytes(b"chain")),
-        to: Some(bytes(b"to")),
-        from: Some(bytes(b"from")),
-        token: Some(bytes(b"token")),
+        rare: Some(Box::new(RareMeta {
+            idempotency_key: Some(bytes(b"key")),
+            chain: Some(bytes(b"chain")),
+            to: Some(bytes(b"to")),
+            from: Some(bytes(b"from")),
+            token: Some(bytes(b"token")),
+        })),
     };
     let rich = Status::new(Code::ResourceExhausted, "full")
         .executed(Executed::No)

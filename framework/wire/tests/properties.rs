@@ -3,7 +3,7 @@
 use afflux_wire::handshake::Preface;
 use afflux_wire::{
     Attach, CancelReason, Code, Executed, Frame, Frames, Hello, Limits, Mark, Meta, Method,
-    Scanner, Status, TraceParent, Welcome, codec, next_frame, skip_value, take_frames,
+    RareMeta, Scanner, Status, TraceParent, Welcome, codec, next_frame, skip_value, take_frames,
 };
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
@@ -35,25 +35,28 @@ fn meta() -> impl Strategy<Value = Meta> {
         any::<u32>(),
         any::<u32>(),
     );
-    let large = (
+    let rare = (
         some_bytes(),
         some_bytes(),
         some_bytes(),
         some_bytes(),
         some_bytes(),
     );
-    let full = (small, large).prop_map(|((deadline_ms, traceparent, attempt, priority), rest)| {
-        let (idempotency_key, chain, to, from, token) = rest;
+    let rare = rare.prop_map(|(idempotency_key, chain, to, from, token)| RareMeta {
+        idempotency_key,
+        chain,
+        to,
+        from,
+        token,
+    });
+    let full = (small, rare).prop_map(|((deadline_ms, traceparent, attempt, priority), rare)| {
+        let rare = (rare != RareMeta::default()).then(|| Box::new(rare));
         Meta {
             deadline_ms,
             traceparent,
             attempt,
             priority,
-            idempotency_key,
-            chain,
-            to,
-            from,
-            token,
+            rare,
         }
     });
     prop_oneof![Just(Meta::default()), full]
@@ -130,7 +133,9 @@ impl Owned {
 
     fn bytes(&self) -> Vec<u8> {
         let mut buf = Vec::new();
-        self.frame().put(&mut buf).unwrap();
+        self.frame()
+            .put(&mut buf)
+            .expect("every frame of the strategy can be written");
         buf
     }
 }
@@ -140,7 +145,11 @@ fn id() -> impl Strategy<Value = u64> {
 }
 
 fn frame() -> impl Strategy<Value = Owned> {
-    let map = || Just(Bytes::from(codec::to_named(&Hello::default()).unwrap()));
+    let map = || {
+        Just(Bytes::from(
+            codec::to_named(&Hello::default()).expect("a HELLO"),
+        ))
+    };
     let method = || any::<u32>().prop_map(Method::Number);
     let frames = prop_oneof![
         (id(), method(), payload(), meta()).prop_map(|(id, method, params, meta)| Frame::Request {

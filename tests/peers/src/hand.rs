@@ -21,7 +21,7 @@ const BATCH_RECORDS: usize = 1024;
 pub enum Shape {
     /// Generate a record and process it at once.
     Record,
-    /// Fill a batch of 1,024 records, then process it in a tight loop. W1 and W2 only.
+    /// Fill a batch of 1,024 records, then process it in a tight loop. Not for W4.
     Batch,
 }
 
@@ -136,11 +136,9 @@ fn part(
         ("w1", Shape::Batch, _) => Ok(w1_batches(source)),
         ("w2", Shape::Record, _) => Ok(w2(source)),
         ("w2", Shape::Batch, _) => Ok(w2_batches(source)),
-        ("w3", Shape::Record, _) => Ok(w3(source)),
+        ("w3", shape, _) => Ok(w3(source, shape)),
         ("w4", Shape::Record, Some(words)) => Ok(w4(source, words)),
-        ("w3" | "w4", _, _) => Err(format!(
-            "{workload} has no batch shape, expected --shape record"
-        )),
+        ("w4", _, _) => Err("w4 has no batch shape, expected --shape record".to_owned()),
         _ => Err(format!(
             "workload {workload:?} is unknown, expected w1, w2, w3 or w4"
         )),
@@ -207,21 +205,34 @@ fn w2_batches(mut source: impl Iterator<Item = u64>) -> Part {
     }
 }
 
-fn w3(mut source: impl Iterator<Item = u64>) -> Part {
+fn w3(mut source: impl Iterator<Item = u64>, shape: Shape) -> Part {
     let mut windows = Windows::default();
     let mut part = Part {
         checksum: 0,
         results: 0,
     };
-    let mut greatest = 0;
+    let mut batch = Vec::with_capacity(BATCH_RECORDS);
+    let (mut greatest, mut seen) = (0, 0);
     loop {
-        let mut seen = 0;
-        for (key, value, timestamp) in source.by_ref().take(BATCH_RECORDS).map(w3_record) {
+        let before = seen;
+        let records = source
+            .by_ref()
+            .take(BATCH_RECORDS)
+            .map(w3_record)
+            .inspect(|_| seen += 1);
+        let mut add = |(key, value, timestamp)| {
             windows.add(timestamp, key, value);
             greatest = greatest.max(timestamp);
-            seen += 1;
+        };
+        if shape == Shape::Batch {
+            batch.clear();
+            batch.extend(records);
+            batch.iter().copied().for_each(&mut add);
+        } else {
+            records.for_each(&mut add);
         }
-        let watermark = if seen == 0 {
+        let ended = seen == before;
+        let watermark = if ended {
             u64::MAX
         } else {
             greatest.saturating_sub(W3_LAG_MS)
@@ -230,7 +241,7 @@ fn w3(mut source: impl Iterator<Item = u64>) -> Part {
             part.checksum = part.checksum.wrapping_add(w3_term(window, key, sum));
             part.results += 1;
         });
-        if seen == 0 {
+        if ended {
             return part;
         }
     }

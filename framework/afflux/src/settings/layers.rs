@@ -10,7 +10,7 @@ use super::value::{Kind, Value};
 use crate::error::{Error, Result, nearest};
 
 /// The settings file that is read when none is named.
-pub const FILE_DEFAULT: &str = "afflux.toml";
+pub(crate) const FILE_DEFAULT: &str = "afflux.toml";
 
 /// Names of the settings file in the environment.
 pub(crate) const FILE_VARIABLE: &str = "AFFLUX_CONFIG";

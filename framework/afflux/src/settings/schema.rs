@@ -39,7 +39,7 @@ pub fn find(name: &str) -> Option<&'static Setting> {
 
 // One declaration gives the table and the typed struct, so that neither can lack a row of the other.
 macro_rules! settings {
-    ($($(#[doc = $doc:literal])+ $field:ident: $type:ty = $name:literal, $kind:expr, $default:literal $(, unit $unit:literal)? $(, $secret:ident)?;)*) => {
+    ($($(#[doc = $doc:literal])+ $field:ident: $type:ty = $name:literal, $kind:expr, $default:literal $(unit $unit:literal)? $(, $secret:ident)?;)*) => {
         /// Every setting.
         pub const SCHEMA: &[Setting] = &[$(Setting {
             name: $name,
@@ -87,9 +87,9 @@ settings! {
     /// Address of a node to join. Empty: this node begins a cluster and holds its registry.
     node_join: String = "node.join", Kind::Text, "";
     /// Threads for pipeline tasks. 0: as many as the CPU quota allows.
-    node_slots: u64 = "node.slots", Kind::Integer { min: 0, max: 1024 }, "0", unit "threads";
+    node_slots: u64 = "node.slots", Kind::Integer { min: 0, max: 1024 }, "0" unit "threads";
     /// Threads for connections, timers and services.
-    node_io_threads: u64 = "node.io_threads", Kind::Integer { min: 1, max: 64 }, "1", unit "threads";
+    node_io_threads: u64 = "node.io_threads", Kind::Integer { min: 1, max: 64 }, "1" unit "threads";
     /// Address of the admin HTTP port: /metrics, /livez, /readyz, /api/v1. Empty: none.
     admin_listen: String = "admin.listen", Kind::OptionalAddress, "127.0.0.1:0";
     /// Secret that every node and client of the cluster knows. Empty: none is asked for, and only loopback is safe.
@@ -99,27 +99,27 @@ settings! {
     /// Node ports of all nodes, for `registry = "static"`.
     registry_nodes: Vec<String> = "registry.nodes", Kind::List, "";
     /// A node that has not been heard of for this long is gone.
-    registry_ttl_ms: u64 = "registry.ttl_ms", Kind::Integer { min: 100, max: 3_600_000 }, "1500", unit "ms";
+    registry_ttl_ms: u64 = "registry.ttl_ms", Kind::Integer { min: 100, max: 3_600_000 }, "1500" unit "ms";
     /// Form of the log on stderr.
     log_format: String = "log.format", Kind::Choice(&["human", "json"]), "human";
     /// What is logged: error, warn, info, debug, trace, or directives such as `info,afflux_mesh=debug`.
     log_level: String = "log.level", Kind::Text, "info";
     /// Tasks of each operator. 0: one per slot of the cluster.
-    pipeline_parallelism: u64 = "pipeline.parallelism", Kind::Integer { min: 0, max: 32_768 }, "0", unit "tasks";
+    pipeline_parallelism: u64 = "pipeline.parallelism", Kind::Integer { min: 0, max: 32_768 }, "0" unit "tasks";
     /// A record waits at most this long for its batch to fill.
-    pipeline_linger_ms: u64 = "pipeline.linger_ms", Kind::Integer { min: 0, max: 60_000 }, "10", unit "ms";
+    pipeline_linger_ms: u64 = "pipeline.linger_ms", Kind::Integer { min: 0, max: 60_000 }, "10" unit "ms";
     /// What a record that cannot be read does: `fail` stops the pipeline, `skip` counts it and goes on.
     source_on_error: String = "source.on_error", Kind::Choice(&["fail", "skip"]), "fail";
     /// Bytes that may be on their way on one channel between two tasks.
-    channel_credit_bytes: u64 = "channel.credit_bytes", Kind::Integer { min: 4_096, max: 1_073_741_824 }, "262144", unit "bytes";
+    channel_credit_bytes: u64 = "channel.credit_bytes", Kind::Integer { min: 4_096, max: 1_073_741_824 }, "262144" unit "bytes";
     /// Directory of the checkpoints. Empty: none are written.
     checkpoint_dir: String = "checkpoint.dir", Kind::Text, "";
     /// Time between two checkpoints. 0: only on request.
-    checkpoint_interval_ms: u64 = "checkpoint.interval_ms", Kind::Integer { min: 0, max: 86_400_000 }, "0", unit "ms";
+    checkpoint_interval_ms: u64 = "checkpoint.interval_ms", Kind::Integer { min: 0, max: 86_400_000 }, "0" unit "ms";
     /// On the way out, others still find this node for this long while it answers.
-    drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0", unit "ms";
+    drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0" unit "ms";
     /// Calls that were taken before a shutdown get this long to be answered.
-    drain_grace_ms: u64 = "drain.grace_ms", Kind::Integer { min: 0, max: 600_000 }, "2000", unit "ms";
+    drain_grace_ms: u64 = "drain.grace_ms", Kind::Integer { min: 0, max: 600_000 }, "2000" unit "ms";
 }
 
 impl Default for Settings {

@@ -43,6 +43,8 @@ struct Out<T> {
     /// Bytes of the last encoded row batch, to size the next buffer.
     bytes_hint: usize,
     watermark: Option<Mark>,
+    /// The consumer may be gone once it has everything.
+    ended: bool,
 }
 
 /// The last stage of a chain that feeds others.
@@ -72,6 +74,7 @@ impl<T: Serialize> OutputGate<T> {
                 since: None,
                 bytes_hint: 4096,
                 watermark: None,
+                ended: false,
             })
             .collect();
         Self { outs, routing, consumers: Vec::new(), linger, meter }
@@ -113,6 +116,7 @@ impl<T: Serialize> Out<T> {
             }
             self.watermark = Some(mark);
         }
+        self.ended = mark == Mark::End;
         match &mut self.wire {
             Wire::Local(sender) => {
                 sender.mark(mark);
@@ -192,7 +196,7 @@ impl<T: Serialize> Stage<T> for OutputGate<T> {
     }
 
     fn poll_ready(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
-        for out in &mut self.outs {
+        for out in self.outs.iter_mut().filter(|out| !out.ended) {
             let ready = match &mut out.wire {
                 Wire::Local(sender) => sender.poll_ready(turn.task),
                 Wire::Remote(sender) => sender.poll_ready(turn.task),

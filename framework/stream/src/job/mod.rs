@@ -1,1 +1,17 @@
-//! Who runs a job.
+//! Who runs a job: the coordinator decides, a worker on each node carries out.
+//!
+//! [`Deployment`] is what travels (never a closure); [`Executor`] makes tasks from it on one node;
+//! [`Coordinator`] is the pure state machine of a job; [`Storage`] keeps checkpoints;
+//! [`run_local`] runs a bounded plan in this process, for tests and benchmarks.
+
+mod coordinator;
+mod deployment;
+mod executor;
+mod local;
+mod storage;
+
+pub use coordinator::{Action, Coordinator, Event, JobState};
+pub use deployment::{Deployment, TaskId, place};
+pub use executor::{Executor, JobReport, Running, RunningTask};
+pub use local::{LocalRun, run_local, start_local};
+pub use storage::{CheckpointFile, Manifest, Storage};

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::task::Poll;
 
-use hashbrown::hash_table::IntoIter;
-
 use super::{Next, Stage, Turn};
 use crate::Result;
 use crate::aggregate::Aggregate;
@@ -30,7 +28,7 @@ struct Pane<K, Acc> {
 /// A window being emitted: what is left of it.
 struct Firing<K, Acc> {
     window: Window,
-    rows: IntoIter<(K, Acc)>,
+    rows: hashbrown::hash_table::IntoIter<(K, Acc)>,
 }
 
 /// Aggregates records per key and window.
@@ -143,16 +141,27 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
     fn add_all(&mut self, batch: &mut Batch<T>) {
         let pane = self.pane_at(i64::MIN);
         let Some(pane) = self.panes.get_mut(pane) else { return };
-        for row in &batch.rows {
-            let key = self.key.key(row);
-            let hash = key.key_hash();
-            self.aggregate.add(pane.table.upsert(hash, key, || self.aggregate.create()), row);
-        }
+        let aggregate = &*self.aggregate;
+        let (make, add) = (|| aggregate.create(), |acc: &mut A::Acc, row: &T| aggregate.add(acc, row));
+        pane.table.upsert_all(&batch.rows, &*self.key, make, add);
         batch.clear();
     }
 
     fn add_by_time(&mut self, batch: &mut Batch<T>, tumbling: Tumbling) {
         let size = tumbling.size_ms() as u64;
+        // Mostly all rows of a batch fall into one window, that of the batch before.
+        if let Some(pane) = self.panes.get_mut(self.current) {
+            let start = pane.window.start.millis();
+            let outside = batch.times.iter().filter(|t| t.wrapping_sub(start) as u64 >= size).count();
+            if outside == 0 {
+                let aggregate = &*self.aggregate;
+                let (make, add) =
+                    (|| aggregate.create(), |acc: &mut A::Acc, row: &T| aggregate.add(acc, row));
+                pane.table.upsert_all(&batch.rows, &*self.key, make, add);
+                batch.clear();
+                return;
+            }
+        }
         let mut late = 0;
         for (index, (row, &time)) in batch.rows.iter().zip(&batch.times).enumerate() {
             let in_current = self

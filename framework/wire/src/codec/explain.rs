@@ -6,11 +6,12 @@
 use std::fmt;
 
 use rmp_serde::Deserializer;
-use serde::de::{Deserialize, DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::RMP_DEPTH;
 use crate::status::Status;
+use crate::text;
 
 /// Inputs above this are explained from `rmp-serde`'s own words: a JSON value takes up to 32 times the memory.
 const VALUE_BYTES_MAX: usize = 64 << 10;
@@ -88,10 +89,10 @@ fn shorten(text: &str) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text.to_owned();
     }
-    format!("{}…", &text[..text.floor_char_boundary(TEXT_BYTES_MAX)])
+    format!("{}…", text::shorten(text, TEXT_BYTES_MAX))
 }
 
-/// Any MessagePack value as JSON: bytes as an array of numbers, keys of other types as text.
+/// Any MessagePack value as JSON: bytes as an array of numbers, scalar keys of other types as text.
 struct Loose(Value);
 
 impl<'de> Deserialize<'de> for Loose {
@@ -143,7 +144,11 @@ impl<'de> Visitor<'de> for LooseVisitor {
         while let Some((Loose(key), Loose(value))) = map.next_entry()? {
             let key = match key {
                 Value::String(key) => key,
-                other => other.to_string(),
+                // As text inside text inside text, every level would double the quotes of the one within.
+                Value::Array(_) | Value::Object(_) => {
+                    return Err(A::Error::custom("a key is an array or a map"));
+                }
+                scalar => scalar.to_string(),
             };
             values.insert(key, value);
         }
@@ -174,6 +179,20 @@ mod tests {
             "expected u8, got 300"
         );
         assert_eq!(reword("missing field `x`"), "missing field `x`");
+    }
+
+    #[test]
+    fn maps_as_keys_of_maps_cost_no_more_than_their_bytes() {
+        // Refused as a number, so that an explanation is looked for.
+        let nested = [vec![0x81; 60], vec![0xc0; 61]].concat();
+        let status = super::super::from_slice::<u8>(&nested).unwrap_err();
+        assert!(
+            status.message.len() < 600,
+            "{} bytes of text",
+            status.message.len()
+        );
+        let mut deserializer = Deserializer::from_read_ref(&nested);
+        assert!(Loose::deserialize(&mut deserializer).is_err());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::call::{CallOptions, Caller, Handle, Target};
+use super::call::Handle;
+use super::caller::{CallOptions, Caller, Target};
 use super::reply::CancelToken;
 use super::service::Service;
 use crate::id::{ActorPath, NodeId};
@@ -44,18 +45,27 @@ pub struct Cx {
     meta: CallMeta,
     cancel: CancelToken,
     stop: Option<Status>,
+    failure: Option<Status>,
 }
 
 impl Cx {
     /// The context of an actor that answers no call yet.
     pub fn new(path: ActorPath, caller: Option<Arc<dyn Caller>>) -> Self {
-        Self { caller, path, meta: CallMeta::default(), cancel: CancelToken::never(), stop: None }
+        Self {
+            caller,
+            path,
+            meta: CallMeta::default(),
+            cancel: CancelToken::never(),
+            stop: None,
+            failure: None,
+        }
     }
 
     /// Enters a call: the dispatch does this before the handler runs.
     pub fn enter(&mut self, meta: CallMeta, cancel: CancelToken) {
         self.meta = meta;
         self.cancel = cancel;
+        self.failure = None;
     }
 
     /// The path of this actor.
@@ -94,7 +104,9 @@ impl Cx {
             trace: self.meta.trace,
             ..CallOptions::default()
         };
-        S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
+        S::Client::from(
+            Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options),
+        )
     }
 
     /// The mesh of this node.
@@ -110,5 +122,15 @@ impl Cx {
     /// The request to stop, once.
     pub fn take_stop(&mut self) -> Option<Status> {
         self.stop.take()
+    }
+
+    /// Leaves the failure of a call that nobody waits for: the dispatch does this.
+    pub fn fail(&mut self, failure: Status) {
+        self.failure = Some(failure);
+    }
+
+    /// The failure of the last call that nobody waited for, once: the host counts and logs it.
+    pub fn take_failure(&mut self) -> Option<Status> {
+        self.failure.take()
     }
 }

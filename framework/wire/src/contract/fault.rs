@@ -51,13 +51,28 @@ impl<E: RpcError> Fault<E> {
         match self {
             Fault::Status(status) => status,
             Fault::Typed(error) => {
-                let mut status = Status::new(error.code(), error.message()).executed(Executed::Yes);
-                let details = status.details_mut();
-                details.kind = Some(error.kind().to_owned());
-                details.retry_after_ms = error.retry_after_ms();
-                details.data = rmp_serde::to_vec_named(&error).ok();
+                let mut status = describe(&error);
+                status.details_mut().data = crate::codec::to_named(&error).ok();
                 status
             }
+        }
+    }
+}
+
+/// What a typed error looks like to who does not know its type; the error itself is not in it.
+pub(super) fn describe<E: RpcError>(error: &E) -> Status {
+    let mut status = Status::new(error.code(), error.message()).executed(Executed::Yes);
+    let details = status.details_mut();
+    details.kind = Some(error.kind().to_owned());
+    details.retry_after_ms = error.retry_after_ms();
+    status
+}
+
+impl<E: RpcError> fmt::Display for Fault<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Typed(error) => write!(f, "{}: {}", error.code(), error.message()),
+            Fault::Status(status) => status.fmt(f),
         }
     }
 }
@@ -68,9 +83,19 @@ impl<E> From<Status> for Fault<E> {
     }
 }
 
-impl<E, F: RpcError> From<CallError<F>> for Fault<E> {
+/// The failure of a call that a handler made, as the handler's own failure.
+///
+/// The other service's typed error stays behind: its bytes would be read as this service's. And what
+/// that call says of its execution says nothing of this one: the handler had begun.
+impl<E, F> From<CallError<F>> for Fault<E> {
     fn from(error: CallError<F>) -> Self {
-        Fault::Status(error.into_status())
+        let mut status = error.into_status();
+        if let Some(details) = &mut status.details {
+            details.kind = None;
+            details.data = None;
+            details.executed = Executed::Maybe;
+        }
+        Fault::Status(status)
     }
 }
 
@@ -89,9 +114,12 @@ impl<E: RpcError> CallError<E> {
         let typed = status
             .details
             .as_ref()
-            .filter(|d| d.kind.is_some())
-            .and_then(|d| d.data.as_deref())
-            .and_then(|data| rmp_serde::from_slice(data).ok());
+            .and_then(|d| d.kind.as_deref().zip(d.data.as_deref()))
+            .and_then(|(kind, data)| {
+                crate::codec::from_slice::<E>(data)
+                    .ok()
+                    .filter(|error| error.kind() == kind)
+            });
         match typed {
             Some(error) => CallError::Typed(error, status),
             None => CallError::Status(status),

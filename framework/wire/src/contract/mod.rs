@@ -3,18 +3,31 @@
 //! `derive(Service)` turns an enum into a [`Service`]: one [`Params`] type a method, one
 //! [`Service::Call`] enum that goes into mailboxes, and a client. A caller starts a [`Call`]; the
 //! [`Caller`] (the mesh) decides whether it is delivered to a mailbox beside it, unencoded, or
-//! encoded into a link. Either way the answer lands in the same [`slot`](CallFuture).
+//! encoded into a link. Either way the answer lands in the same slot, which [`CallFuture`] polls.
 //!
 //! Nothing here knows a socket or a runtime, so a contract can live in a crate of its own.
 
 mod call;
+mod caller;
 mod cx;
 mod fault;
+mod future;
+mod generated;
 mod reply;
 mod service;
+mod slot;
+#[cfg(test)]
+mod testing;
 
-pub use call::{Call, CallFuture, CallOptions, Caller, Handle, Outgoing, Remote, Started, Target};
+pub use call::{Call, Handle};
+pub use caller::{CallOptions, Caller, Outgoing, Remote, Started, Target};
 pub use cx::{CallMeta, Cx, TraceParent};
 pub use fault::{CallError, Fault, NoError, RpcError};
-pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink, ResponseSlot};
+pub use future::{CALL_TRIES_MAX, CallFuture};
+#[doc(hidden)]
+pub use generated::{accepting_as, answer, decode_params, no_such_method, schema_of};
+pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink};
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
+pub use slot::ResponseSlot;
+
+pub use crate::status::{Code, Status};

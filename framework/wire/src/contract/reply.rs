@@ -1,19 +1,17 @@
-//! The way back: one slot a call, filled from a mailbox beside or from a link.
+//! The way back: the obligation to answer, to a caller beside or over a link.
 
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::fault::{CallError, Fault, RpcError};
-use crate::status::{Code, Executed, Stage, Status};
+use super::slot::Slot;
+use crate::status::{Code, Stage, Status};
 
 /// Where the answers of requests that came over a link go. Implemented by the link.
 pub trait ResponseSink: Send + Sync {
@@ -41,66 +39,13 @@ impl ReplyTo {
     }
 }
 
-enum Cell<R> {
-    Waiting(Option<Waker>),
-    Done(R),
-    /// The caller is gone, or has taken the answer.
-    Closed,
-}
-
-/// One answer on its way between two halves of a process.
-pub(super) struct Slot<R> {
-    cell: Mutex<Cell<R>>,
-}
-
-impl<R> Slot<R> {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { cell: Mutex::new(Cell::Waiting(None)) })
-    }
-
-    /// Fills the slot; the first answer wins.
-    fn fill(&self, value: R) {
-        let mut cell = self.cell.lock();
-        if let Cell::Waiting(waker) = &mut *cell {
-            let waker = waker.take();
-            *cell = Cell::Done(value);
-            drop(cell);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-    }
-
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<R> {
-        let mut cell = self.cell.lock();
-        match &mut *cell {
-            Cell::Waiting(waker) => {
-                match waker {
-                    Some(known) if known.will_wake(cx.waker()) => {}
-                    _ => *waker = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            }
-            Cell::Done(_) => match std::mem::replace(&mut *cell, Cell::Closed) {
-                Cell::Done(value) => Poll::Ready(value),
-                _ => Poll::Pending,
-            },
-            Cell::Closed => Poll::Pending,
-        }
-    }
-
-    pub(super) fn close(&self) {
-        *self.cell.lock() = Cell::Closed;
-    }
-}
-
 trait Cancelled: Send + Sync {
     fn is_cancelled(&self) -> bool;
 }
 
 impl<R: Send> Cancelled for Slot<R> {
     fn is_cancelled(&self) -> bool {
-        matches!(*self.cell.lock(), Cell::Closed)
+        self.is_closed()
     }
 }
 
@@ -131,27 +76,6 @@ impl CancelToken {
     }
 }
 
-/// Where an encoded answer of a call that left over a link is put. Implemented by the call's slot.
-pub trait ResponseSlot: Send + Sync {
-    /// Decodes and delivers the answer.
-    fn complete(&self, result: Result<&[u8], Status>);
-}
-
-impl<T: DeserializeOwned + Send, E: RpcError> ResponseSlot for Slot<Result<T, CallError<E>>> {
-    fn complete(&self, result: Result<&[u8], Status>) {
-        self.fill(match result {
-            Err(status) => Err(CallError::from_status(status)),
-            Ok(bytes) => crate::codec::from_slice(bytes).map_err(|status| {
-                CallError::Status(
-                    Status::internal(format!("the answer does not fit its type: {}", status.message))
-                        .executed(Executed::Yes)
-                        .stage(Stage::Reply),
-                )
-            }),
-        });
-    }
-}
-
 enum Route<T, E> {
     Local(Arc<Slot<Result<T, CallError<E>>>>),
     Wire(ReplyTo),
@@ -165,12 +89,23 @@ pub struct Reply<T: Serialize + Send + 'static, E: RpcError> {
 
 impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
     pub(super) fn local(slot: Arc<Slot<Result<T, CallError<E>>>>) -> Self {
-        Self { route: Route::Local(slot) }
+        Self {
+            route: Route::Local(slot),
+        }
     }
 
     /// The answer goes over a link.
     pub fn wire(to: ReplyTo) -> Self {
-        Self { route: Route::Wire(to) }
+        Self {
+            route: Route::Wire(to),
+        }
+    }
+
+    /// The token of a reply that may be absent: without a caller nobody gives up.
+    pub fn token(reply: &Option<Self>) -> CancelToken {
+        reply
+            .as_ref()
+            .map_or_else(CancelToken::never, Self::cancel_token)
     }
 
     /// A token that says whether the caller has given up.
@@ -185,7 +120,7 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
     /// Whether the caller has given up.
     pub fn is_cancelled(&self) -> bool {
         match &self.route {
-            Route::Local(slot) => matches!(*slot.cell.lock(), Cell::Closed),
+            Route::Local(slot) => slot.is_closed(),
             Route::Wire(to) => to.sink.is_cancelled(to.id),
             Route::Gone => true,
         }
@@ -196,18 +131,18 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
         match std::mem::replace(&mut self.route, Route::Gone) {
             Route::Local(slot) => slot.fill(result.map_err(|fault| match fault {
                 Fault::Typed(error) => {
-                    let status = Status::new(error.code(), error.message()).executed(Executed::Yes);
+                    let status = super::fault::describe(&error);
                     CallError::Typed(error, status)
                 }
                 Fault::Status(status) => CallError::Status(status),
             })),
             Route::Wire(to) => match result {
-                Ok(value) => with_scratch(|scratch| {
-                    match crate::codec::to_named_in(&value, scratch) {
+                Ok(value) => {
+                    with_scratch(|scratch| match crate::codec::to_named_in(&value, scratch) {
                         Ok(()) => to.respond(Ok(scratch)),
                         Err(status) => to.respond(Err(&status)),
-                    }
-                }),
+                    })
+                }
                 Err(fault) => to.respond(Err(&fault.into_status())),
             },
             Route::Gone => {}
@@ -223,7 +158,10 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
     ///
     /// # Errors
     /// [`Panic`] when the handler panicked, so that the host can restart the actor.
-    pub async fn run(self, handler: impl Future<Output = Result<T, Fault<E>>>) -> Result<(), Panic> {
+    pub async fn run(
+        self,
+        handler: impl Future<Output = Result<T, Fault<E>>>,
+    ) -> Result<(), Panic> {
         match AssertUnwindSafe(handler).catch_unwind().await {
             Ok(result) => {
                 self.send(result);
@@ -232,8 +170,11 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
             Err(payload) => {
                 let panic = Panic::from_payload(&*payload);
                 self.send(Err(Fault::Status(
-                    Status::new(Code::Internal, format!("the handler panicked: {}", panic.message))
-                        .stage(Stage::Running),
+                    Status::new(
+                        Code::Internal,
+                        format!("the handler panicked: {}", panic.message),
+                    )
+                    .stage(Stage::Running),
                 )));
                 Err(panic)
             }

@@ -149,7 +149,9 @@ pub struct LocalEndpoint<S: Service> {
 
 impl<S: Service> Clone for LocalEndpoint<S> {
     fn clone(&self) -> Self {
-        Self { mailbox: Arc::clone(&self.mailbox) }
+        Self {
+            mailbox: Arc::clone(&self.mailbox),
+        }
     }
 }
 

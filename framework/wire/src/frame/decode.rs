@@ -51,21 +51,21 @@ impl<'a> Frame<'a> {
         let Some(kind) = Kind::from_number(number) else {
             return Err(WireError::UnknownKind { kind: number });
         };
-        let (known, name) = known(kind)?;
-        if elements < known.0 {
+        let shape = &SHAPES[usize::from(number)];
+        if elements < usize::from(shape.least) {
             return Err(WireError::TooFewElements {
-                what: name,
+                what: shape.name,
                 elements: elements as u64,
-                elements_min: known.0 as u64,
+                elements_min: u64::from(shape.least),
             });
         }
         let frame = read(kind, elements, &mut reader, block)?;
-        for _ in known.1.min(elements)..elements {
-            reader.value("an element of a later version")?;
+        if elements > usize::from(shape.known) {
+            skip_later(&mut reader, elements - usize::from(shape.known))?;
         }
         if !reader.rest().is_empty() {
             return Err(WireError::Trailing {
-                what: name,
+                what: shape.name,
                 bytes: reader.rest().len() as u64,
             });
         }
@@ -73,38 +73,54 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Least and known number of elements of a kind, and its name; an error for a reserved one.
-#[inline]
-const fn known(kind: Kind) -> Result<((usize, usize), &'static str), WireError> {
-    Ok(match kind {
-        Kind::Request => ((4, 5), "REQUEST"),
-        Kind::Response => ((4, 5), "RESPONSE"),
-        Kind::Notify => ((3, 4), "NOTIFY"),
-        Kind::Hello => ((2, 2), "HELLO"),
-        Kind::Welcome => ((2, 2), "WELCOME"),
-        Kind::Reject => ((2, 2), "REJECT"),
-        Kind::Bind => ((2, 2), "BIND"),
-        Kind::Goaway => ((5, 5), "GOAWAY"),
-        Kind::Ping => ((2, 2), "PING"),
-        Kind::Pong => ((2, 2), "PONG"),
-        Kind::Cancel => ((3, 3), "CANCEL"),
-        Kind::Credit => ((3, 3), "CREDIT"),
-        Kind::Data => ((5, 5), "DATA"),
-        Kind::Attach => ((8, 8), "ATTACH"),
-        Kind::Detach => ((2, 2), "DETACH"),
-        Kind::Mark => ((5, 5), "MARK"),
-        Kind::Health => ((2, 2), "HEALTH"),
-        Kind::Open
-        | Kind::Item
-        | Kind::End
-        | Kind::Chunk
-        | Kind::Watch
-        | Kind::Down
-        | Kind::Redirect => {
-            return Err(WireError::Unsupported { kind });
-        }
-    })
+#[inline(never)]
+fn skip_later(reader: &mut Reader<'_>, elements: usize) -> Result<(), WireError> {
+    for _ in 0..elements {
+        reader.value("an element of a later version")?;
+    }
+    Ok(())
 }
+
+/// What is known of a kind's array.
+struct Shape {
+    name: &'static str,
+    /// Elements that must be there; 0 for a reserved kind.
+    least: u8,
+    /// Elements that this version reads; further ones are skipped.
+    known: u8,
+}
+
+const fn shape(name: &'static str, least: u8, known: u8) -> Shape {
+    Shape { name, least, known }
+}
+
+/// By number.
+static SHAPES: [Shape; Kind::ALL.len()] = [
+    shape("REQUEST", 4, 5),
+    shape("RESPONSE", 4, 5),
+    shape("NOTIFY", 3, 4),
+    shape("HELLO", 2, 2),
+    shape("WELCOME", 2, 2),
+    shape("REJECT", 2, 2),
+    shape("BIND", 2, 2),
+    shape("GOAWAY", 5, 5),
+    shape("PING", 2, 2),
+    shape("PONG", 2, 2),
+    shape("CANCEL", 3, 3),
+    shape("OPEN", 0, 0),
+    shape("ITEM", 0, 0),
+    shape("END", 0, 0),
+    shape("CREDIT", 3, 3),
+    shape("CHUNK", 0, 0),
+    shape("DATA", 5, 5),
+    shape("ATTACH", 8, 8),
+    shape("WATCH", 0, 0),
+    shape("DOWN", 0, 0),
+    shape("HEALTH", 2, 2),
+    shape("DETACH", 2, 2),
+    shape("REDIRECT", 0, 0),
+    shape("MARK", 5, 5),
+];
 
 #[inline]
 fn read<'a>(
@@ -311,6 +327,14 @@ mod tests {
         };
         assert!(input.as_ptr_range().contains(&rows.as_ptr()));
         assert_eq!(rows, &b"some rows"[..]);
+    }
+
+    #[test]
+    fn every_shape_stands_at_the_number_of_its_kind() {
+        for (kind, shape) in Kind::ALL.into_iter().zip(&SHAPES) {
+            assert_eq!(kind.name().to_uppercase(), shape.name);
+            assert_eq!(kind.is_carried(), shape.least > 0, "{kind:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::codec;
 use crate::error::WireError;
 use crate::limits::{FRAME_BYTES_CEILING, METHOD_BYTES_MAX};
 use crate::status::Status;
+use crate::text;
 
 /// Bytes of the length in front of every frame.
 pub const FRAME_PREFIX_BYTES: usize = 4;
@@ -53,7 +54,7 @@ pub(super) struct Head {
 
 impl Head {
     /// The longest: prefix 4, array 1, kind 1, and six integers of 9 (ATTACH without its text has 5).
-    const BYTES: usize = 64;
+    pub(super) const BYTES: usize = 64;
 
     #[inline]
     pub(super) const fn new() -> Self {
@@ -406,7 +407,7 @@ pub const REASON_BYTES_MAX: usize = 1024;
 /// `[7, last_id, code, reason, grace_ms]`. The reason is cut at [`REASON_BYTES_MAX`].
 pub fn put_goaway<B: FrameBuf>(buf: &mut B, last_id: u64, code: u32, reason: &str, grace_ms: u64) {
     let start = buf.as_mut().len();
-    let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+    let reason = text::shorten(reason, REASON_BYTES_MAX);
     let mut head = Head::frame(5, Kind::Goaway);
     head.uint(last_id);
     head.uint(u64::from(code));

@@ -137,6 +137,22 @@ pub struct Meta {
     pub attempt: u32,
     /// 0 is normal, larger is more important.
     pub priority: u32,
+    /// The rest, behind a pointer: frames are moved about, and most calls have none of it.
+    pub rare: Option<Box<RareMeta>>,
+}
+
+/// What few calls carry; see [`Meta::rare`]. Only `bin` on the wire: opaque to the link.
+///
+/// ```
+/// use afflux_wire::Meta;
+/// use bytes::Bytes;
+///
+/// let mut meta = Meta::default();
+/// meta.rare_mut().idempotency_key = Some(Bytes::from_static(b"order-7"));
+/// assert_eq!(meta.rare().map(|rare| rare.token.is_some()), Some(false));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RareMeta {
     /// Equal keys mean the same effect: the called side may answer from memory.
     pub idempotency_key: Option<Bytes>,
     /// The actors that already wait for this call, in the encoding of the layer above.
@@ -149,6 +165,19 @@ pub struct Meta {
     pub token: Option<Bytes>,
 }
 
+impl RareMeta {
+    /// Key and value of each field, in the order in which they are written.
+    fn fields(&self) -> [(u64, &Option<Bytes>); 5] {
+        [
+            (key::IDEMPOTENCY_KEY, &self.idempotency_key),
+            (key::CHAIN, &self.chain),
+            (key::TO, &self.to),
+            (key::FROM, &self.from),
+            (key::TOKEN, &self.token),
+        ]
+    }
+}
+
 impl Meta {
     /// Whether there is nothing in it.
     #[inline]
@@ -157,17 +186,33 @@ impl Meta {
         self.entries() == 0
     }
 
+    /// The rarely used fields, if there are any.
+    #[inline]
+    #[must_use]
+    pub fn rare(&self) -> Option<&RareMeta> {
+        self.rare.as_deref()
+    }
+
+    /// The rarely used fields, made when they are absent.
+    pub fn rare_mut(&mut self) -> &mut RareMeta {
+        self.rare.get_or_insert_default()
+    }
+
     #[inline]
     fn entries(&self) -> u8 {
+        let rare = match &self.rare {
+            None => 0,
+            Some(rare) => rare
+                .fields()
+                .iter()
+                .filter(|(_, value)| value.is_some())
+                .count() as u8,
+        };
         u8::from(self.deadline_ms.is_some())
             + u8::from(self.traceparent.is_some())
             + u8::from(self.attempt != 0)
             + u8::from(self.priority != 0)
-            + u8::from(self.idempotency_key.is_some())
-            + u8::from(self.chain.is_some())
-            + u8::from(self.to.is_some())
-            + u8::from(self.from.is_some())
-            + u8::from(self.token.is_some())
+            + rare
     }
 
     /// Appends the map, or nil.
@@ -198,48 +243,23 @@ impl Meta {
             head.uint(u64::from(self.priority));
         }
         buf.put_slice(head.as_slice());
-        if usize::from(entries) > self.small_entries() {
-            self.put_large(buf);
-        }
-    }
-
-    #[inline]
-    fn small_entries(&self) -> usize {
-        usize::from(self.deadline_ms.is_some())
-            + usize::from(self.traceparent.is_some())
-            + usize::from(self.attempt != 0)
-            + usize::from(self.priority != 0)
-    }
-
-    #[inline(never)]
-    fn put_large<B: bytes::BufMut>(&self, buf: &mut B) {
-        let entries = [
-            (key::IDEMPOTENCY_KEY, &self.idempotency_key),
-            (key::CHAIN, &self.chain),
-            (key::TO, &self.to),
-            (key::FROM, &self.from),
-            (key::TOKEN, &self.token),
-        ];
-        for (key, value) in entries {
-            if let Some(value) = value {
-                let mut head = Head::new();
-                head.byte(key as u8);
-                head.bin_header(value.len());
-                buf.put_slice(head.as_slice());
-                buf.put_slice(value);
-            }
+        if let Some(rare) = &self.rare {
+            put_rare(rare, buf);
         }
     }
 
     /// Upper bound of [`Meta::put`]'s bytes.
     #[inline]
     pub(super) fn bytes_max(&self) -> usize {
-        let large = |value: &Option<Bytes>| value.as_ref().map_or(0, |value| value.len() + 6);
-        64 + large(&self.idempotency_key)
-            + large(&self.chain)
-            + large(&self.to)
-            + large(&self.from)
-            + large(&self.token)
+        let rare = match &self.rare {
+            None => 0,
+            Some(rare) => rare
+                .fields()
+                .iter()
+                .map(|(_, value)| value.as_ref().map_or(0, |value| value.len() + 6))
+                .sum(),
+        };
+        Head::BYTES + rare
     }
 
     /// Reads the map or nil. `block` is what the frame's bytes are a part of.
@@ -268,15 +288,16 @@ impl Meta {
         reader: &mut Reader<'_>,
         block: &Bytes,
     ) -> Result<(), WireError> {
+        let mut opaque = |what| Ok::<_, WireError>(block.slice_ref(reader.bin(what)?));
         match key {
             key::TRACEPARENT => self.traceparent = Some(read_trace(reader)?),
             key::IDEMPOTENCY_KEY => {
-                self.idempotency_key = Some(block.slice_ref(reader.bin("meta.idempotency_key")?));
+                self.rare_mut().idempotency_key = Some(opaque("meta.idempotency_key")?)
             }
-            key::CHAIN => self.chain = Some(block.slice_ref(reader.bin("meta.chain")?)),
-            key::TO => self.to = Some(block.slice_ref(reader.bin("meta.to")?)),
-            key::FROM => self.from = Some(block.slice_ref(reader.bin("meta.from")?)),
-            key::TOKEN => self.token = Some(block.slice_ref(reader.bin("meta.token")?)),
+            key::CHAIN => self.rare_mut().chain = Some(opaque("meta.chain")?),
+            key::TO => self.rare_mut().to = Some(opaque("meta.to")?),
+            key::FROM => self.rare_mut().from = Some(opaque("meta.from")?),
+            key::TOKEN => self.rare_mut().token = Some(opaque("meta.token")?),
             // Skipping it would hand compressed bytes to a decoder; no version offers the feature yet.
             key::COMPRESSION => {
                 if reader.u64("meta.compression")? != 0 {
@@ -292,6 +313,19 @@ impl Meta {
             }
         }
         Ok(())
+    }
+}
+
+#[inline(never)]
+fn put_rare<B: bytes::BufMut>(rare: &RareMeta, buf: &mut B) {
+    for (key, value) in rare.fields() {
+        if let Some(value) = value {
+            let mut head = Head::new();
+            head.byte(key as u8);
+            head.bin_header(value.len());
+            buf.put_slice(head.as_slice());
+            buf.put_slice(value);
+        }
     }
 }
 
@@ -333,11 +367,13 @@ mod tests {
                 .ok(),
             attempt: u32::MAX,
             priority: u32::MAX,
-            idempotency_key: Some(Bytes::from_static(b"key")),
-            chain: Some(Bytes::from_static(b"chain")),
-            to: Some(Bytes::from_static(b"to")),
-            from: Some(Bytes::from_static(b"from")),
-            token: Some(Bytes::from(vec![7; 300])),
+            rare: Some(Box::new(RareMeta {
+                idempotency_key: Some(Bytes::from_static(b"key")),
+                chain: Some(Bytes::from_static(b"chain")),
+                to: Some(Bytes::from_static(b"to")),
+                from: Some(Bytes::from_static(b"from")),
+                token: Some(Bytes::from(vec![7; 300])),
+            })),
         }
     }
 

@@ -1,4 +1,5 @@
-//! The processes of a timely run: this one, and copies of it that connect over loopback TCP.
+//! The processes of a timely run: one is this process; several are copies of it that connect over loopback
+//! TCP, while this one waits for their results.
 
 use super::{Job, Part, Workload};
 use crate::args::Args;
@@ -10,6 +11,9 @@ use std::sync::mpsc::{Receiver, channel};
 
 /// How many processes a run may have.
 const PROCESSES_MAX: usize = 16;
+
+/// How a copy's result line begins; timely itself writes to standard output too, while it connects.
+const PART: &str = "part ";
 
 /// The `timely` binary.
 ///
@@ -23,7 +27,7 @@ pub fn main(allocator: &'static str) -> Result<(), String> {
     let processes = args.count("processes", 1)?;
     let filter = args.choice("filter", &["retain", "branchless"])?;
     let wanted = args.choice("allocator", &["default", "system", "mimalloc"])?;
-    // Given by the first process to its copies.
+    // Given by the waiting process to its copies.
     let (process, addresses) = (args.number("process", 0usize)?, args.text("addresses"));
     args.finish()?;
     if processes > PROCESSES_MAX {
@@ -49,15 +53,14 @@ pub fn main(allocator: &'static str) -> Result<(), String> {
         exit_with_parent();
         let addresses = addresses.split(',').map(str::to_owned).collect();
         let part = super::run(config(threads, processes, process, addresses), job)?;
-        println!("{}", encode(&part));
+        println!("{PART}{}", encode(&part));
         return Ok(());
     }
-    let addresses = free_addresses(processes)?;
-    let copies = Copies::start(processes, &addresses)?;
-    let first = super::run(config(threads, processes, 0, addresses), job)?;
-    let parts: Vec<Part> = std::iter::once(Ok(first))
-        .chain(copies.collect())
-        .collect::<Result<_, String>>()?;
+    let parts = if processes == 1 {
+        vec![super::run(config(threads, 1, 0, Vec::new()), job)?]
+    } else {
+        Copies::start(&free_addresses(processes)?)?.collect()?
+    };
     let report = Report {
         bench: format!("stream {}", workload.name()),
         params: vec![
@@ -152,21 +155,20 @@ fn exit_with_parent() {
     });
 }
 
-/// The other processes of a run.
+/// The processes of a run; dropping them ends them.
 struct Copies {
-    parts: Receiver<Part>,
-    count: usize,
-    /// Held open: closing ends the copies.
-    _inputs: Vec<ChildStdin>,
+    parts: Receiver<Result<Part, String>>,
+    /// Held open, one for each copy: closing ends the copy.
+    inputs: Vec<ChildStdin>,
 }
 
 impl Copies {
-    fn start(processes: usize, addresses: &[String]) -> Result<Self, String> {
+    fn start(addresses: &[String]) -> Result<Self, String> {
         let this =
             std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
         let (sender, parts) = channel();
         let mut inputs = Vec::new();
-        for process in 1..processes {
+        for process in 0..addresses.len() {
             let mut child = Command::new(&this)
                 .args(std::env::args_os().skip(1))
                 .args([
@@ -181,43 +183,42 @@ impl Copies {
                 .map_err(|error| format!("start of process {process}: {error}"))?;
             inputs.extend(child.stdin.take());
             let sender = sender.clone();
-            std::thread::spawn(move || match await_part(child) {
-                // The run may have failed already: then nobody listens.
-                Ok(part) => drop(sender.send(part)),
-                // Timely would wait for the lost process for ever.
-                Err(message) => {
-                    eprintln!("error: process {process}: {message}");
-                    std::process::exit(1);
-                }
+            std::thread::spawn(move || {
+                let part =
+                    await_part(child).map_err(|message| format!("process {process}: {message}"));
+                // If another process has failed, nobody listens.
+                let _ = sender.send(part);
             });
         }
-        Ok(Self {
-            parts,
-            count: processes - 1,
-            _inputs: inputs,
-        })
+        Ok(Self { parts, inputs })
     }
 
-    fn collect(self) -> Vec<Result<Part, String>> {
-        (0..self.count)
+    /// The parts as they come; the first failure ends the run, since timely would wait for the lost process.
+    fn collect(self) -> Result<Vec<Part>, String> {
+        self.inputs
+            .iter()
             .map(|_| {
                 self.parts
                     .recv()
-                    .map_err(|_| "a process went without a result".to_owned())
+                    .unwrap_or_else(|_| Err("a process went without a result".to_owned()))
             })
             .collect()
     }
 }
 
-/// Waits for a copy's end; its line, if it ended well.
+/// Waits for a copy's end; its result, if it ended well.
 fn await_part(mut child: Child) -> Result<Part, String> {
-    let output = child.stdout.take().ok_or("has no standard output")?;
-    let line = BufReader::new(output).lines().next();
-    let status = child.wait().map_err(|error| format!("wait: {error}"))?;
-    match line {
-        Some(Ok(line)) if status.success() => decode(&line),
-        _ => Err(format!("ended without a result, {status}")),
+    let output = child.stdout.take().ok_or("it has no standard output")?;
+    let mut part = None;
+    for line in BufReader::new(output).lines().map_while(Result::ok) {
+        match line.strip_prefix(PART) {
+            Some(fields) => part = Some(decode(fields)?),
+            None => eprintln!("timely: {line}"),
+        }
     }
+    let status = child.wait().map_err(|error| format!("wait: {error}"))?;
+    part.filter(|_| status.success())
+        .ok_or_else(|| format!("it ended without a result, {status}"))
 }
 
 fn encode(part: &Part) -> String {

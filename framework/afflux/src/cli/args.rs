@@ -1,0 +1,411 @@
+//! The command line: what can be typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::error::{Error, Result};
+use crate::settings::Layers;
+
+/// A node, a whole cluster on this machine, and the commands that talk to one.
+#[derive(Debug, Parser)]
+#[command(
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    override_usage = "{name} [OPTIONS] [COMMAND]",
+    after_help = "Without a command it is `dev`: the default pipeline on three nodes of this machine.\n\n\
+                  Examples:\n  \
+                  {name}                                  run the default pipeline to its end\n  \
+                  {name} dev --hold --replay 20000x       watch it run, and keep the nodes\n  \
+                  {name} nodes --json                     who is there\n  \
+                  {name} node --join 10.0.0.5:7000        one more node\n  \
+                  {name} check                            every setting and where it comes from\n\n\
+                  Settings: afflux.toml < AFFLUX_* in the environment < flags.\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong use."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Global {
+    /// Settings file; `afflux.toml` in this directory when absent.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Sets any setting; `check` lists them.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Prints JSON for programs.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log level: error, warn, info, debug, trace.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Log format: human or json.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+}
+
+impl Global {
+    /// The layers of settings up to these flags.
+    pub(crate) fn layers(&self) -> Result<Layers> {
+        let mut layers = Layers::of_process(self.config.as_deref())?;
+        for assignment in &self.set {
+            layers.set(assignment)?;
+        }
+        if let Some(level) = &self.log_level {
+            layers.flag("--log-level", "log.level", level)?;
+        }
+        if let Some(format) = &self.log_format {
+            layers.flag("--log-format", "log.format", format)?;
+        }
+        Ok(layers)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a pipeline on several node processes of this machine (the default).
+    #[command(after_help = "Examples:\n  {name} dev\n  {name} dev --nodes 2 --replay 20000x\n  {name} dev --hold      (then `nodes`, `call` and the rest from another terminal)")]
+    Dev(DevArgs),
+    /// Run one node until it is stopped.
+    #[command(after_help = "Examples:\n  {name} node --listen 0.0.0.0:7000                    begin a cluster\n  {name} node --listen 0.0.0.0:7000 --join 10.0.0.5:7000   join it")]
+    Node(NodeArgs),
+    /// Start a pipeline on a running cluster and follow it.
+    #[command(after_help = "Examples:\n  {name} run hourly-delays --parallelism 6\n  {name} run hourly-delays --set source.on_error=skip --detach")]
+    Run(RunArgs),
+    /// List jobs.
+    Jobs(ClusterArgs),
+    /// Show one job.
+    Job(JobArgs),
+    /// Stop a job.
+    Cancel(JobArgs),
+    /// List nodes.
+    #[command(after_help = "Examples:\n  {name} nodes\n  {name} nodes --json --address 10.0.0.5:7000")]
+    Nodes(ClusterArgs),
+    /// Show what a pipeline is made of; of a running one, also where each task lives.
+    #[command(after_help = "Examples:\n  {name} graph hourly-delays\n  {name} graph --format dot | dot -Tsvg > graph.svg")]
+    Graph(GraphArgs),
+    /// List services.
+    Services(ServicesArgs),
+    /// Show the methods of a service.
+    #[command(after_help = "Example:\n  {name} describe shop.orders")]
+    Describe(DescribeArgs),
+    /// Call a method of a service.
+    #[command(after_help = "Example:\n  {name} call shop.orders/Get '{\"id\":7}'")]
+    Call(CallArgs),
+    /// Validate settings and pipelines; print every setting and where it comes from.
+    Check,
+}
+
+/// How a command finds its cluster.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ClusterArgs {
+    /// A node of the cluster; the cluster that `dev` runs in this directory when absent.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DevArgs {
+    /// The pipeline; the first that the program declares when absent.
+    pub(crate) pipeline: Option<String>,
+    /// Node processes.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) nodes: u16,
+    /// Tasks of each operator; one per slot when absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) parallelism: Option<u32>,
+    /// Paces the input by its event time: `1x` as it happened, `20000x` that much faster.
+    #[arg(long, value_name = "FACTORx", value_parser = replay)]
+    pub(crate) replay: Option<f64>,
+    /// Keeps the nodes up after the input has ended, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Shows the log of every node here instead of in .afflux/logs.
+    #[arg(long)]
+    pub(crate) logs: bool,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct NodeArgs {
+    /// A node to join; without it this node begins a cluster.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) join: Option<String>,
+    /// Name of this node.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) id: Option<String>,
+    /// Node port.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Admin HTTP port.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) admin_listen: Option<String>,
+    /// Threads for pipeline tasks.
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<u32>,
+    /// Stops when stdin ends: the launcher holds its other end, so no node outlives it.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+impl NodeArgs {
+    /// Adds these flags to the settings.
+    pub(crate) fn apply(&self, layers: &mut Layers) -> Result<()> {
+        let flags = [
+            ("--join", "node.join", &self.join),
+            ("--id", "node.id", &self.id),
+            ("--listen", "node.listen", &self.listen),
+            ("--admin-listen", "admin.listen", &self.admin_listen),
+            ("--slots", "node.slots", &self.slots.map(|n| n.to_string())),
+        ];
+        for (flag, name, value) in flags {
+            if let Some(value) = value {
+                layers.flag(flag, name, value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
+    /// The pipeline.
+    pub(crate) pipeline: String,
+    /// Tasks of each operator; one per slot when absent.
+    #[arg(long, value_name = "N")]
+    pub(crate) parallelism: Option<u32>,
+    /// Paces the input by its event time.
+    #[arg(long, value_name = "FACTORx", value_parser = replay)]
+    pub(crate) replay: Option<f64>,
+    /// Returns as soon as it has started.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct JobArgs {
+    /// The job's id.
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// How a graph is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For Graphviz.
+    Dot,
+    /// For programs.
+    Json,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct GraphArgs {
+    /// The pipeline; the first that the program declares when absent.
+    pub(crate) pipeline: Option<String>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: GraphFormat,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ServicesArgs {
+    /// Also those that the framework itself serves.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DescribeArgs {
+    /// The service, such as shop.orders.
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CallArgs {
+    /// Service and method, such as shop.orders/Get.
+    pub(crate) method: String,
+    /// The parameters, a JSON object; `-` reads it from stdin.
+    #[arg(default_value = "{}")]
+    pub(crate) params: String,
+    /// Gives up after this many milliseconds; the method's own deadline when absent.
+    #[arg(long, value_name = "MS")]
+    pub(crate) deadline_ms: Option<u64>,
+    /// Calls the service on this node.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// `20000x` or `20000`.
+fn replay(text: &str) -> std::result::Result<f64, String> {
+    match text.trim_end_matches(['x', 'X']).parse::<f64>() {
+        Ok(factor) if factor > 0.0 && factor.is_finite() => Ok(factor),
+        _ => Err(format!("`{text}` is no speed: write 1x, 100x, 20000x")),
+    }
+}
+
+/// What came of reading the command line.
+pub(crate) enum Parsed {
+    /// A command to run.
+    Run(Cli),
+    /// Help or version was asked for: print this and end with 0.
+    Print(String),
+}
+
+/// Reads a command line whose first element is the program.
+///
+/// # Errors
+/// Wrong use, with clap's own words.
+pub(crate) fn parse(name: &'static str, args: Vec<OsString>) -> Result<Parsed> {
+    let command = named(Cli::command(), name).name(name).bin_name(name).version(env!("CARGO_PKG_VERSION"));
+    let args = with_default_command(&command, args);
+    let parsed = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => Ok(Parsed::Run(cli)),
+        Err(error) if !error.use_stderr() => Ok(Parsed::Print(error.render().ansi().to_string())),
+        Err(error) => {
+            let text = error.render().to_string();
+            Err(Error::usage(text.trim_start_matches("error: ").trim_end().to_owned()))
+        }
+    }
+}
+
+/// Puts the program's name into the examples.
+fn named(mut command: clap::Command, name: &str) -> clap::Command {
+    if let Some(text) = command.get_after_help().map(|t| t.to_string().replace("{name}", name)) {
+        command = command.after_help(text);
+    }
+    if command.get_name() == Cli::command().get_name() {
+        command = command.override_usage(format!("{name} [OPTIONS] [COMMAND]"));
+    }
+    command.mut_subcommands(|sub| {
+        match sub.get_after_help().map(|t| t.to_string().replace("{name}", name)) {
+            Some(text) => sub.after_help(text),
+            None => sub,
+        }
+    })
+}
+
+/// Inserts `dev` where no command is named: `flights`, `flights --hold`, `flights hourly-delays`.
+fn with_default_command(command: &clap::Command, mut args: Vec<OsString>) -> Vec<OsString> {
+    let mut at = 1;
+    while let Some(arg) = args.get(at).and_then(|a| a.to_str()) {
+        if matches!(arg, "-h" | "--help" | "-V" | "--version") {
+            return args;
+        }
+        // Global options may stand before the command.
+        let (flag, inline) = match arg.split_once('=') {
+            Some((flag, _)) => (flag, true),
+            None => (arg, false),
+        };
+        let global = flag.strip_prefix("--").and_then(|long| {
+            command.get_arguments().find(|a| a.is_global_set() && a.get_long() == Some(long))
+        });
+        match global {
+            Some(option) if option.get_action().takes_values() && !inline => at += 2,
+            Some(_) => at += 1,
+            None if command.get_subcommands().any(|sub| sub.get_name() == arg) => return args,
+            None => break,
+        }
+    }
+    args.insert(at.min(args.len()), "dev".into());
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Parsed> {
+        parse("flights", line.split_whitespace().map(OsString::from).collect())
+    }
+
+    fn command(line: &str) -> Cli {
+        match read(line) {
+            Ok(Parsed::Run(cli)) => cli,
+            Ok(Parsed::Print(text)) => panic!("{line} printed {text}"),
+            Err(error) => panic!("{line}: {error}"),
+        }
+    }
+
+    fn dev(line: &str) -> DevArgs {
+        match command(line).command {
+            Command::Dev(args) => args,
+            other => panic!("{line} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_means_dev() {
+        assert_eq!(dev("flights").nodes, 3);
+        assert!(dev("flights --hold").hold);
+        assert_eq!(dev("flights hourly-delays").pipeline.as_deref(), Some("hourly-delays"));
+        assert_eq!(dev("flights --json --set a=b --nodes 2").nodes, 2);
+        assert_eq!(dev("flights dev --replay 20000x").replay, Some(20_000.0));
+        assert!(command("flights --json").global.json);
+    }
+
+    #[test]
+    fn global_options_may_stand_before_and_behind_the_command() {
+        for line in ["flights --json nodes", "flights nodes --json", "flights --log-level=debug --json nodes"] {
+            let cli = command(line);
+            assert!(cli.global.json && matches!(cli.command, Command::Nodes(_)), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_use_is_exit_code_two_with_the_reason() {
+        for (line, part) in [
+            ("flights dev --replay fast", "`fast` is no speed"),
+            ("flights dev --nodes 0", "0 is not in 1..=64"),
+            ("flights nodes --jsn", "--json"),
+            ("flights call", "<METHOD>"),
+        ] {
+            let error = read(line).err().unwrap_or_else(|| panic!("{line} was accepted"));
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn help_has_examples_with_the_programs_own_name() {
+        for line in ["flights --help", "flights -h", "flights dev --help", "flights call --help", "flights graph --help"] {
+            let Ok(Parsed::Print(text)) = read(line) else { panic!("{line} printed nothing") };
+            assert!(text.contains("Example") && text.contains("flights ") && !text.contains("{name}"), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn flags_of_a_node_become_settings_with_their_origin() {
+        let Command::Node(args) = command("flights node --join 10.0.0.5:7000 --slots 2").command else { panic!() };
+        let mut layers = Layers::default();
+        args.apply(&mut layers).unwrap();
+        assert_eq!(layers.settings().node_join, "10.0.0.5:7000");
+        let (value, origin) = layers.get(crate::settings::find("node.slots").unwrap());
+        assert_eq!((value.to_string(), origin.to_string()), ("2".into(), "--slots".into()));
+    }
+}

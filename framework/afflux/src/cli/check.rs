@@ -1,0 +1,108 @@
+//! `check`: are settings and pipelines sound, and where does each setting come from.
+
+use afflux_stream::JobSettings;
+
+use super::args::Global;
+use super::output::{print, print_json};
+use super::table::table;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::settings::Settings;
+
+pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
+    let layers = global.layers()?;
+    let settings = layers.settings();
+    let mut problems = Vec::new();
+    let mut pipelines = Vec::new();
+    for name in app.pipelines().names() {
+        let built = app.pipelines().plan(name, JobSettings::default()).and_then(|plan| {
+            plan.splits()?;
+            Ok(plan.graph().operators.len())
+        });
+        match built {
+            Ok(operators) => pipelines.push((name.to_owned(), format!("ok, {operators} operators"))),
+            Err(status) => {
+                problems.push(format!("pipeline {name}: {}", status.message));
+                pipelines.push((name.to_owned(), status.message));
+            }
+        }
+    }
+    let warnings = warnings(&settings);
+    if global.json {
+        print_json(&serde_json::json!({
+            "settings": layers.json(),
+            "pipelines": pipelines.iter().map(|(name, state)| serde_json::json!({ "name": name, "state": state })).collect::<Vec<_>>(),
+            "services": app.service_names(),
+            "warnings": warnings,
+            "ok": problems.is_empty(),
+        }))?;
+    } else {
+        let rows: Vec<Vec<String>> = layers
+            .rows()
+            .into_iter()
+            .map(|(setting, shown, origin)| {
+                let value = if shown.is_empty() { "(none)".to_owned() } else { shown };
+                let value = if setting.unit.is_empty() { value } else { format!("{value} {}", setting.unit) };
+                let doc = setting.doc.trim().lines().next().unwrap_or_default().trim().to_owned();
+                vec![setting.name.to_owned(), value, origin.to_string(), doc]
+            })
+            .collect();
+        print(&table(&["SETTING", "VALUE", "FROM", "WHAT IT IS FOR"], &rows))?;
+        let rows: Vec<Vec<String>> = pipelines.into_iter().map(|(name, state)| vec![name, state]).collect();
+        print(&format!("\n{}", table(&["PIPELINE", "STATE"], &rows)))?;
+        let services: Vec<Vec<String>> = app.service_names().into_iter().map(|name| vec![name.to_owned()]).collect();
+        print(&format!("\n{}", table(&["SERVICE"], &services)))?;
+        for warning in &warnings {
+            print(&format!("\nwarning: {warning}\n"))?;
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Error::failed(problems.join("\n"))),
+    }
+}
+
+/// What is allowed and yet seldom meant.
+fn warnings(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let open = |listen: &str| {
+        let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
+        !(listen.is_empty() || host == "localhost" || host.starts_with("127.") || host == "[::1]")
+    };
+    if open(&settings.node_listen) && settings.token.is_empty() {
+        warnings.push(format!(
+            "node.listen = {} is open beyond this machine and `token` is empty: anybody may join (AFFLUX_TOKEN)",
+            settings.node_listen
+        ));
+    }
+    if open(&settings.admin_listen) {
+        warnings.push(format!(
+            "admin.listen = {} is open beyond this machine and asks for no password",
+            settings.admin_listen
+        ));
+    }
+    if settings.registry == "embedded" {
+        warnings.push(
+            "registry = embedded: the node that began the cluster holds registry and locks; its loss stops jobs until it returns"
+                .to_owned(),
+        );
+    }
+    if settings.checkpoint_dir.is_empty() && settings.checkpoint_interval_ms > 0 {
+        warnings.push("checkpoint.interval_ms is set, but checkpoint.dir is empty: no checkpoint is written".to_owned());
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_port_without_a_token_is_warned_about() {
+        let open = Settings { node_listen: "0.0.0.0:7000".into(), ..Settings::default() };
+        assert!(warnings(&open).iter().any(|w| w.contains("AFFLUX_TOKEN")));
+        let safe = Settings { token: "x".into(), ..open };
+        assert!(!warnings(&safe).iter().any(|w| w.contains("AFFLUX_TOKEN")));
+        assert!(!warnings(&Settings::default()).iter().any(|w| w.contains("open beyond")));
+    }
+}

@@ -1,0 +1,90 @@
+//! `jobs`, `job` and `cancel`.
+
+use super::args::{ClusterArgs, Global, JobArgs};
+use super::output::{print, print_json};
+use super::table::table;
+use crate::client::{Client, called};
+use crate::contract::CallError;
+use crate::error::{Error, Result, suggest};
+use crate::jobs::{JobInfo, Jobs};
+use crate::progress::thousands;
+
+pub(crate) async fn jobs(global: &Global, cluster: &ClusterArgs) -> Result<()> {
+    let client = super::connect(global, cluster).await?;
+    let jobs = called(client.client::<Jobs>().list().fail_fast().await)?;
+    if global.json {
+        return print_json(&jobs);
+    }
+    if jobs.is_empty() {
+        return print("no job is running; start one with `run PIPELINE`\n");
+    }
+    let rows: Vec<Vec<String>> = jobs
+        .iter()
+        .map(|job| {
+            vec![
+                job.id.clone(),
+                job.pipeline.clone(),
+                job.state.clone(),
+                job.nodes().len().to_string(),
+                job.tasks.len().to_string(),
+                thousands(job.progress.records_in),
+                thousands(job.progress.records_out),
+                format!("{:.1} s", job.wall_s),
+            ]
+        })
+        .collect();
+    print(&table(&["JOB", "PIPELINE", "STATE", "NODES", "TASKS", "IN", "OUT", "TIME"], &rows))
+}
+
+pub(crate) async fn job(global: &Global, args: &JobArgs) -> Result<()> {
+    let client = super::connect(global, &args.cluster).await?;
+    let job = found(&client, &args.job, client.client::<Jobs>().show(args.job.clone()).fail_fast().await).await?;
+    show(global, &job)
+}
+
+pub(crate) async fn cancel(global: &Global, args: &JobArgs) -> Result<()> {
+    let client = super::connect(global, &args.cluster).await?;
+    let job = found(&client, &args.job, client.client::<Jobs>().cancel(args.job.clone()).fail_fast().await).await?;
+    show(global, &job)
+}
+
+/// An unknown id is answered with the nearest one there is.
+async fn found(client: &Client, id: &str, answer: std::result::Result<JobInfo, CallError>) -> Result<JobInfo> {
+    match answer {
+        Err(error) if error.code() == afflux_wire::Code::NotFound => {
+            let jobs = called(client.client::<Jobs>().list().fail_fast().await)?;
+            let ids = jobs.iter().map(|job| job.id.as_str());
+            Err(Error::usage(format!("there is no job `{id}`")).hint(suggest(id, ids)))
+        }
+        answer => called(answer),
+    }
+}
+
+fn show(global: &Global, job: &JobInfo) -> Result<()> {
+    if global.json {
+        return print_json(job);
+    }
+    print(&text(job))
+}
+
+/// A job for people, several lines.
+pub(crate) fn text(job: &JobInfo) -> String {
+    let mut text = format!(
+        "{}  {}  {}  {:.1} s\n  in {} records, out {}, late {}\n",
+        job.id,
+        job.pipeline,
+        job.state,
+        job.wall_s,
+        thousands(job.progress.records_in),
+        thousands(job.progress.records_out),
+        thousands(job.progress.late),
+    );
+    if let Some(error) = &job.error {
+        text.push_str(&format!("  error: {error}\n"));
+    }
+    let rows: Vec<Vec<String>> = job.tasks.iter().map(|t| vec![format!("  {}", t.path), t.node.clone()]).collect();
+    if !rows.is_empty() {
+        text.push_str(&table(&["  TASK", "NODE"], &rows));
+    }
+    text
+}

@@ -1,0 +1,6 @@
+//! `dev`: a whole cluster on this machine, each node a process of the same binary.
+
+mod child;
+mod file;
+
+pub use file::{DIRECTORY, DevFile, DevNode};

@@ -1,0 +1,14 @@
+//! Pipelines in this process: the builders it knows, the worker that runs its share of a job, and
+//! the desk that coordinates jobs while this node leads.
+//!
+//! The decisions are made by `afflux_stream::job::Coordinator`, a pure state machine; here are the
+//! calls that carry them out.
+
+mod desk;
+mod pipelines;
+mod settings;
+mod worker;
+
+pub use desk::{DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClient};
+pub use pipelines::{Builder, Pipelines};
+pub use worker::{Share, TaskShare, Worker, WorkerActor, WorkerActorMail, WorkerParts};

@@ -1,0 +1,79 @@
+//! The settings of a job from the texts of its request.
+
+use std::collections::BTreeMap;
+
+use afflux_stream::{JobSettings, OnError};
+use afflux_wire::Status;
+
+/// Keys that a job's request may set.
+const KEYS: [&str; 4] = ["pipeline.parallelism", "pipeline.linger_ms", "source.on_error", "replay"];
+
+/// Reads texts over `defaults`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with key, value and expectation; an unknown key suggests the nearest.
+pub(super) fn job_settings(
+    defaults: JobSettings,
+    texts: &BTreeMap<String, String>,
+) -> Result<JobSettings, Status> {
+    let mut settings = defaults;
+    for (key, value) in texts {
+        let wrong = |expected: &str| {
+            Status::invalid(format!("setting {key} is `{value}`, expected {expected}"))
+        };
+        match key.as_str() {
+            "pipeline.parallelism" | "parallelism" => {
+                settings.parallelism = value
+                    .parse()
+                    .ok()
+                    .filter(|n| (1..=1024).contains(n))
+                    .ok_or_else(|| wrong("a number from 1 to 1024"))?;
+            }
+            "pipeline.linger_ms" | "linger_ms" => {
+                settings.linger_ms =
+                    value.parse().map_err(|_| wrong("a number of milliseconds, such as 10"))?;
+            }
+            "source.on_error" => {
+                settings.on_error = match value.as_str() {
+                    "fail" => OnError::Fail,
+                    "skip" => OnError::Skip,
+                    _ => return Err(wrong("`fail` or `skip`")),
+                };
+            }
+            "replay" => {
+                let rate = value.trim_end_matches('x').parse::<f64>().ok();
+                settings.replay = Some(
+                    rate.filter(|r| r.is_finite() && *r > 0.0)
+                        .ok_or_else(|| wrong("a multiple of real time, such as 20000x"))?,
+                );
+            }
+            _ => {
+                let nearest = KEYS
+                    .iter()
+                    .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
+                return Err(Status::invalid(format!(
+                    "unknown job setting `{key}`; did you mean `{}`?",
+                    nearest.unwrap_or(&"")
+                )));
+            }
+        }
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(key: &str, value: &str) -> Result<JobSettings, Status> {
+        job_settings(JobSettings::default(), &BTreeMap::from([(key.to_owned(), value.to_owned())]))
+    }
+
+    #[test]
+    fn a_setting_is_read_or_refused_with_what_was_expected() {
+        assert_eq!(read("source.on_error", "skip").unwrap().on_error, OnError::Skip);
+        assert_eq!(read("replay", "20000x").unwrap().replay, Some(20000.0));
+        assert!(read("replay", "fast").unwrap_err().message.contains("20000x"));
+        assert!(read("source.on_eror", "skip").unwrap_err().message.contains("`source.on_error`"));
+    }
+}

@@ -1,0 +1,136 @@
+//! Jobs as the command line and other clients see them: the contract of the cluster's coordinator.
+//!
+//! A job is one run of a pipeline. Who runs it is in `afflux_stream::job`.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::macros::Service;
+use crate::progress::JobProgress;
+
+/// What a job is started with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobRequest {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// Settings that differ from the cluster's, by the names of the settings table.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// Paces the input by its event time at this multiple of its speed.
+    #[serde(default)]
+    pub replay: Option<f64>,
+    /// Starts from a checkpoint: `JOB` (its latest) or `JOB/EPOCH`.
+    #[serde(default)]
+    pub restore: Option<String>,
+}
+
+/// Where one task runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TaskPlace {
+    /// The task's address, `pipeline/operator/task`.
+    pub path: String,
+    /// The operators that are fused into it.
+    pub operators: Vec<String>,
+    /// Which of the operators' tasks, from 0.
+    pub subtask: u32,
+    /// The node.
+    pub node: String,
+}
+
+/// A job at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct JobInfo {
+    /// The job's id.
+    pub id: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// `deploying`, `running`, `finished`, `failed` or `cancelled`.
+    pub state: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Start, milliseconds since 1970.
+    pub started_ms: i64,
+    /// Seconds it has been running, or ran.
+    pub wall_s: f64,
+    /// Processor seconds of its nodes in that time.
+    pub cpu_s: f64,
+    /// What its sinks write to.
+    pub output: String,
+    /// Its tasks.
+    pub tasks: Vec<TaskPlace>,
+    /// How far it has come.
+    pub progress: JobProgress,
+    /// The last epoch that is durable.
+    pub last_checkpoint: Option<u64>,
+}
+
+impl JobInfo {
+    /// Whether nothing will happen any more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state.as_str(), "finished" | "failed" | "cancelled")
+    }
+
+    /// The nodes that it runs on, by name.
+    pub fn nodes(&self) -> Vec<&str> {
+        let mut nodes: Vec<&str> = self.tasks.iter().map(|task| task.node.as_str()).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+}
+
+/// The coordinator of the cluster's jobs. It lives on the node that leads.
+#[derive(Service)]
+#[service(name = "afflux.jobs", version = "1.0")]
+pub enum Jobs {
+    /// Starts a job.
+    #[rpc(returns = JobInfo, deadline = "30s")]
+    Submit {
+        /// What to run.
+        request: JobRequest,
+    },
+    /// Every job that is running or ended a short while ago, newest first.
+    #[rpc(returns = Vec<JobInfo>, idempotent)]
+    List,
+    /// One job.
+    #[rpc(returns = JobInfo, idempotent)]
+    Show {
+        /// The job's id.
+        job: String,
+    },
+    /// Starts a checkpoint of a running job; `last_checkpoint` of the job shows when it is complete.
+    #[rpc(returns = JobInfo, deadline = "30s")]
+    Checkpoint {
+        /// The job's id.
+        job: String,
+    },
+    /// Stops a job; one that has ended stays as it is.
+    #[rpc(returns = JobInfo, idempotent, deadline = "30s")]
+    Cancel {
+        /// The job's id.
+        job: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_counts_each_of_its_nodes_once() {
+        let place = |node: &str| TaskPlace { node: node.into(), ..TaskPlace::default() };
+        let job = JobInfo { tasks: vec![place("b"), place("a"), place("b")], ..JobInfo::default() };
+        assert_eq!(job.nodes(), ["a", "b"]);
+    }
+
+    #[test]
+    fn only_three_states_are_ends() {
+        let ended = |state: &str| JobInfo { state: state.into(), ..JobInfo::default() }.has_ended();
+        assert!(ended("finished") && ended("failed") && ended("cancelled"));
+        assert!(!ended("running") && !ended("deploying"));
+    }
+}

@@ -1,0 +1,360 @@
+//! What a node is started from.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use afflux_actor::{ActorMetrics, Clock, Serves, Threads, cpu_quota};
+use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
+use afflux_registry::{Instance, MemoryRegistry, Registration, RegistrationState, Registry, StaticRegistry};
+use afflux_wire::{Incarnation, Limits, NodeId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::facts::Facts;
+use super::hosted::{Declared, Spread, Surroundings};
+use super::{Inner, Node, Record};
+use crate::admin::{Admin, Probes};
+use crate::client::{Client, find_home, follow};
+use crate::engine::Pipelines;
+use crate::error::{Error, Result};
+use crate::process;
+use crate::registry_service::{Home, RegistryService, RemoteRegistry, serve};
+use crate::settings::Settings;
+
+/// A node to be.
+///
+/// ```
+/// use afflux::NodeBuilder;
+/// use afflux::settings::Settings;
+/// let settings = Settings { node_id: "orders-1".into(), admin_listen: String::new(), ..Settings::default() };
+/// let builder = NodeBuilder::new(settings);
+/// ```
+#[must_use = "a node runs when it is started"]
+pub struct NodeBuilder {
+    settings: Settings,
+    services: Vec<Declared>,
+    pipelines: Arc<Pipelines>,
+    transport: Transport,
+    clock: Clock,
+    inline: bool,
+    metrics: prometheus::Registry,
+}
+
+impl NodeBuilder {
+    /// A node with these settings, over TCP, without services.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            services: Vec::new(),
+            pipelines: Arc::default(),
+            transport: Transport::Tcp,
+            clock: Clock::default(),
+            inline: false,
+            metrics: prometheus::Registry::new(),
+        }
+    }
+
+    /// Offers the services of an actor on this node. `factory` runs again after a crash.
+    pub fn service<A, E, F>(self, name: &str, factory: F) -> Self
+    where
+        A: Serves,
+        E: Into<Error>,
+        F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
+    {
+        self.declare(Declared::new(name, Spread::EveryNode, factory))
+    }
+
+    /// Offers the services of an actor of which the whole cluster has one, while this node holds its lock.
+    pub fn singleton<A, E, F>(self, name: &str, factory: F) -> Self
+    where
+        A: Serves,
+        E: Into<Error>,
+        F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
+    {
+        self.declare(Declared::new(name, Spread::Once, factory))
+    }
+
+    pub(crate) fn declare(mut self, declared: Declared) -> Self {
+        self.services.push(declared);
+        self
+    }
+
+    /// Runs tasks of these pipelines.
+    pub fn pipelines(mut self, pipelines: Arc<Pipelines>) -> Self {
+        self.pipelines = pipelines;
+        self
+    }
+
+    /// Reaches other nodes in another way than TCP.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Another clock.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Everything on the calling thread, so that many nodes fit into one test.
+    pub fn inline(mut self) -> Self {
+        self.inline = true;
+        self
+    }
+
+    /// Counts there.
+    pub fn metrics(mut self, metrics: prometheus::Registry) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Starts the node. Must be called inside [`afflux_actor::system`].
+    ///
+    /// # Errors
+    /// A port that is taken, a node to join that cannot be reached, a directory that cannot be used:
+    /// with the setting to change.
+    pub async fn start(self) -> Result<Node> {
+        let Self { settings, services, pipelines, transport, clock, inline, metrics } = self;
+        let slots = match usize::try_from(settings.node_slots).unwrap_or(usize::MAX) {
+            0 => cpu_quota(),
+            slots => slots,
+        };
+        let threads = Arc::new(match inline {
+            true => Threads::inline_slots(slots)?,
+            false => Threads::start(slots, usize::try_from(settings.node_io_threads).unwrap_or(1))?,
+        });
+        let place = threads.io();
+        let actor_metrics = ActorMetrics::new(&metrics)?;
+        threads.probe(&actor_metrics);
+        let mesh_metrics = MeshMetrics::new(&metrics)?;
+        process::register(&metrics, process::build_id())?;
+
+        let wall = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let incarnation = Incarnation(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+        let id = if settings.node_id.is_empty() { default_id() } else { settings.node_id.clone() };
+        let probes = Arc::new(Probes::default());
+        probes.unmet("registered", "no registry has taken this node's record yet");
+
+        let config = MeshConfig {
+            incarnation,
+            build: process::build_id().to_owned(),
+            build_fingerprint: u64::from_str_radix(process::build_id(), 16).unwrap_or_default(),
+            token: (!settings.token.is_empty()).then(|| settings.token.clone()),
+            listen: Some(settings.node_listen.clone()),
+            advertise: (!settings.node_advertise.is_empty()).then(|| settings.node_advertise.clone()),
+            limits: Limits {
+                channel_credit_bytes: u32::try_from(settings.channel_credit_bytes).unwrap_or(u32::MAX),
+                ..Limits::default()
+            },
+            admin_hint: (!settings.admin_listen.is_empty()).then(|| settings.admin_listen.clone()),
+            ..MeshConfig::new(id.as_str(), settings.cluster.clone())
+        };
+        let mesh = Mesh::start(config, transport, place.clone(), mesh_metrics)
+            .map_err(|status| crate::admin::listen_failed(&settings.node_listen, status, "node.listen"))?;
+        let address = match settings.node_advertise.as_str() {
+            "" => mesh.local_address(),
+            advertised => advertised.to_owned(),
+        };
+        match reach(&settings, &mesh, &id, &address, &place).await {
+            Ok((registry, home)) => {
+                let admin_address;
+                let admin = if settings.admin_listen.is_empty() {
+                    admin_address = None;
+                    None
+                } else {
+                    let client = Client::of(mesh.clone(), Arc::clone(&registry));
+                    let server = pages(Admin::new(metrics.clone(), Arc::clone(&probes)), client)
+                        .start(&settings.admin_listen)?;
+                    admin_address = Some(server.address().to_string());
+                    Some(server)
+                };
+                let facts = Arc::new(Facts {
+                    id: id.clone(),
+                    incarnation: incarnation.0,
+                    address: address.clone(),
+                    admin: admin_address.clone(),
+                    build: process::build_id().to_owned(),
+                    slots: u32::try_from(threads.slots()).unwrap_or(u32::MAX),
+                    draining: AtomicBool::new(false),
+                    entries: Mutex::new(Vec::new()),
+                });
+                let (states, registered) = watch::channel(None);
+                let node = Node {
+                    inner: Arc::new(Inner {
+                        around: Surroundings {
+                            place: place.clone(),
+                            caller: mesh.caller(),
+                            metrics: actor_metrics,
+                        },
+                        settings,
+                        threads,
+                        mesh: mesh.clone(),
+                        registry: Arc::clone(&registry),
+                        metrics,
+                        probes,
+                        facts: Arc::clone(&facts),
+                        admin,
+                        record: watch::Sender::new(Record::default()),
+                        registered,
+                        closing: watch::Sender::new(false),
+                        closed: Mutex::new(Vec::new()),
+                        stops: Mutex::new(Vec::new()),
+                    }),
+                };
+                follow(&place, mesh, &*registry);
+                node.offer(facts.serve(place.clone()));
+                node.offer(serve(Arc::clone(&registry), home, place.clone()));
+                for declared in services {
+                    match declared.spread {
+                        Spread::EveryNode => {
+                            let stop = node.host(&declared);
+                            node.inner.stops.lock().push(stop);
+                        }
+                        Spread::Once => {
+                            let host = node.clone();
+                            node.lead(format!("service/{}", declared.name), move || host.host(&declared));
+                        }
+                    }
+                }
+                if !pipelines.names().is_empty() {
+                    node.run_pipelines(&pipelines, &clock)?;
+                }
+                node.register(id, incarnation, admin_address, states);
+                Ok(node)
+            }
+            Err(error) => {
+                mesh.close();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Puts this node's record into the registry and keeps it there.
+    fn register(
+        &self,
+        id: String,
+        incarnation: Incarnation,
+        admin: Option<String>,
+        states: watch::Sender<Option<RegistrationState>>,
+    ) {
+        let inner = &self.inner;
+        let mut instance = Instance::new(id.as_str(), incarnation, inner.facts.address.clone());
+        instance.admin = admin;
+        instance.build = inner.facts.build.clone();
+        instance.slots = inner.facts.slots;
+        instance.services = inner.facts.records();
+        let ttl = Duration::from_millis(inner.settings.registry_ttl_ms);
+        let (registration, driver) = Registration::new(Arc::clone(&inner.registry), instance, ttl);
+        inner.around.place.spawn_future(driver);
+        let record = inner.record.subscribe();
+        inner.around.place.spawn_future(keep(registration, record, Arc::clone(&inner.probes), states));
+    }
+}
+
+/// Passes changes of a node's record to its registration, and the state of that to `/readyz`, until the
+/// node leaves.
+async fn keep(
+    registration: Registration,
+    mut record: watch::Receiver<Record>,
+    probes: Arc<Probes>,
+    states: watch::Sender<Option<RegistrationState>>,
+) {
+    record.mark_changed();
+    let mut known = None;
+    loop {
+        let state = registration.state();
+        if known.as_ref() != Some(&state) {
+            match &state {
+                RegistrationState::Registered { .. } => probes.met("registered"),
+                RegistrationState::Registering => {}
+                other => {
+                    tracing::warn!(state = ?other, "this node is not registered");
+                    probes.unmet("registered", format!("{other:?}"));
+                }
+            }
+            known = Some(state.clone());
+            states.send_replace(Some(state.clone()));
+        }
+        tokio::select! {
+            biased;
+            changed = record.changed() => {
+                let Record { services, state, leave } = record.borrow_and_update().clone();
+                if leave || changed.is_err() {
+                    break;
+                }
+                registration.update(|instance| {
+                    instance.services = services;
+                    instance.state = state;
+                });
+            }
+            // A final state stays: nothing but the record can change any more.
+            () = registration.wait_for(|now| *now != state), if !state.is_final() => {}
+        }
+    }
+    registration.close().await;
+}
+
+/// The registry of the settings, and where it is.
+async fn reach(
+    settings: &Settings,
+    mesh: &Mesh,
+    id: &str,
+    address: &str,
+    place: &afflux_actor::Place,
+) -> Result<(Arc<dyn Registry>, Home)> {
+    let here = Home { node: id.to_owned(), address: address.to_owned() };
+    if settings.registry == "static" {
+        if settings.registry_nodes.is_empty() {
+            return Err(Error::usage("registry = static, but registry.nodes is empty")
+                .hint("list the node ports of all nodes, such as registry.nodes = [\"10.0.0.4:7000\"]"));
+        }
+        return Ok((Arc::new(StaticRegistry::new(settings.registry_nodes.iter().map(String::as_str))), here));
+    }
+    if settings.node_join.is_empty() {
+        return Ok((Arc::new(MemoryRegistry::new()), here));
+    }
+    let (home, node): (Home, NodeId) = find_home(mesh, &settings.node_join).await?;
+    let registry = RemoteRegistry::new(mesh.client_on::<RegistryService>(&node), place);
+    Ok((Arc::new(registry), home))
+}
+
+/// The pages of `/api/v1`.
+fn pages(admin: Admin, client: Client) -> Admin {
+    let (nodes, services, jobs) = (client.clone(), client.clone(), client);
+    let json = |value: std::result::Result<serde_json::Value, serde_json::Error>| {
+        value.map_err(|error| afflux_wire::Status::internal(error.to_string()))
+    };
+    admin
+        .page("nodes", move |_| {
+            let client = nodes.clone();
+            async move { json(serde_json::to_value(client.nodes().await.map_err(Error::into_status)?)) }
+        })
+        .page("services", move |_| {
+            let client = services.clone();
+            async move { json(serde_json::to_value(client.services().await.map_err(Error::into_status)?)) }
+        })
+        .page("jobs", move |job| {
+            let client = jobs.client::<crate::jobs::Jobs>();
+            async move {
+                if job.is_empty() {
+                    json(serde_json::to_value(client.list().fail_fast().await?))
+                } else {
+                    json(serde_json::to_value(client.show(job).fail_fast().await?))
+                }
+            }
+        })
+}
+
+/// `host-pid`: unique, but not kept over restarts.
+fn default_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .map(|host| host.trim().to_owned())
+        .filter(|host| !host.is_empty())
+        .unwrap_or_else(|| "node".to_owned());
+    format!("{host}-{}", std::process::id())
+}

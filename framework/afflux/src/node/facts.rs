@@ -1,0 +1,90 @@
+//! What a node knows of itself, and tells as `afflux.node`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use afflux_actor::{Place, ServiceEntry};
+use afflux_registry::ServiceRecord;
+use afflux_wire::contract::{Cx, Fault, Service};
+use parking_lot::Mutex;
+
+use crate::concurrent::{Concurrent, log_panic};
+use crate::node_service::{NodeInfo, NodeService, NodeServiceCall, NodeServiceHandler, ServiceInfo};
+
+/// The unchanging facts of a node, and the services it offers now.
+pub(super) struct Facts {
+    pub(super) id: String,
+    pub(super) incarnation: u64,
+    pub(super) address: String,
+    pub(super) admin: Option<String>,
+    pub(super) build: String,
+    pub(super) slots: u32,
+    pub(super) draining: AtomicBool,
+    pub(super) entries: Mutex<Vec<ServiceEntry>>,
+}
+
+impl Facts {
+    /// Adds a service, in place of one of the same name.
+    pub(super) fn add(&self, entry: ServiceEntry) {
+        let mut entries = self.entries.lock();
+        entries.retain(|known| known.name != entry.name);
+        entries.push(entry);
+    }
+
+    pub(super) fn remove(&self, service: &str) {
+        self.entries.lock().retain(|entry| entry.name != service);
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// What the registry is told of the services.
+    pub(super) fn records(&self) -> Vec<ServiceRecord> {
+        self.entries.lock().iter().map(super::record).collect()
+    }
+
+    fn info(&self) -> NodeInfo {
+        let usage = crate::process::usage();
+        NodeInfo {
+            id: self.id.clone(),
+            pid: std::process::id(),
+            incarnation: self.incarnation,
+            state: if self.draining.load(Ordering::Acquire) { "draining" } else { "ready" }.to_owned(),
+            address: self.address.clone(),
+            admin: self.admin.clone(),
+            build: self.build.clone(),
+            slots: self.slots,
+            cpu_s: usage.cpu_seconds,
+            resident_bytes: usage.resident_bytes as u64,
+            services: self.entries.lock().iter().map(|entry| entry.name.to_owned()).collect(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// The service that tells these facts.
+    pub(super) fn serve(self: &Arc<Self>, place: Place) -> ServiceEntry {
+        let facts = Telling(Arc::clone(self));
+        Concurrent::<NodeService, _>::entry(place, None, move |call: NodeServiceCall, mut cx: Cx| {
+            let mut facts = facts.clone();
+            async move {
+                let ended = call.dispatch(&mut facts, &mut cx).await;
+                log_panic(NodeService::NAME, ended, cx.take_failure());
+            }
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Telling(Arc<Facts>);
+
+impl NodeServiceHandler for Telling {
+    async fn info(&mut self, _: &mut Cx) -> Result<NodeInfo, Fault> {
+        Ok(self.0.info())
+    }
+
+    async fn services(&mut self, _: &mut Cx) -> Result<Vec<ServiceInfo>, Fault> {
+        let entries = self.0.entries.lock();
+        Ok(entries.iter().map(ServiceInfo::of).collect())
+    }
+}

@@ -1,0 +1,118 @@
+//! What every node tells of itself: the contract behind `nodes`, `services` and `describe`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use afflux_actor::ServiceEntry;
+use afflux_wire::contract::MethodKind;
+
+use crate::jobs::TaskPlace;
+use crate::macros::Service;
+
+/// A node at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct NodeInfo {
+    /// Its name.
+    pub id: String,
+    /// Its process.
+    pub pid: u32,
+    /// Which life of the node this is.
+    pub incarnation: u64,
+    /// `ready`, `draining`, or `unreachable` when it was asked in vain.
+    pub state: String,
+    /// Its node port.
+    pub address: String,
+    /// Its admin HTTP port.
+    pub admin: Option<String>,
+    /// Which build it runs.
+    pub build: String,
+    /// Threads for tasks.
+    pub slots: u32,
+    /// Processor seconds since its start.
+    pub cpu_s: f64,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// Services it offers.
+    pub services: Vec<String>,
+    /// Tasks that run here.
+    pub tasks: Vec<TaskPlace>,
+}
+
+/// A method as it can be called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MethodInfo {
+    /// Its name.
+    pub name: String,
+    /// `unary` or `oneway`.
+    pub kind: String,
+    /// Its doc comment.
+    pub doc: String,
+    /// The deadline of a call that sets none.
+    pub deadline_ms: u64,
+    /// Whether a second execution does no harm.
+    pub idempotent: bool,
+    /// Names of the parameters, in order.
+    pub fields: Vec<String>,
+    /// JSON Schema of the parameters.
+    pub params: serde_json::Value,
+    /// JSON Schema of the result.
+    pub returns: serde_json::Value,
+}
+
+/// A service as it can be called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceInfo {
+    /// Its name.
+    pub name: String,
+    /// The version of its contract.
+    pub version: String,
+    /// Its doc comment.
+    pub doc: String,
+    /// Its methods.
+    pub methods: Vec<MethodInfo>,
+}
+
+impl ServiceInfo {
+    /// What is known of a service of this process.
+    pub fn of(entry: &ServiceEntry) -> Self {
+        Self {
+            name: entry.name.to_owned(),
+            version: entry.version.to_owned(),
+            doc: entry.doc.trim().to_owned(),
+            methods: entry
+                .methods
+                .iter()
+                .map(|method| MethodInfo {
+                    name: method.name.to_owned(),
+                    kind: match method.kind {
+                        MethodKind::Unary => "unary",
+                        MethodKind::OneWay => "oneway",
+                    }
+                    .to_owned(),
+                    doc: method.doc.trim().to_owned(),
+                    deadline_ms: u64::try_from(method.deadline.as_millis()).unwrap_or(u64::MAX),
+                    idempotent: method.idempotent,
+                    fields: method.fields.iter().map(|f| (*f).to_owned()).collect(),
+                    params: (method.params)().to_value(),
+                    returns: (method.returns)().to_value(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// What a node tells of itself.
+#[derive(Service)]
+#[service(name = "afflux.node", version = "1.0")]
+pub enum NodeService {
+    /// The node now.
+    #[rpc(returns = NodeInfo, idempotent, deadline = "2s")]
+    Info,
+    /// The services it offers, with their methods.
+    #[rpc(returns = Vec<ServiceInfo>, idempotent, deadline = "2s")]
+    Services,
+}
+
+/// Services of the framework itself begin with this.
+pub const OWN_PREFIX: &str = "afflux.";

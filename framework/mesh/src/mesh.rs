@@ -1,0 +1,366 @@
+//! A node's mesh: the handle that everything above holds, and what its tasks share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use afflux_actor::{Place, ServiceEntry, clock};
+use afflux_registry::View;
+use afflux_wire::contract::{CallMeta, Caller, Handle, MethodSpec, Outgoing, Service, Started, Target};
+use afflux_wire::{Attempt, Incarnation, NodeId, Status};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::attach::{self, ChannelTable};
+use crate::balancer::Policy;
+use crate::channel::{ChannelKey, ChannelReceiver, ChannelSender, RecvState, SendState};
+use crate::config::MeshConfig;
+use crate::handshake::{HalfKey, Wire};
+use crate::listener;
+use crate::metrics::MeshMetrics;
+use crate::peers::{PeerEvents, PeerInfo, Peers};
+use crate::router::Routes;
+use crate::services::ServiceTable;
+use crate::transport::Transport;
+
+/// What the tasks of a mesh share.
+pub(crate) struct Shared {
+    pub(crate) config: MeshConfig,
+    pub(crate) transport: Transport,
+    pub(crate) place: Place,
+    pub(crate) metrics: Arc<MeshMetrics>,
+    pub(crate) channels: ChannelTable,
+    /// Control connections that wait for their data connection.
+    pub(crate) halves: Mutex<BTreeMap<HalfKey, oneshot::Sender<Wire>>>,
+    pub(crate) peers: Mutex<Peers>,
+    pub(crate) routes: RwLock<Routes>,
+    /// Counts the changes of routes and links.
+    pub(crate) changes: watch::Sender<u64>,
+    services: RwLock<Arc<ServiceTable>>,
+    policies: Mutex<BTreeMap<String, Policy>>,
+    address: String,
+    next_link_id: AtomicU64,
+    closed: AtomicBool,
+    stop: Semaphore,
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    pub(crate) fn services(&self) -> Arc<ServiceTable> {
+        Arc::clone(&self.services.read())
+    }
+
+    /// What others dial; empty for a mesh that does not listen.
+    pub(crate) fn local_address(&self) -> String {
+        self.address.clone()
+    }
+
+    pub(crate) fn next_link_id(&self) -> u64 {
+        self.next_link_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn links(&self) -> usize {
+        self.peers.lock().links().len()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Resolves once the mesh is closed.
+    pub(crate) async fn stopped(&self) {
+        // Never has a permit: resolves when it is closed.
+        let _ = self.stop.acquire().await;
+    }
+
+    /// Builds the routes anew and tells everybody who waits for a change.
+    pub(crate) fn routes_changed(&self) {
+        // The lock is held until the routes are stored, so that an older build never overwrites a newer.
+        let peers = self.peers.lock();
+        let links = peers.callable();
+        let services = self.services();
+        let policies = self.policies.lock();
+        let unlinked = peers.unlinked();
+        let routes = Routes::build(&services, &links, unlinked, &policies, &self.config, &self.metrics);
+        let old = std::mem::replace(&mut *self.routes.write(), routes);
+        drop(policies);
+        drop(peers);
+        drop(old);
+        self.changes.send_modify(|version| *version += 1);
+    }
+
+    fn change_services(&self, change: impl FnOnce(&ServiceTable) -> ServiceTable) {
+        let mut services = self.services.write();
+        let next = Arc::new(change(&services));
+        *services = Arc::clone(&next);
+        drop(services);
+        let links = self.peers.lock().links();
+        for link in links {
+            link.put_bind(&next.bound());
+        }
+        self.routes_changed();
+    }
+
+    pub(crate) fn close(&self, status: &Status) {
+        let peers = self.peers.lock();
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let links = peers.links();
+        drop(peers);
+        self.stop.close();
+        self.halves.lock().clear();
+        for link in links {
+            link.close(status.clone());
+        }
+        self.changes.send_modify(|version| *version += 1);
+    }
+}
+
+/// A node's mesh. Cheap to clone; what it runs ends with [`Mesh::close`], not with its last clone.
+///
+/// ```
+/// use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, MemoryNetwork, Transport};
+///
+/// afflux_actor::system(|| async {
+///     let place = afflux_actor::Place::current().expect("inside a system");
+///     let transport = Transport::Memory(MemoryNetwork::default());
+///     let start = |name: &str| {
+///         let config = MeshConfig { listen: Some("host:0".into()), ..MeshConfig::new(name, "dev") };
+///         Mesh::start(config, transport.clone(), place.clone(), MeshMetrics::unregistered())
+///     };
+///     let (a, b) = (start("a")?, start("b")?);
+///     let node = a.connect_unknown(&b.local_address()).await?;
+///     assert_eq!(node, *b.node());
+///     a.close();
+///     b.close();
+///     Ok::<_, afflux_wire::Status>(())
+/// })
+/// .expect("a runtime can be made")
+/// .expect("both listen");
+/// ```
+#[derive(Clone)]
+pub struct Mesh {
+    shared: Arc<Shared>,
+}
+
+impl Mesh {
+    /// Starts a mesh whose tasks run on `place`; it listens when it returns, if its settings say so.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the address cannot be bound.
+    pub fn start(
+        config: MeshConfig,
+        transport: Transport,
+        place: Place,
+        metrics: Arc<MeshMetrics>,
+    ) -> Result<Self, Status> {
+        let (bound, address) = match &config.listen {
+            Some(address) => {
+                let (bound, address) = transport.bind(address)?;
+                (Some(bound), config.advertise.clone().unwrap_or(address))
+            }
+            None => (None, String::new()),
+        };
+        let shared = Arc::new(Shared {
+            config,
+            transport,
+            place,
+            metrics,
+            channels: ChannelTable::default(),
+            halves: Mutex::default(),
+            peers: Mutex::default(),
+            routes: RwLock::default(),
+            changes: watch::channel(0).0,
+            services: RwLock::default(),
+            policies: Mutex::default(),
+            address,
+            next_link_id: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+            stop: Semaphore::new(0),
+        });
+        if let Some(bound) = bound {
+            shared.place.spawn_future(listener::run(Arc::clone(&shared), bound));
+        }
+        Ok(Self { shared })
+    }
+
+    /// `host:port` under which others reach this node; empty when it does not listen.
+    pub fn local_address(&self) -> String {
+        self.shared.local_address()
+    }
+
+    /// This node.
+    pub fn node(&self) -> &NodeId {
+        &self.shared.config.node
+    }
+
+    /// Which life of it.
+    pub fn incarnation(&self) -> Incarnation {
+        self.shared.config.incarnation
+    }
+
+    /// Offers a service on every link; one of the same name is replaced.
+    pub fn serve(&self, entry: ServiceEntry) {
+        self.shared.change_services(|services| services.with(entry, &self.shared.metrics));
+    }
+
+    /// Offers a service no longer. A request that comes still is answered "not executed".
+    pub fn withdraw(&self, service: &str) {
+        self.shared.change_services(|services| services.without(service));
+    }
+
+    /// What starts calls, for clients and actors.
+    pub fn caller(&self) -> Arc<dyn Caller> {
+        Arc::clone(&self.shared) as Arc<dyn Caller>
+    }
+
+    /// A client of a service, wherever it is offered.
+    pub fn client<S: Service>(&self) -> S::Client {
+        S::Client::from(Handle::new(Some(self.caller()), Target::service(S::NAME)))
+    }
+
+    /// A client of a service on one node.
+    pub fn client_on<S: Service>(&self, node: &NodeId) -> S::Client {
+        S::Client::from(Handle::new(Some(self.caller()), Target::on(S::NAME, node.clone())))
+    }
+
+    /// How calls to a service are shared among its endpoints.
+    pub fn set_policy(&self, service: &str, policy: Policy) {
+        self.shared.policies.lock().insert(service.to_owned(), policy);
+        self.shared.routes_changed();
+    }
+
+    /// A call without types: `params` is the MessagePack of the parameters' map, and so is the result.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn call_raw(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, Status> {
+        self.shared.call_raw(target, method, params, deadline).await
+    }
+
+    /// Names of all services that can be called from here now.
+    pub fn services(&self) -> Vec<String> {
+        self.shared.routes.read().names()
+    }
+
+    /// A node that is reached there whatever the registry says; it is dialled from now on.
+    pub fn add_peer_address(&self, node: NodeId, address: &str) {
+        self.shared.add_peer(node, address);
+    }
+
+    /// What the registry says now. A node that vanished from it loses its link; a registry that
+    /// cannot be reached changes nothing.
+    pub fn set_view(&self, view: &View) {
+        self.shared.set_view(view);
+    }
+
+    /// Dials an address whose node is not known by name; once that worked the link is kept up.
+    ///
+    /// # Errors
+    /// Why the first try failed: nobody listens, or the other node refuses.
+    pub async fn connect_unknown(&self, address: &str) -> Result<NodeId, Status> {
+        let (sender, receiver) = oneshot::channel();
+        self.shared.add_seed(address, true, Some(sender));
+        receiver.await.unwrap_or_else(|_| Err(Status::unavailable("the mesh has closed")))
+    }
+
+    /// All nodes that are known, by name.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.shared.peer_infos()
+    }
+
+    /// The links that come and go from now on, after an `Up` for each there is.
+    pub fn peer_events(&self) -> PeerEvents {
+        PeerEvents::new(Arc::clone(&self.shared))
+    }
+
+    /// Cuts the link to a node; true when there was one. It is dialled again.
+    pub fn disconnect(&self, node: &NodeId) -> bool {
+        let link = self.shared.peers.lock().link(node).cloned();
+        if let Some(link) = &link {
+            link.lose(Status::unavailable(format!("the link to node {node} was cut on request")));
+        }
+        link.is_some()
+    }
+
+    /// The sending end of a channel to a receiver on another node. It attaches by itself once there
+    /// is a link, and fails when there is no receiver within `attach_timeout`.
+    pub fn channel_sender(&self, peer: &NodeId, key: ChannelKey, fingerprint: u64) -> ChannelSender {
+        let gauges = self.shared.metrics.channel(&key);
+        let state = SendState::new(key, peer.clone(), fingerprint, gauges);
+        let attaching = attach::run(Arc::clone(&self.shared), Arc::clone(&state));
+        self.shared.place.spawn_future(attaching);
+        ChannelSender::new(state)
+    }
+
+    /// The receiving end of a channel. Register it before its sender starts, or soon after.
+    pub fn channel_receiver(&self, key: ChannelKey, fingerprint: u64) -> ChannelReceiver {
+        let gauges = self.shared.metrics.channel(&key);
+        let limits = &self.shared.config.limits;
+        let (window, frame) = (limits.channel_credit_bytes, limits.frame_bytes_max);
+        let state = RecvState::new(key, fingerprint, window, frame, gauges);
+        self.shared.channels.insert(&state);
+        let (shared, registered) = (Arc::clone(&self.shared), Arc::clone(&state));
+        ChannelReceiver::new(state, Box::new(move || shared.channels.remove(&registered)))
+    }
+
+    /// Ends all receivers of this attempt and of earlier ones: their later frames are dropped and
+    /// counted, and no sender of theirs attaches any more.
+    pub fn release_attempt(&self, job: &str, attempt: Attempt) {
+        self.shared.channels.release(job, attempt);
+    }
+
+    /// Tells all peers that this node goes away, waits for the answers of what was admitted, at most
+    /// `grace` long, and closes.
+    pub async fn drain(&self, grace: Duration) {
+        self.shared.drain(grace).await;
+    }
+
+    /// Stops listening and closes all links. Calls and channels that are left fail.
+    pub fn close(&self) {
+        let node = &self.shared.config.node;
+        self.shared.close(&Status::unavailable(format!("node {node} closed its mesh")));
+    }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mesh({} at {:?})", self.shared.config.node, self.shared.address)
+    }
+}
+
+impl Caller for Mesh {
+    fn start(
+        &self,
+        target: &Target,
+        method: &'static MethodSpec,
+        meta: CallMeta,
+        call: &mut dyn Outgoing,
+    ) -> Result<Started, Status> {
+        self.shared.start(target, method, meta, call)
+    }
+
+    fn changed(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.shared.changed()
+    }
+
+    fn sleep_until(&self, at: Instant) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.shared.sleep_until(at)
+    }
+
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+}

@@ -1,0 +1,278 @@
+//! What the mesh counts. A hot path pays one relaxed add a call, or one a batch.
+
+use std::sync::Arc;
+
+use afflux_wire::{Code, Kind};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use crate::channel::{ChannelGauges, ChannelKey};
+
+/// One call in this many has its duration observed.
+pub(crate) const SAMPLE_EVERY_CALLS: u64 = 16;
+
+/// 16 µs to 67 s in steps of four.
+const SPAN_BUCKETS_SECONDS: [f64; 12] = [
+    16e-6, 64e-6, 256e-6, 1.024e-3, 4.096e-3, 16.384e-3, 65.536e-3, 0.262_144, 1.048_576, 4.194_304,
+    16.777_216, 67.108_864,
+];
+
+/// The metrics of one node's mesh.
+///
+/// ```
+/// let registry = prometheus::Registry::new();
+/// let metrics = afflux_mesh::MeshMetrics::new(&registry).expect("names are free");
+/// # let _ = metrics;
+/// ```
+pub struct MeshMetrics {
+    server_requests: IntCounterVec,
+    server_seconds: HistogramVec,
+    server_in_flight: IntGaugeVec,
+    server_rejected: IntCounterVec,
+    client_requests: IntCounterVec,
+    client_seconds: HistogramVec,
+    pub(crate) endpoints: IntGaugeVec,
+    picks: IntCounterVec,
+    pub(crate) connections: IntGaugeVec,
+    pub(crate) opened: IntCounterVec,
+    closed: IntCounterVec,
+    pub(crate) handshake_seconds: Histogram,
+    pub(crate) bytes_in: IntCounter,
+    pub(crate) bytes_out: IntCounter,
+    frames: Vec<IntCounter>,
+    decode_errors: IntCounterVec,
+    channel_dropped: IntCounterVec,
+    attach_refused: IntCounterVec,
+    queued_bytes: IntGaugeVec,
+    credits: IntGaugeVec,
+}
+
+impl MeshMetrics {
+    /// Registers all of them.
+    ///
+    /// # Errors
+    /// When a name is taken.
+    pub fn new(registry: &Registry) -> prometheus::Result<Arc<Self>> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(format!("afflux_{name}"), help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntGaugeVec::new(Opts::new(format!("afflux_{name}"), help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let spans = |name: &str, help: &str, labels: &[&str]| {
+            let opts = HistogramOpts::new(format!("afflux_{name}"), help)
+                .buckets(SPAN_BUCKETS_SECONDS.to_vec());
+            let vec = HistogramVec::new(opts, labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let bytes = counter("wire_bytes_total", "Bytes on all links.", &["direction", "form"])?;
+        let frames = counter("frames_total", "Frames received.", &["kind"])?;
+        Ok(Arc::new(Self {
+            server_requests: counter(
+                "rpc_server_requests_total",
+                "Requests from other nodes, by the code of their answer.",
+                &["service", "method", "code"],
+            )?,
+            server_seconds: spans(
+                "rpc_server_request_duration_seconds",
+                "From a request's arrival to its answer; one request in sixteen.",
+                &["service", "method"],
+            )?,
+            server_in_flight: gauge(
+                "rpc_server_requests_in_flight",
+                "Requests from other nodes not yet answered.",
+                &["service"],
+            )?,
+            server_rejected: counter(
+                "rpc_server_rejected_total",
+                "Requests that reached no mailbox.",
+                &["service", "reason"],
+            )?,
+            client_requests: counter(
+                "rpc_client_requests_total",
+                "Calls to other nodes, by the code of their answer.",
+                &["target", "method", "code"],
+            )?,
+            client_seconds: spans(
+                "rpc_client_request_duration_seconds",
+                "From a call's start to its answer; one call in sixteen.",
+                &["target", "method"],
+            )?,
+            endpoints: gauge("lb_endpoints", "Known endpoints of a service.", &["target", "state"])?,
+            picks: counter("lb_picks_total", "Endpoints picked.", &["target", "policy"])?,
+            connections: gauge("connections", "Connections of links.", &["role", "tls"])?,
+            opened: counter("connections_opened_total", "Connections of links made.", &["role"])?,
+            closed: counter(
+                "connections_closed_total",
+                "Connections ended, links' and those that never became one.",
+                &["role", "reason"],
+            )?,
+            handshake_seconds: spans(
+                "handshake_duration_seconds",
+                "From connecting to a link, on the side that dials.",
+                &[],
+            )?
+            .with_label_values::<&str>(&[]),
+            bytes_in: bytes.with_label_values(&["in", "raw"]),
+            bytes_out: bytes.with_label_values(&["out", "raw"]),
+            frames: Kind::ALL.iter().map(|kind| frames.with_label_values(&[kind.name()])).collect(),
+            decode_errors: counter(
+                "decode_errors_total",
+                "Frames that could not be read; each costs its sender the link.",
+                &["reason"],
+            )?,
+            channel_dropped: counter(
+                "channel_frames_dropped_total",
+                "DATA and MARK frames that no receiver wanted.",
+                &["reason"],
+            )?,
+            attach_refused: counter(
+                "channel_attach_refused_total",
+                "ATTACH frames answered with DETACH.",
+                &["reason"],
+            )?,
+            queued_bytes: gauge(
+                "channel_queued_bytes",
+                "Bytes that lie in the receivers of an edge.",
+                &["pipeline", "edge"],
+            )?,
+            credits: gauge(
+                "channel_credits",
+                "Bytes that the senders of an edge may send now.",
+                &["pipeline", "edge"],
+            )?,
+        }))
+    }
+
+    /// Metrics that nobody reads.
+    ///
+    /// # Panics
+    /// Never: the names are free in a registry of its own.
+    pub fn unregistered() -> Arc<Self> {
+        #[expect(clippy::expect_used, reason = "a registry of its own has no other names")]
+        Self::new(&Registry::new()).expect("names are free in a fresh registry")
+    }
+
+    pub(crate) fn served(&self, service: &'static str, method: &'static str) -> ServedMetrics {
+        ServedMetrics {
+            ok: self.server_requests.with_label_values(&[service, method, "OK"]),
+            all: self.server_requests.clone(),
+            seconds: self.server_seconds.with_label_values(&[service, method]),
+            in_flight: self.server_in_flight.with_label_values(&[service]),
+            service,
+            method,
+        }
+    }
+
+    pub(crate) fn called(&self, target: &str, method: &str) -> CalledMetrics {
+        CalledMetrics {
+            ok: self.client_requests.with_label_values(&[target, method, "OK"]),
+            all: self.client_requests.clone(),
+            seconds: self.client_seconds.with_label_values(&[target, method]),
+        }
+    }
+
+    pub(crate) fn picks(&self, target: &str, policy: &str) -> IntCounter {
+        self.picks.with_label_values(&[target, policy])
+    }
+
+    pub(crate) fn rejected(&self, service: &str, reason: &str) {
+        self.server_rejected.with_label_values(&[service, reason]).inc();
+    }
+
+    pub(crate) fn closed(&self, role: &str, reason: &str) {
+        self.closed.with_label_values(&[role, reason]).inc();
+    }
+
+    pub(crate) fn decode_error(&self, reason: &str) {
+        self.decode_errors.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn channel_dropped(&self, reason: &str, frames: u64) {
+        if frames > 0 {
+            self.channel_dropped.with_label_values(&[reason]).inc_by(frames);
+        }
+    }
+
+    pub(crate) fn attach_refused(&self, reason: &str) {
+        self.attach_refused.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn channel(&self, key: &ChannelKey) -> ChannelGauges {
+        let labels = [key.job.as_ref(), &key.edge.to_string()];
+        ChannelGauges {
+            queued_bytes: self.queued_bytes.with_label_values(&labels),
+            credits: self.credits.with_label_values(&labels),
+        }
+    }
+}
+
+/// Counts the frames of one read, and adds them up once.
+pub(crate) struct FrameCounts([u32; Kind::ALL.len()]);
+
+impl FrameCounts {
+    pub(crate) fn new() -> Self {
+        Self([0; Kind::ALL.len()])
+    }
+
+    #[inline]
+    pub(crate) fn add(&mut self, kind: Kind) {
+        if let Some(count) = self.0.get_mut(kind as usize) {
+            *count += 1;
+        }
+    }
+
+    pub(crate) fn flush(&mut self, metrics: &MeshMetrics) {
+        for (count, counter) in self.0.iter_mut().zip(&metrics.frames) {
+            if *count > 0 {
+                counter.inc_by(u64::from(std::mem::take(count)));
+            }
+        }
+    }
+}
+
+/// The metrics of one method that is served here.
+pub(crate) struct ServedMetrics {
+    ok: IntCounter,
+    all: IntCounterVec,
+    pub(crate) seconds: Histogram,
+    pub(crate) in_flight: IntGauge,
+    service: &'static str,
+    method: &'static str,
+}
+
+impl ServedMetrics {
+    #[inline]
+    pub(crate) fn answered(&self, code: Option<Code>) {
+        match code {
+            None => self.ok.inc(),
+            Some(code) => {
+                self.all.with_label_values(&[self.service, self.method, code.as_str()]).inc();
+            }
+        }
+    }
+}
+
+/// The metrics of one method that is called on other nodes.
+pub(crate) struct CalledMetrics {
+    ok: IntCounter,
+    all: IntCounterVec,
+    pub(crate) seconds: Histogram,
+}
+
+impl CalledMetrics {
+    #[inline]
+    pub(crate) fn answered(&self, target: &str, method: &str, code: Option<Code>) {
+        match code {
+            None => self.ok.inc(),
+            Some(code) => self.all.with_label_values(&[target, method, code.as_str()]).inc(),
+        }
+    }
+}

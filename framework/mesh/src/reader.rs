@@ -1,0 +1,437 @@
+//! The two readers of a link: big reads, and all complete frames of each in one go.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use afflux_actor::clock;
+use afflux_wire::contract::{CallMeta, ReplyTo, ResponseSink};
+use afflux_wire::{
+    Code, Executed, Frame, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames,
+};
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+
+use crate::attach::Refusal;
+use crate::channel::{Packet, RecvState, Taken};
+use crate::hash::IdMap;
+use crate::link::{Link, Side};
+use crate::mesh::Shared;
+use crate::metrics::FrameCounts;
+use crate::services::ServiceTable;
+use crate::transport::ReadHalf;
+
+/// Room for one read of the control connection.
+const CONTROL_READ_BYTES: usize = 64 << 10;
+/// Room for one read of the data connection.
+const DATA_READ_BYTES: usize = 256 << 10;
+/// With less room than this a buffer is renewed.
+const READ_BYTES_MIN: usize = 16 << 10;
+/// Batches below this are copied out, so that a small one does not keep a whole read buffer.
+const COPY_BYTES_MAX: usize = 2 << 10;
+/// A deadline further away than this is none.
+const DEADLINE_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+
+/// What the peer did that the protocol forbids.
+struct Violation {
+    reason: &'static str,
+    text: String,
+}
+
+impl From<WireError> for Violation {
+    fn from(error: WireError) -> Self {
+        Self { reason: error.reason(), text: error.to_string() }
+    }
+}
+
+fn violation<T>(reason: &'static str, text: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { reason, text: text.into() })
+}
+
+/// One side's loop: `take` gets all complete frames after every read.
+async fn run(
+    link: &Arc<Link>,
+    side: Side,
+    mut half: ReadHalf,
+    mut buf: BytesMut,
+    room: usize,
+    mut take: impl FnMut(&mut BytesMut) -> Result<(), Violation>,
+) {
+    let mut lost = pin!(link.lost());
+    loop {
+        if let Err(Violation { reason, text }) = take(&mut buf) {
+            link.metrics.decode_error(reason);
+            tracing::warn!(peer = %link.peer, side = side.name(), %text, "protocol error");
+            let text = format!("protocol error on the {} connection: {text}", side.name());
+            link.put_goaway(Code::InvalidArgument, &text, Duration::ZERO);
+            return link.close(Status::unavailable(format!(
+                "the link to node {} was closed: {text}",
+                link.peer
+            )));
+        }
+        if buf.capacity() - buf.len() < READ_BYTES_MIN {
+            buf.reserve(room);
+        }
+        let read = tokio::select! {
+            biased;
+            () = &mut lost => return,
+            read = half.read_buf(&mut buf) => read,
+        };
+        match read {
+            Ok(0) => {
+                let eof = io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the peer");
+                return link.fail_io(side, &eof);
+            }
+            Ok(n) => link.metrics.bytes_in.inc_by(n as u64),
+            Err(error) => return link.fail_io(side, &error),
+        }
+    }
+}
+
+/// A reader that panics in a user's decoder must not leave a deaf link behind.
+struct Guard<'a>(&'a Link);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lose(Status::internal(format!("the reader of node {}'s frames panicked", self.0.peer)));
+        }
+    }
+}
+
+/// Reads the control connection until the link ends.
+pub(crate) async fn run_control(shared: Arc<Shared>, link: Arc<Link>, half: ReadHalf, buf: BytesMut) {
+    let _guard = Guard(&link);
+    let sink = Arc::clone(&link) as Arc<dyn ResponseSink>;
+    let mut reader = Control {
+        shared: &shared,
+        link: &link,
+        sink,
+        limits: link.own_limits,
+        counts: FrameCounts::new(),
+        last_request: 0,
+        wakers: Vec::new(),
+    };
+    run(&link, Side::Control, half, buf, CONTROL_READ_BYTES, |buf| reader.take(buf)).await;
+}
+
+struct Control<'a> {
+    shared: &'a Arc<Shared>,
+    link: &'a Arc<Link>,
+    sink: Arc<dyn ResponseSink>,
+    limits: Limits,
+    counts: FrameCounts,
+    last_request: u64,
+    wakers: Vec<Waker>,
+}
+
+impl Control<'_> {
+    fn take(&mut self, buf: &mut BytesMut) -> Result<(), Violation> {
+        loop {
+            let frames = take_frames(buf, &self.limits)?;
+            if frames.is_empty() {
+                return Ok(());
+            }
+            let now = clock::now();
+            self.link.heard(Side::Control, now);
+            let mut services = None;
+            let mut result = Ok(());
+            for part in frames.iter() {
+                result = Frame::decode_part(frames.block(), part)
+                    .map_err(Violation::from)
+                    .and_then(|frame| self.frame(frame, now, &mut services));
+                if result.is_err() {
+                    break;
+                }
+            }
+            self.counts.flush(&self.link.metrics);
+            self.wakers.drain(..).for_each(Waker::wake);
+            result?;
+        }
+    }
+
+    #[inline]
+    fn frame(
+        &mut self,
+        frame: Frame<'_>,
+        now: Instant,
+        services: &mut Option<Arc<ServiceTable>>,
+    ) -> Result<(), Violation> {
+        match frame {
+            Frame::Request { id, method, params, meta } => {
+                self.counts.add(Kind::Request);
+                if let Err(text) = self.link.check_request_id(id, self.last_request) {
+                    return violation("id", text);
+                }
+                self.last_request = id;
+                let services = services.get_or_insert_with(|| self.shared.services());
+                self.request(id, method, &params, meta, now, services);
+            }
+            Frame::Response { id, result, .. } => {
+                self.counts.add(Kind::Response);
+                match result {
+                    Ok(bytes) => self.link.answered(id, Ok(&bytes), now),
+                    Err(status) => self.link.answered(id, Err(status), now),
+                }
+            }
+            Frame::Notify { method, params, meta } => {
+                self.counts.add(Kind::Notify);
+                let services = services.get_or_insert_with(|| self.shared.services());
+                self.notify(method, &params, meta, now, services);
+            }
+            Frame::Credit { id, n } => {
+                self.counts.add(Kind::Credit);
+                // A sender that is gone needs no credit.
+                if let Some(sender) = self.link.sender(id) {
+                    sender.credited(n, &mut self.wakers);
+                }
+            }
+            Frame::Cancel { id, .. } => {
+                self.counts.add(Kind::Cancel);
+                self.link.cancel_received(id);
+            }
+            other => return self.rare(other, now),
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn rare(&mut self, frame: Frame<'_>, now: Instant) -> Result<(), Violation> {
+        let Some(kind) = frame.kind() else { return Ok(()) };
+        self.counts.add(kind);
+        match frame {
+            Frame::Ping(nonce) => self.link.put_pong(Side::Control, nonce),
+            Frame::Pong(nonce) => {
+                let sent = self.link.established + Duration::from_micros(nonce.min(u64::MAX / 4));
+                let micros = now.saturating_duration_since(sent).as_micros() as u64;
+                self.link.rtt_micros.store(micros, std::sync::atomic::Ordering::Relaxed);
+            }
+            Frame::Goaway { last_id, code, reason, grace_ms } => {
+                tracing::info!(peer = %self.link.peer, reason, grace_ms, "a node is going away");
+                self.link.goaway_received(last_id, code, reason);
+                self.shared.routes_changed();
+            }
+            Frame::Bind(methods) => {
+                self.link.bind_received(methods);
+                self.shared.routes_changed();
+            }
+            // What a node says about its load is not used yet.
+            Frame::Health(_) | Frame::Ignored { .. } => {}
+            _ => return violation("misplaced", format!("{} on the control connection", kind.name())),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn request(
+        &mut self,
+        id: u64,
+        method: Method<'_>,
+        params: &[u8],
+        meta: Meta,
+        now: Instant,
+        services: &ServiceTable,
+    ) {
+        let method = match services.find(method) {
+            Ok(method) => method,
+            Err((status, reason)) => return self.refuse(id, "unknown", status, reason),
+        };
+        if meta.deadline_ms == Some(0) {
+            let text = "the deadline passed before the request arrived";
+            let status = Status::new(Code::DeadlineExceeded, text);
+            return self.refuse(id, method.service, status, "deadline");
+        }
+        if let Err((status, reason)) = self.link.admit(id, method, now) {
+            return self.refuse(id, method.service, status, reason);
+        }
+        let reply = ReplyTo::new(Arc::clone(&self.sink), id);
+        method.dispatch.dispatch(method.index, params, self.meta(meta, now), Some(reply));
+    }
+
+    #[cold]
+    fn refuse(&self, id: u64, service: &str, status: Status, reason: &'static str) {
+        self.link.metrics.rejected(service, reason);
+        let status = status.executed(Executed::No).stage(Stage::Admission).node(&self.link.node);
+        self.link.refuse(id, &status);
+    }
+
+    fn notify(
+        &mut self,
+        method: Method<'_>,
+        params: &[u8],
+        meta: Meta,
+        now: Instant,
+        services: &ServiceTable,
+    ) {
+        match services.find(method) {
+            Ok(method) if meta.deadline_ms == Some(0) => {
+                self.link.metrics.rejected(method.service, "deadline");
+            }
+            Ok(method) => {
+                if method.one_way {
+                    method.metrics.answered(None);
+                }
+                method.dispatch.dispatch(method.index, params, self.meta(meta, now), None);
+            }
+            Err((status, reason)) => {
+                self.link.metrics.rejected("unknown", reason);
+                tracing::debug!(peer = %self.link.peer, %status, "a one-way call was dropped");
+            }
+        }
+    }
+
+    #[inline]
+    fn meta(&self, meta: Meta, now: Instant) -> CallMeta {
+        CallMeta {
+            deadline: meta
+                .deadline_ms
+                .and_then(|ms| now.checked_add(Duration::from_millis(ms.min(DEADLINE_MS_MAX)))),
+            trace: meta.traceparent,
+            attempt: meta.attempt,
+            idempotency_key: meta
+                .rare
+                .and_then(|rare| rare.idempotency_key)
+                .map(|key| Arc::from(key.as_ref())),
+            peer: Some(self.link.peer.clone()),
+        }
+    }
+}
+
+/// Reads the data connection until the link ends, and fails its receivers then.
+pub(crate) async fn run_data(shared: Arc<Shared>, link: Arc<Link>, half: ReadHalf, buf: BytesMut) {
+    let mut reader = Data {
+        shared: &shared,
+        link: &link,
+        limits: link.own_limits,
+        counts: FrameCounts::new(),
+        receivers: IdMap::default(),
+        last_attached: 0,
+        wakers: Vec::new(),
+    };
+    run(&link, Side::Data, half, buf, DATA_READ_BYTES, |buf| reader.take(buf)).await;
+    link.lost().await;
+    let status = link.lost_status().cloned();
+    let mut receivers: Vec<_> = reader.receivers.drain().collect();
+    receivers.sort_unstable_by_key(|(id, _)| *id);
+    for (_, receiver) in receivers {
+        let mut status = status.clone().unwrap_or_else(|| Status::unavailable("the link is lost"));
+        status.message = format!("channel {}: {}", receiver.state.key, status.message);
+        receiver.state.end(Some(status), &mut reader.wakers);
+    }
+    reader.wakers.drain(..).for_each(Waker::wake);
+}
+
+struct Receiving {
+    state: Arc<RecvState>,
+    seq: u64,
+}
+
+struct Data<'a> {
+    shared: &'a Arc<Shared>,
+    link: &'a Arc<Link>,
+    limits: Limits,
+    counts: FrameCounts,
+    receivers: IdMap<u64, Receiving>,
+    last_attached: u64,
+    /// Of the receivers that got something in this read: each is woken once.
+    wakers: Vec<Waker>,
+}
+
+impl Data<'_> {
+    fn take(&mut self, buf: &mut BytesMut) -> Result<(), Violation> {
+        loop {
+            let frames = take_frames(buf, &self.limits)?;
+            if frames.is_empty() {
+                return Ok(());
+            }
+            self.link.heard(Side::Data, clock::now());
+            let mut result = Ok(());
+            for part in frames.iter() {
+                result = Frame::decode_part(frames.block(), part)
+                    .map_err(Violation::from)
+                    .and_then(|frame| self.frame(frame));
+                if result.is_err() {
+                    break;
+                }
+            }
+            self.counts.flush(&self.link.metrics);
+            self.wakers.drain(..).for_each(Waker::wake);
+            result?;
+        }
+    }
+
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), Violation> {
+        let Some(kind) = frame.kind() else { return Ok(()) };
+        self.counts.add(kind);
+        match frame {
+            Frame::Data { channel, seq, count, rows } => {
+                let payload =
+                    if rows.len() < COPY_BYTES_MAX { Bytes::copy_from_slice(&rows) } else { rows };
+                self.packet(channel, seq, Packet::Data { count, payload })
+            }
+            Frame::Mark { channel, seq, mark } => self.packet(channel, seq, Packet::Mark(mark)),
+            Frame::Attach(attach) => {
+                let id = attach.channel;
+                if let Err(text) = self.link.check_request_id(id, self.last_attached) {
+                    return violation("id", text.replace("REQUEST.id", "ATTACH.channel"));
+                }
+                self.last_attached = id;
+                let attached = self.shared.channels.receiver(&attach).and_then(|state| {
+                    if state.attach(self.link, id) { Ok(state) } else { Err(Refusal::Taken) }
+                });
+                match attached {
+                    Ok(state) => {
+                        self.link.put_credit(id, state.window_bytes);
+                        self.receivers.insert(id, Receiving { state, seq: 0 });
+                    }
+                    Err(refusal) => {
+                        self.link.metrics.attach_refused(refusal.name());
+                        self.link.put_detach(id);
+                    }
+                }
+                Ok(())
+            }
+            Frame::Detach { channel } => {
+                if let Some(receiver) = self.receivers.remove(&channel) {
+                    receiver.state.end(None, &mut self.wakers);
+                } else if let Some(sender) = self.link.sender(channel) {
+                    self.link.forget_sender(channel);
+                    sender.detached(&mut self.wakers);
+                }
+                Ok(())
+            }
+            Frame::Ping(nonce) => {
+                self.link.put_pong(Side::Data, nonce);
+                Ok(())
+            }
+            Frame::Pong(_) => Ok(()),
+            _ => violation("misplaced", format!("{} on the data connection", kind.name())),
+        }
+    }
+
+    #[inline]
+    fn packet(&mut self, channel: u64, seq: u64, packet: Packet) -> Result<(), Violation> {
+        let Some(receiver) = self.receivers.get_mut(&channel) else {
+            self.link.metrics.channel_dropped("unattached", 1);
+            return Ok(());
+        };
+        if seq != receiver.seq + 1 {
+            return violation(
+                "gap",
+                format!("channel {}: frame {seq} follows frame {}", receiver.state.key, receiver.seq),
+            );
+        }
+        receiver.seq = seq;
+        match receiver.state.push(packet, &mut self.wakers) {
+            Taken::Queued => Ok(()),
+            Taken::Dropped => {
+                self.receivers.remove(&channel);
+                self.link.metrics.channel_dropped("released", 1);
+                Ok(())
+            }
+            Taken::Overdrawn(text) => violation("credit", text),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! From a service's name to a mailbox beside or a link: what every call passes.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use afflux_actor::{ServiceEntry, clock};
+use afflux_wire::contract::{
+    CallMeta, Caller, MethodKind, MethodSpec, Outgoing, ReplyTo, ResponseSink, ResponseSlot, Started,
+    Target,
+};
+use afflux_wire::{Code, Executed, NodeId, Stage, Status};
+use parking_lot::Mutex;
+use prometheus::IntCounter;
+use tokio::sync::oneshot;
+
+use crate::balancer::{Balancer, Policy};
+use crate::config::{MeshConfig, name_hash};
+use crate::hash::IdMap;
+use crate::link::{Link, MethodName};
+use crate::mesh::Shared;
+use crate::metrics::MeshMetrics;
+use crate::services::{ServiceTable, nearest};
+
+/// Endpoints that a call may try when the first one closes under its hands.
+const PICKS_MAX: u32 = 3;
+/// A caller that waits for an endpoint looks again this often, whatever was announced.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// An immutable table of what can be called; rebuilt at every change of services, links or view.
+#[derive(Default)]
+pub(crate) struct Routes {
+    services: IdMap<Arc<str>, Route>,
+    /// Nodes that are known and to which there is no link.
+    unlinked: usize,
+}
+
+#[derive(Default)]
+struct Route {
+    local: Option<ServiceEntry>,
+    endpoints: Vec<Arc<Link>>,
+    balancer: Balancer,
+    picks: Option<IntCounter>,
+}
+
+/// Where a call goes.
+pub(crate) enum Choice {
+    Local(ServiceEntry),
+    Link(Arc<Link>),
+}
+
+impl Routes {
+    pub(crate) fn build(
+        services: &ServiceTable,
+        links: &[Arc<Link>],
+        unlinked: usize,
+        policies: &BTreeMap<String, Policy>,
+        config: &MeshConfig,
+        metrics: &MeshMetrics,
+    ) -> Self {
+        let mut routes: BTreeMap<String, Route> = BTreeMap::new();
+        for entry in services.entries() {
+            routes.entry(entry.name.to_owned()).or_default().local = Some(entry.clone());
+        }
+        for link in links {
+            for service in link.offers.read().keys() {
+                routes.entry(service.clone()).or_default().endpoints.push(Arc::clone(link));
+            }
+        }
+        let services = routes
+            .into_iter()
+            .map(|(name, mut route)| {
+                let policy = policies.get(&name).copied().unwrap_or_default();
+                route.balancer = Balancer::new(policy, config.seed ^ name_hash(config.node.as_str()));
+                route.picks = Some(metrics.picks(&name, policy.name()));
+                metrics
+                    .endpoints
+                    .with_label_values(&[name.as_str(), "ready"])
+                    .set(route.endpoints.len() as i64 + i64::from(route.local.is_some()));
+                (Arc::from(name), route)
+            })
+            .collect();
+        Self { services, unlinked }
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.services.keys().map(|name| name.as_ref().to_owned()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Picks an endpoint.
+    #[inline]
+    pub(crate) fn choose(&self, target: &Target, config: &MeshConfig) -> Result<Choice, Status> {
+        let Some(route) = self.services.get(&target.service) else {
+            return Err(self.nobody(target));
+        };
+        if let Some(local) = &route.local {
+            let here = match &target.node {
+                None => config.local_first || route.endpoints.is_empty(),
+                Some(node) => *node == config.node,
+            };
+            if here {
+                return Ok(Choice::Local(local.clone()));
+            }
+        }
+        let picked = match &target.node {
+            None => route.balancer.pick(&route.endpoints),
+            Some(node) => route.endpoints.iter().find(|link| link.peer == *node && link.is_up()),
+        };
+        match picked {
+            Some(link) => {
+                if let Some(picks) = &route.picks {
+                    picks.inc();
+                }
+                Ok(Choice::Link(Arc::clone(link)))
+            }
+            None if target.node.is_none() && route.endpoints.iter().any(|link| link.is_up()) => {
+                Err(Status::new(
+                    Code::ResourceExhausted,
+                    format!(
+                        "all {} endpoints of {} have as many unanswered calls as their in_flight_max \
+                         allows: call less often, or run more instances",
+                        route.endpoints.len(),
+                        target.service
+                    ),
+                )
+                .executed(Executed::No)
+                .stage(Stage::Connect)
+                .retry_after_ms(10))
+            }
+            None => Err(self.nobody(target)),
+        }
+    }
+
+    #[cold]
+    fn nobody(&self, target: &Target) -> Status {
+        let Target { service, node } = target;
+        let text = match (node, self.services.get(service)) {
+            (Some(node), Some(_)) => format!("node {node} does not offer {service}, or is not linked"),
+            (Some(node), None) => format!("no link to node {node}, and nobody else offers {service}"),
+            (None, Some(_)) => format!("every endpoint of {service} is going away"),
+            (None, None) => format!(
+                "nobody offers {service}{}",
+                nearest(service, self.names().into_iter())
+            ),
+        };
+        let waiting = match self.unlinked {
+            0 => String::new(),
+            n => format!("; {n} known nodes are not linked yet"),
+        };
+        Status::unavailable(text + &waiting).executed(Executed::No).stage(Stage::Connect)
+    }
+}
+
+impl Shared {
+    #[inline]
+    fn choose(&self, target: &Target) -> Result<Choice, Status> {
+        if self.is_closed() {
+            let text = format!("node {} has closed its mesh", self.config.node);
+            return Err(Status::unavailable(text).executed(Executed::No).stage(Stage::Admission));
+        }
+        self.routes.read().choose(target, &self.config)
+    }
+
+    /// Sends over a link; another one when it closes meanwhile.
+    fn send(
+        &self,
+        target: &Target,
+        first: Arc<Link>,
+        method: MethodName<'_>,
+        one_way: bool,
+        meta: &CallMeta,
+        call: &mut dyn Outgoing,
+    ) -> Result<Started, Status> {
+        let mut link = first;
+        for _ in 1..PICKS_MAX {
+            match link.start(&target.service, method, one_way, meta, call) {
+                Err(status) if status.code == Code::Unavailable => match self.choose(target)? {
+                    Choice::Link(other) => link = other,
+                    Choice::Local(_) => return Err(status),
+                },
+                result => return result,
+            }
+        }
+        link.start(&target.service, method, one_way, meta, call)
+    }
+
+    /// Resolves at the next change of what can be called, or after a moment.
+    pub(crate) fn changed_since_now(&self, at_most: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let mut changes = self.changes.subscribe();
+        async move {
+            let wait = at_most.min(LOOK_AGAIN);
+            let _ = tokio::time::timeout(wait, changes.changed()).await;
+        }
+    }
+
+    /// A call without types: params and result are MessagePack.
+    pub(crate) async fn call_raw(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, Status> {
+        let deadline_at = clock::now() + deadline;
+        let meta = CallMeta { deadline: Some(deadline_at), ..CallMeta::default() };
+        let (slot, mut answer) = RawSlot::new();
+        let mut call = RawCall { params, slot: Arc::clone(&slot) };
+        let started = loop {
+            let chosen = match self.choose(target) {
+                Ok(Choice::Local(entry)) => {
+                    deliver_raw(&entry, method, &call.params, meta.clone(), &slot)?;
+                    break None;
+                }
+                Ok(Choice::Link(link)) => {
+                    self.send(target, link, MethodName::Typed(method), false, &meta, &mut call)
+                }
+                Err(status) => Err(status),
+            };
+            match chosen {
+                Ok(Started::Remote(remote, id)) => break Some((remote, id)),
+                Ok(Started::Local) => break None,
+                Err(status) => {
+                    let left = deadline_at.saturating_duration_since(clock::now());
+                    let connecting = status.details.as_ref().is_some_and(|d| d.stage == Some(Stage::Connect));
+                    if status.code != Code::Unavailable || !connecting || left.is_zero() {
+                        return Err(status);
+                    }
+                    self.changed_since_now(left).await;
+                }
+            }
+        };
+        let result = tokio::time::timeout_at(deadline_at.into(), &mut answer).await;
+        match result {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Status::internal("the call was dropped without an answer")),
+            // The link fails its calls at their deadline itself, and says more.
+            Err(_) => match answer.try_recv() {
+                Ok(answer) => answer,
+                Err(_) => {
+                    if let Some((remote, id)) = started {
+                        remote.cancel(id, "deadline");
+                    }
+                    let text = format!("{}/{method}: no answer before the deadline", target.service);
+                    Err(Status::new(Code::DeadlineExceeded, text).stage(Stage::Running))
+                }
+            },
+        }
+    }
+}
+
+impl Caller for Shared {
+    #[inline]
+    fn start(
+        &self,
+        target: &Target,
+        method: &'static MethodSpec,
+        meta: CallMeta,
+        call: &mut dyn Outgoing,
+    ) -> Result<Started, Status> {
+        match self.choose(target)? {
+            Choice::Local(entry) => {
+                call.deliver(&*entry.endpoint, meta)?;
+                Ok(Started::Local)
+            }
+            Choice::Link(link) => {
+                let one_way = method.kind == MethodKind::OneWay;
+                self.send(target, link, MethodName::Spec(method), one_way, &meta, call)
+            }
+        }
+    }
+
+    fn changed(&self) -> BoxFuture<()> {
+        Box::pin(self.changed_since_now(LOOK_AGAIN))
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<()> {
+        Box::pin(async move { tokio::time::sleep_until(at.into()).await })
+    }
+
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+}
+
+fn deliver_raw(
+    entry: &ServiceEntry,
+    method: &str,
+    params: &[u8],
+    meta: CallMeta,
+    slot: &Arc<RawSlot>,
+) -> Result<(), Status> {
+    let Some(index) = entry.methods.iter().position(|spec| spec.name == method) else {
+        let names = entry.methods.iter().map(|spec| spec.name.to_owned());
+        return Err(Status::new(
+            Code::Unimplemented,
+            format!("service {} has no method `{method}`{}", entry.name, nearest(method, names)),
+        )
+        .executed(Executed::No));
+    };
+    let sink = Arc::clone(slot) as Arc<dyn ResponseSink>;
+    entry.dispatch.dispatch(index, params, meta, Some(ReplyTo::new(sink, 0)));
+    Ok(())
+}
+
+struct RawCall {
+    params: Vec<u8>,
+    slot: Arc<RawSlot>,
+}
+
+impl Outgoing for RawCall {
+    fn encode(&mut self, buffer: &mut Vec<u8>) -> Result<(), Status> {
+        buffer.extend_from_slice(&self.params);
+        Ok(())
+    }
+
+    fn deliver(&mut self, _: &(dyn std::any::Any + Send + Sync), _: CallMeta) -> Result<(), Status> {
+        Err(Status::internal("a call without types is delivered as bytes"))
+    }
+
+    fn slot(&self) -> Arc<dyn ResponseSlot> {
+        Arc::clone(&self.slot) as Arc<dyn ResponseSlot>
+    }
+}
+
+/// Takes the answer of a call without types, from a link or from a mailbox beside.
+struct RawSlot(Mutex<Option<oneshot::Sender<Result<Vec<u8>, Status>>>>);
+
+impl RawSlot {
+    fn new() -> (Arc<Self>, oneshot::Receiver<Result<Vec<u8>, Status>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Arc::new(Self(Mutex::new(Some(sender)))), receiver)
+    }
+
+    fn fill(&self, result: Result<Vec<u8>, Status>) {
+        if let Some(sender) = self.0.lock().take() {
+            // Nobody waits any more: then nobody misses it.
+            let _ = sender.send(result);
+        }
+    }
+}
+
+impl ResponseSlot for RawSlot {
+    fn complete(&self, result: Result<&[u8], Status>) {
+        self.fill(result.map(<[u8]>::to_vec));
+    }
+}
+
+impl ResponseSink for RawSlot {
+    fn respond(&self, _: u64, result: Result<&[u8], &Status>) {
+        self.fill(result.map(<[u8]>::to_vec).map_err(Clone::clone));
+    }
+
+    fn is_cancelled(&self, _: u64) -> bool {
+        self.0.lock().as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+}
+
+/// What somebody who waits for a node is told.
+pub(crate) fn no_link(node: &NodeId) -> Status {
+    Status::unavailable(format!("there is no link to node {node}")).executed(Executed::No).stage(Stage::Connect)
+}

@@ -1,0 +1,290 @@
+//! Byte streams between nodes: TCP, or pipes inside a process. Nothing above can tell them apart.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use afflux_wire::{Code, Status};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, tcp};
+use tokio::sync::mpsc;
+
+/// Bytes that a pipe of a [`MemoryNetwork`] holds, in each direction.
+pub const PIPE_BYTES: usize = 256 << 10;
+/// Connections that wait to be accepted by one listener of a [`MemoryNetwork`].
+pub const PIPE_BACKLOG_MAX: usize = 128;
+
+/// How the nodes of a process are connected to others.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// Sockets, without delay.
+    Tcp,
+    /// Pipes between meshes of this process.
+    Memory(MemoryNetwork),
+}
+
+/// A network inside a process: addresses and what listens on them.
+///
+/// ```
+/// let network = afflux_mesh::MemoryNetwork::default();
+/// let transport = afflux_mesh::Transport::Memory(network.clone());
+/// # let _ = transport;
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryNetwork {
+    ports: Arc<Mutex<Ports>>,
+}
+
+#[derive(Default)]
+struct Ports {
+    listeners: BTreeMap<String, mpsc::Sender<(DuplexStream, String)>>,
+    next_port: u32,
+}
+
+impl std::fmt::Debug for MemoryNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.ports.lock().listeners.keys()).finish()
+    }
+}
+
+impl MemoryNetwork {
+    fn listen(&self, address: &str) -> Result<(Acceptor, String), Status> {
+        let mut ports = self.ports.lock();
+        let address = match address.strip_suffix(":0") {
+            Some(host) => {
+                ports.next_port += 1;
+                format!("{host}:{}", ports.next_port)
+            }
+            None => address.to_owned(),
+        };
+        if ports.listeners.get(&address).is_some_and(|listener| !listener.is_closed()) {
+            return Err(Status::new(
+                Code::AlreadyExists,
+                format!("the memory address {address} is taken: listen on another, or on port 0"),
+            ));
+        }
+        let (sender, receiver) = mpsc::channel(PIPE_BACKLOG_MAX);
+        ports.listeners.insert(address.clone(), sender);
+        Ok((Acceptor::Memory(receiver), address))
+    }
+
+    /// The client's end of a pipe to whatever listens there. Tests use it to send raw bytes.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` when nothing listens, or too many connections wait.
+    pub fn connect(&self, address: &str) -> io::Result<DuplexStream> {
+        let refused = |text| io::Error::new(io::ErrorKind::ConnectionRefused, text);
+        let ports = self.ports.lock();
+        let listener = ports.listeners.get(address).ok_or_else(|| refused("nothing listens there"))?;
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        listener
+            .try_send((theirs, "memory".to_owned()))
+            .map_err(|_| refused("the listener is gone or its backlog is full"))?;
+        Ok(ours)
+    }
+}
+
+/// A bound address, before its thread runs.
+pub(crate) enum Bound {
+    Tcp(StdListener),
+    Memory(Acceptor),
+}
+
+impl Bound {
+    /// Must be called on the thread that will accept.
+    pub(crate) fn into_acceptor(self) -> io::Result<Acceptor> {
+        match self {
+            Self::Tcp(listener) => Ok(Acceptor::Tcp(TcpListener::from_std(listener)?)),
+            Self::Memory(acceptor) => Ok(acceptor),
+        }
+    }
+}
+
+/// What hands out accepted connections.
+pub(crate) enum Acceptor {
+    Tcp(TcpListener),
+    Memory(mpsc::Receiver<(DuplexStream, String)>),
+}
+
+impl Acceptor {
+    /// The next connection and the peer's address without its port.
+    pub(crate) async fn accept(&mut self) -> io::Result<(Conn, String)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Conn::Tcp(stream), peer.ip().to_string()))
+            }
+            Self::Memory(receiver) => {
+                let (stream, peer) = receiver
+                    .recv()
+                    .await
+                    .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the network is gone"))?;
+                Ok((Conn::Memory(stream), peer))
+            }
+        }
+    }
+}
+
+impl Transport {
+    /// Binds an address; returns it with the port that was taken.
+    pub(crate) fn bind(&self, address: &str) -> Result<(Bound, String), Status> {
+        match self {
+            Self::Tcp => {
+                let bind = || {
+                    let listener = StdListener::bind(address)?;
+                    listener.set_nonblocking(true)?;
+                    let bound = listener.local_addr()?;
+                    Ok((listener, bound.to_string()))
+                };
+                let (listener, bound) = bind().map_err(|error: io::Error| {
+                    Status::unavailable(format!(
+                        "cannot listen on {address}: {error}; choose a free port, or 0 for any"
+                    ))
+                })?;
+                Ok((Bound::Tcp(listener), bound))
+            }
+            Self::Memory(network) => {
+                let (acceptor, bound) = network.listen(address)?;
+                Ok((Bound::Memory(acceptor), bound))
+            }
+        }
+    }
+
+    pub(crate) async fn connect(&self, address: &str) -> io::Result<Conn> {
+        match self {
+            Self::Tcp => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Conn::Tcp(stream))
+            }
+            Self::Memory(network) => Ok(Conn::Memory(network.connect(address)?)),
+        }
+    }
+}
+
+/// One connection.
+pub(crate) enum Conn {
+    Tcp(TcpStream),
+    Memory(DuplexStream),
+}
+
+impl Conn {
+    pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            Self::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+            }
+            Self::Memory(stream) => {
+                let (read, write) = tokio::io::split(stream);
+                (ReadHalf::Memory(read), WriteHalf::Memory(write))
+            }
+        }
+    }
+}
+
+/// Where a connection is read.
+pub(crate) enum ReadHalf {
+    Tcp(tcp::OwnedReadHalf),
+    Memory(tokio::io::ReadHalf<DuplexStream>),
+}
+
+/// Where a connection is written.
+pub(crate) enum WriteHalf {
+    Tcp(tcp::OwnedWriteHalf),
+    Memory(tokio::io::WriteHalf<DuplexStream>),
+}
+
+macro_rules! forward_read {
+    ($type:ident) => {
+        impl AsyncRead for $type {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+                    Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
+                }
+            }
+        }
+    };
+}
+
+macro_rules! forward_write {
+    ($type:ident) => {
+        impl AsyncWrite for $type {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bytes: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+                    Self::Memory(stream) => Pin::new(stream).poll_write(cx, bytes),
+                }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                slices: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+                    Self::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                true
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+                    Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
+                }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+                    Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
+                }
+            }
+        }
+    };
+}
+
+forward_read!(Conn);
+forward_write!(Conn);
+forward_read!(ReadHalf);
+forward_write!(WriteHalf);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_listeners_never_share_a_memory_address() {
+        let network = MemoryNetwork::default();
+        let (first, address) = network.listen("a:0").unwrap();
+        assert_eq!(network.listen(&address).err().map(|e| e.code), Some(Code::AlreadyExists));
+        drop(first);
+        assert!(network.listen(&address).is_ok(), "an address is free again when its listener is gone");
+        assert_ne!(network.listen("a:0").unwrap().1, address);
+    }
+
+    #[test]
+    fn nobody_answers_where_nothing_listens() {
+        let network = MemoryNetwork::default();
+        assert_eq!(network.connect("b:1").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

@@ -1,0 +1,290 @@
+//! A job as a state machine: `step(event) -> actions`, without a clock or a socket.
+//!
+//! Legal transitions: Deploying → Running → Finished; from each of the first two to Failed or
+//! Cancelled. An epoch is complete when every task has acknowledged it and its manifest is written;
+//! tasks that have finished count as having nothing to save.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use afflux_wire::{Attempt, Code, NodeId, Status};
+
+use super::deployment::{Deployment, TaskId};
+use super::storage::{CheckpointFile, Manifest};
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "error")]
+pub enum JobState {
+    /// Nodes are being told.
+    Deploying,
+    /// Tasks are at work.
+    Running,
+    /// All tasks have finished.
+    Finished,
+    /// It cannot go on.
+    Failed(Status),
+    /// Somebody asked.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing will happen any more.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self, JobState::Finished | JobState::Failed(_) | JobState::Cancelled)
+    }
+
+    /// The word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            JobState::Deploying => "deploying",
+            JobState::Running => "running",
+            JobState::Finished => "finished",
+            JobState::Failed(_) => "failed",
+            JobState::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What happens to a job.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A node has made its tasks, or refused to.
+    Deployed(NodeId, Result<(), Status>),
+    /// A task has finished.
+    TaskFinished(Attempt, TaskId),
+    /// A task cannot go on.
+    TaskFailed(Attempt, TaskId, Status),
+    /// A task's part of an epoch is stored.
+    TaskSaved(Attempt, u64, CheckpointFile),
+    /// A node is gone.
+    NodeDown(NodeId, String),
+    /// Somebody wants a checkpoint.
+    Checkpoint,
+    /// A manifest was written, or not.
+    Committed(u64, Result<(), Status>),
+    /// Somebody wants an end.
+    Cancel,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Tell a node to make its tasks.
+    Deploy(NodeId),
+    /// Tell a node's sources to start an epoch.
+    Trigger(NodeId, u64),
+    /// Write a manifest, then report [`Event::Committed`].
+    Commit(Box<Manifest>),
+    /// Tell a node that an epoch is durable.
+    Completed(NodeId, u64),
+    /// Tell a node to stop its tasks.
+    Stop(NodeId, Status),
+    /// Tell whoever waits that the job has ended.
+    Ended,
+}
+
+/// The state of one attempt of one job.
+#[derive(Debug)]
+pub struct Coordinator {
+    deployment: Arc<Deployment>,
+    state: JobState,
+    nodes: BTreeSet<NodeId>,
+    deploying: BTreeSet<NodeId>,
+    tasks: BTreeSet<TaskId>,
+    finished: BTreeSet<TaskId>,
+    next_epoch: u64,
+    epochs: BTreeMap<u64, BTreeMap<TaskId, CheckpointFile>>,
+    committing: Option<u64>,
+    last_completed: Option<u64>,
+}
+
+impl Coordinator {
+    /// The coordinator of a deployment, and what it wants done first.
+    pub fn new(deployment: Arc<Deployment>) -> (Self, Vec<Action>) {
+        let mut tasks = BTreeSet::new();
+        let mut nodes = BTreeSet::new();
+        for node in deployment.placement.iter().flatten() {
+            nodes.insert(node.clone());
+        }
+        for node in &nodes {
+            tasks.extend(deployment.tasks_on(node));
+        }
+        let actions = nodes.iter().cloned().map(Action::Deploy).collect();
+        let next_epoch = deployment.restore.unwrap_or(0) + 1;
+        let coordinator = Self {
+            deploying: nodes.clone(),
+            nodes,
+            tasks,
+            deployment,
+            state: JobState::Deploying,
+            finished: BTreeSet::new(),
+            next_epoch,
+            epochs: BTreeMap::new(),
+            committing: None,
+            last_completed: None,
+        };
+        (coordinator, actions)
+    }
+
+    /// Where the job stands.
+    pub fn state(&self) -> &JobState {
+        &self.state
+    }
+
+    /// What is being run.
+    pub fn deployment(&self) -> &Arc<Deployment> {
+        &self.deployment
+    }
+
+    /// The last epoch that is durable.
+    pub fn last_completed(&self) -> Option<u64> {
+        self.last_completed
+    }
+
+    fn end(&mut self, state: JobState, reason: &Status) -> Vec<Action> {
+        self.state = state;
+        self.epochs.clear();
+        let mut actions: Vec<Action> =
+            self.nodes.iter().map(|node| Action::Stop(node.clone(), reason.clone())).collect();
+        actions.push(Action::Ended);
+        actions
+    }
+
+    fn fail(&mut self, status: Status) -> Vec<Action> {
+        let reason = Status::new(Code::Aborted, format!("the job failed: {}", status.message));
+        self.end(JobState::Failed(status), &reason)
+    }
+
+    /// Takes in what happened; returns what is to be done about it.
+    pub fn step(&mut self, event: Event) -> Vec<Action> {
+        if self.state.is_terminal() {
+            return Vec::new();
+        }
+        match event {
+            Event::Deployed(node, Ok(())) => {
+                self.deploying.remove(&node);
+                if self.deploying.is_empty() && self.state == JobState::Deploying {
+                    self.state = JobState::Running;
+                }
+                Vec::new()
+            }
+            Event::Deployed(node, Err(mut status)) => {
+                status.message = format!("node {node} cannot run its part: {}", status.message);
+                self.fail(status)
+            }
+            Event::TaskFinished(attempt, task) => {
+                if attempt != self.deployment.attempt {
+                    return Vec::new();
+                }
+                self.finished.insert(task);
+                if self.finished.len() < self.tasks.len() {
+                    return self.try_commit();
+                }
+                let reason = Status::new(Code::Cancelled, "the job has finished");
+                self.end(JobState::Finished, &reason)
+            }
+            Event::TaskFailed(attempt, task, mut status) => {
+                if attempt != self.deployment.attempt {
+                    return Vec::new();
+                }
+                // A task that only lost its neighbour is not the cause: the neighbour's own report
+                // or its node's end is, and is on its way.
+                let chain = self.deployment.graph.chains.get(task.chain as usize);
+                let name = chain.map(|c| c.operators.join(" → ")).unwrap_or_default();
+                let node = self.node_of(task).map(|n| format!(" on node {n}")).unwrap_or_default();
+                status.message = format!("task {task} ({name}){node}: {}", status.message);
+                self.fail(status)
+            }
+            Event::NodeDown(node, reason) => {
+                if !self.nodes.contains(&node) {
+                    return Vec::new();
+                }
+                let tasks = self.describe(&node);
+                self.nodes.remove(&node);
+                self.fail(Status::unavailable(format!(
+                    "node {node} died ({reason}); it was running {tasks}"
+                )))
+            }
+            Event::Checkpoint => {
+                if self.state != JobState::Running || !self.epochs.is_empty() || !self.finished.is_empty() {
+                    return Vec::new();
+                }
+                let epoch = self.next_epoch;
+                self.next_epoch += 1;
+                self.epochs.insert(epoch, BTreeMap::new());
+                self.nodes.iter().map(|n| Action::Trigger(n.clone(), epoch)).collect()
+            }
+            Event::TaskSaved(attempt, epoch, file) => {
+                if attempt != self.deployment.attempt {
+                    return Vec::new();
+                }
+                if let Some(files) = self.epochs.get_mut(&epoch) {
+                    files.insert(file.task, file);
+                }
+                self.try_commit()
+            }
+            Event::Committed(epoch, Ok(())) => {
+                self.committing = None;
+                self.epochs.remove(&epoch);
+                self.last_completed = Some(epoch);
+                self.nodes.iter().map(|n| Action::Completed(n.clone(), epoch)).collect()
+            }
+            Event::Committed(epoch, Err(status)) => {
+                self.committing = None;
+                self.epochs.remove(&epoch);
+                if status.code == Code::AlreadyExists {
+                    return self.fail(status);
+                }
+                Vec::new()
+            }
+            Event::Cancel => {
+                let reason = Status::new(Code::Cancelled, "the job was cancelled");
+                self.end(JobState::Cancelled, &reason)
+            }
+        }
+    }
+
+    /// The tasks of a node with their operators, for people.
+    pub fn describe(&self, node: &NodeId) -> String {
+        let tasks: Vec<String> = self
+            .deployment
+            .tasks_on(node)
+            .into_iter()
+            .map(|task| {
+                let chain = self.deployment.graph.chains.get(task.chain as usize);
+                let name = chain.map(|c| c.operators.join(" → ")).unwrap_or_default();
+                format!("{name} [{}]", task.subtask)
+            })
+            .collect();
+        if tasks.is_empty() { "no task".to_owned() } else { tasks.join(", ") }
+    }
+
+    fn node_of(&self, task: TaskId) -> Option<&NodeId> {
+        self.deployment.placement.get(task.chain as usize)?.get(task.subtask as usize)
+    }
+
+    fn try_commit(&mut self) -> Vec<Action> {
+        if self.committing.is_some() {
+            return Vec::new();
+        }
+        let complete = self.epochs.iter().find(|(_, files)| {
+            self.tasks.iter().all(|t| files.contains_key(t) || self.finished.contains(t))
+        });
+        let Some((&epoch, files)) = complete else { return Vec::new() };
+        let manifest = Manifest {
+            version: 1,
+            job: self.deployment.job.clone(),
+            pipeline: self.deployment.pipeline.clone(),
+            attempt: self.deployment.attempt.0,
+            epoch,
+            fingerprint: self.deployment.fingerprint,
+            settings: self.deployment.settings.clone(),
+            files: files.values().cloned().collect(),
+        };
+        self.committing = Some(epoch);
+        vec![Action::Commit(Box::new(manifest))]
+    }
+}

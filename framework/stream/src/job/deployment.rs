@@ -1,0 +1,91 @@
+//! What travels to a node so that it can run its part of a job.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use afflux_wire::{Attempt, NodeId};
+
+use crate::context::{JobSettings, Placement};
+use crate::graph::Graph;
+use crate::source::Split;
+
+/// One of the parallel copies of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    /// The chain.
+    pub chain: u32,
+    /// Which of its tasks.
+    pub subtask: u32,
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.chain, self.subtask)
+    }
+}
+
+/// One attempt of a job, as every node is told. Closures never travel: each node runs the same
+/// builder with the same settings and takes chains by their index.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// The job's id.
+    pub job: String,
+    /// The pipeline it runs.
+    pub pipeline: String,
+    /// The attempt; frames of another one are refused.
+    pub attempt: Attempt,
+    /// The settings that the builder runs with.
+    pub settings: JobSettings,
+    /// Hash of the executable of the coordinator.
+    pub build: String,
+    /// Fingerprint of the graph the coordinator built.
+    pub fingerprint: u64,
+    /// The graph, so that a node that built another can say where it differs.
+    pub graph: Graph,
+    /// Where each task runs.
+    pub placement: Placement,
+    /// What each source task reads.
+    pub splits: Vec<Vec<Vec<Split>>>,
+    /// The epoch of the checkpoint to start from.
+    pub restore: Option<u64>,
+    /// The checkpoint directory of the job to start from, when it is not this job's own.
+    pub restore_from: Option<String>,
+}
+
+impl Deployment {
+    /// The tasks that run on a node.
+    pub fn tasks_on(&self, node: &NodeId) -> Vec<TaskId> {
+        let mut tasks = Vec::new();
+        for (chain, places) in self.placement.iter().enumerate() {
+            for (subtask, place) in places.iter().enumerate() {
+                if place == node {
+                    tasks.push(TaskId { chain: chain as u32, subtask: subtask as u32 });
+                }
+            }
+        }
+        tasks
+    }
+}
+
+/// Deals tasks out over nodes: subtask `s` of a wide chain to node `s mod n`; single tasks to
+/// different nodes, so that they do not pile up on the first.
+///
+/// ```
+/// use afflux_stream::job::place;
+/// let nodes = ["a".into(), "b".into()];
+/// let placement = place(&[1, 2], &nodes);
+/// assert_eq!(placement[1], ["a".into(), "b".into()]);
+/// ```
+pub fn place(widths: &[u32], nodes: &[NodeId]) -> Placement {
+    widths
+        .iter()
+        .enumerate()
+        .map(|(chain, width)| {
+            let offset = if *width == 1 { chain } else { 0 };
+            (0..*width as usize)
+                .filter_map(|subtask| nodes.get((subtask + offset) % nodes.len().max(1)).cloned())
+                .collect()
+        })
+        .collect()
+}

@@ -1,0 +1,115 @@
+//! What the code of `derive(Service)` calls, so that it stays small. Not for people.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use serde::Serialize;
+
+use super::cx::CallMeta;
+use super::fault::{Fault, RpcError};
+use super::reply::{Panic, Reply, ReplyTo};
+use super::service::{Accept, MethodKind, Params, Refused, Service};
+use crate::status::{Code, Executed, Stage, Status};
+
+/// The JSON Schema of a type, with its definitions.
+#[must_use]
+pub fn schema_of<T: schemars::JsonSchema>() -> schemars::Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<T>()
+}
+
+/// Decodes the params of a request into a call.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with the path of the wrong field; the reply comes back unused.
+pub fn decode_params<P: Params>(
+    params: &[u8],
+    meta: CallMeta,
+    reply: Option<ReplyTo>,
+) -> Result<<P::Service as Service>::Call, (Status, Option<ReplyTo>)> {
+    match crate::codec::from_slice::<P>(params) {
+        Ok(params) => Ok(params.into_call(meta, reply.map(Reply::wire))),
+        Err(mut status) => {
+            let method = P::Service::METHODS[P::METHOD].name;
+            status.message = format!("{}/{method}: {}", P::Service::NAME, status.message);
+            Err((status, reply))
+        }
+    }
+}
+
+/// The error of a method number that the service does not have.
+#[must_use]
+pub fn no_such_method<S: Service>(method: usize) -> Status {
+    Status::new(
+        Code::Unimplemented,
+        format!(
+            "{} has {} methods and no number {method}",
+            S::NAME,
+            S::METHODS.len()
+        ),
+    )
+    .executed(Executed::No)
+    .stage(Stage::Admission)
+}
+
+/// Runs a handler, answers its caller, and returns the failure when there is no caller.
+///
+/// # Errors
+/// [`Panic`] when the handler panicked, after the caller has been answered.
+pub async fn answer<T: Serialize + Send + 'static, E: RpcError>(
+    reply: Option<Reply<T, E>>,
+    handler: impl Future<Output = Result<T, Fault<E>>>,
+) -> Result<Option<Status>, Panic> {
+    match reply {
+        Some(reply) => reply.run(handler).await.map(|()| None),
+        None => match AssertUnwindSafe(handler).catch_unwind().await {
+            Ok(Ok(_)) => Ok(None),
+            Ok(Err(fault)) => Ok(Some(fault.into_status())),
+            Err(payload) => Err(Panic::from_payload(&*payload)),
+        },
+    }
+}
+
+/// A place for messages `C` in front of one for messages `W` that are made from them.
+#[must_use]
+pub fn accepting_as<C: Send + 'static, W: Send + 'static>(
+    inner: Arc<dyn Accept<W>>,
+    wrap: fn(C) -> W,
+    unwrap: fn(W) -> C,
+) -> Arc<dyn Accept<C>> {
+    Arc::new(AcceptingAs {
+        inner,
+        wrap,
+        unwrap,
+    })
+}
+
+struct AcceptingAs<C, W> {
+    inner: Arc<dyn Accept<W>>,
+    wrap: fn(C) -> W,
+    unwrap: fn(W) -> C,
+}
+
+impl<C: Send + 'static, W: Send + 'static> Accept<C> for AcceptingAs<C, W> {
+    fn accept(&self, message: C) -> Result<(), Refused<C>> {
+        self.inner
+            .accept((self.wrap)(message))
+            .map_err(|refused| match refused {
+                Refused::Full(message) => Refused::Full((self.unwrap)(message)),
+                Refused::Closed(message) => Refused::Closed((self.unwrap)(message)),
+            })
+    }
+    fn depth(&self) -> usize {
+        self.inner.depth()
+    }
+    fn capacity(&self) -> usize {
+        self.inner.capacity()
+    }
+}
+
+/// The value of a one-way call's answer, which nobody sends: `Output` is `()` there, MessagePack's nil.
+pub(super) fn nothing<P: Params>() -> Result<P::Output, Status> {
+    debug_assert!(P::Service::METHODS[P::METHOD].kind == MethodKind::OneWay);
+    crate::codec::from_slice(&[0xC0])
+}

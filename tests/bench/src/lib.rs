@@ -1,1 +1,0 @@
-//! The benchmarks: streams, calls and local messages, as JSON.

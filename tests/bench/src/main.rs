@@ -1,0 +1,45 @@
+//! Benchmarks of Afflux, one JSON line a run; see `docs/performance.md`.
+//!
+//! `afflux-bench stream w1|w2|w3|w4 --records N --parallelism P --nodes K`
+//! `afflux-bench rpc r1|r2|r3 --outstanding N --payload BYTES --seconds S`
+
+#[path = "../../peers/src/args.rs"]
+mod args;
+#[path = "../../peers/src/report.rs"]
+mod report;
+mod stream;
+#[path = "../../peers/src/usage.rs"]
+mod usage;
+mod workload;
+
+use args::Args;
+
+/// Words are bound by the allocator; nodes use the same one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HELP: &str = "\
+afflux-bench stream w1|w2|w3|w4 [--records N] [--parallelism P] [--nodes K]
+afflux-bench rpc r1|r2|r3 [--outstanding N] [--payload BYTES] [--seconds S]
+
+Each prints one JSON line: records (or requests), wall and CPU seconds of all processes,
+work per CPU second, latencies, peak memory and the workload's checksum.
+
+Examples:
+  afflux-bench stream w2 --records 200_000_000 --parallelism 2
+  afflux-bench rpc r2 --outstanding 256 --seconds 10";
+
+fn main() {
+    let outcome = Args::from_env().and_then(|mut args| {
+        let suite = args.word("a suite (stream, rpc)").map_err(|e| format!("{e}\n\n{HELP}"))?;
+        match suite.as_str() {
+            "stream" => stream::run(args),
+            "stream-node" => stream::node(args),
+            other => Err(format!("unknown suite `{other}`\n\n{HELP}")),
+        }
+    });
+    if let Err(error) = outcome {
+        eprintln!("afflux-bench: {error}");
+        std::process::exit(2);
+    }
+}

@@ -1,0 +1,12 @@
+use afflux::prelude::*;
+
+#[derive(RpcError, Serialize, Deserialize, Debug)]
+enum OrderError {
+    #[rpc(code = NotFoud)]
+    NoSuch { id: u64 },
+    #[rpc(code = ResourceExhausted, retry_after_ms = "50")]
+    Busy,
+    Aborted,
+}
+
+fn main() {}

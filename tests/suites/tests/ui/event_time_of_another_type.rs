@@ -1,0 +1,11 @@
+use afflux::prelude::*;
+
+struct Ticks(u64);
+
+#[derive(Event)]
+struct Departure {
+    #[event(time)]
+    at: Ticks,
+}
+
+fn main() {}

@@ -1,0 +1,21 @@
+use afflux::prelude::*;
+
+#[derive(Service)]
+#[service(name = "shop.orders")]
+enum Orders {
+    #[rpc(returns = u64)]
+    Count { sku: String },
+    Drop { sku: String },
+}
+
+#[derive(Actor)]
+#[actor(serves(Orders))]
+struct Desk;
+
+impl OrdersHandler for Desk {
+    async fn count(&mut self, _cx: &mut Cx, _sku: String) -> Result<u64, Fault> {
+        Ok(1)
+    }
+}
+
+fn main() {}

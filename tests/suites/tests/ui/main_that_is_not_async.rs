@@ -1,0 +1,2 @@
+#[afflux::main]
+fn main() {}
