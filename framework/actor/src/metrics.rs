@@ -33,6 +33,7 @@ pub(crate) struct KindMetrics {
     pub(crate) starts: IntCounter,
     pub(crate) restarts: IntCounter,
     pub(crate) panics: IntCounter,
+    pub(crate) failed: IntCounter,
     pub(crate) rejected_full: IntCounter,
     pub(crate) rejected_closed: IntCounter,
     pub(crate) rejected_deadline: IntCounter,
@@ -61,6 +62,7 @@ pub struct ActorMetrics {
     stops: IntCounterVec,
     restarts: IntCounterVec,
     panics: IntCounterVec,
+    failed: IntCounterVec,
     rejected: IntCounterVec,
     wait: HistogramVec,
     handle: HistogramVec,
@@ -79,7 +81,14 @@ impl ActorMetrics {
         let metrics = Self::build()?;
         registry.register(Box::new(metrics.actors.clone()))?;
         for counters in
-            [&metrics.starts, &metrics.stops, &metrics.restarts, &metrics.panics, &metrics.rejected]
+            [
+                &metrics.starts,
+                &metrics.stops,
+                &metrics.restarts,
+                &metrics.panics,
+                &metrics.failed,
+                &metrics.rejected,
+            ]
         {
             registry.register(Box::new(counters.clone()))?;
         }
@@ -115,6 +124,7 @@ impl ActorMetrics {
             stops: counter("actor_stops_total", "Actors that ended for good", &["kind", "reason"])?,
             restarts: counter("actor_restarts_total", "Fresh states after an end", kind)?,
             panics: counter("actor_panics_total", "Panics of handlers and states", kind)?,
+            failed: counter("actor_oneway_failures_total", "One-way calls whose handler failed", kind)?,
             rejected: counter(
                 "mailbox_rejected_total",
                 "Messages refused, or dropped before they ran",
@@ -152,6 +162,7 @@ impl ActorMetrics {
                 starts: self.starts.with_label_values(&[name]),
                 restarts: self.restarts.with_label_values(&[name]),
                 panics: self.panics.with_label_values(&[name]),
+                failed: self.failed.with_label_values(&[name]),
                 rejected_full: rejected("full"),
                 rejected_closed: rejected("closed"),
                 rejected_deadline: rejected("deadline"),

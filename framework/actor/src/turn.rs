@@ -84,7 +84,13 @@ pub(crate) async fn serve<A: Actor>(
             seat.mailbox.kind().handle.observe(now.saturating_duration_since(began).as_secs_f64());
         }
         match outcome {
-            Ok(Ok(())) => {}
+            // A one-way call has nobody to tell: its failure is counted and logged here.
+            Ok(Ok(())) => {
+                if let Some(status) = cx.take_failure() {
+                    seat.mailbox.kind().failed.inc();
+                    tracing::warn!(actor = %cx.path(), %status, "a one-way call failed");
+                }
+            }
             Ok(Err(panic)) => return StopReason::Panicked(panic),
             Err(payload) => return StopReason::Panicked(Panic::from_payload(&*payload)),
         }

@@ -9,7 +9,7 @@ pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Who has to act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+enum Blame {
     /// Whoever typed the command or wrote the settings: exit code 2.
     Usage,
     /// Whoever runs the system: exit code 1.
@@ -29,7 +29,7 @@ pub enum Fault {
 /// assert_eq!(error.to_string(), "unknown pipeline `hourly`\n  help: did you mean `hourly-delays`?");
 /// ```
 pub struct Error {
-    fault: Fault,
+    blame: Blame,
     message: String,
     hint: Option<String>,
     status: Option<Box<Status>>,
@@ -38,12 +38,12 @@ pub struct Error {
 impl Error {
     /// A wrong command line or wrong settings: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { fault: Fault::Usage, message: message.into(), hint: None, status: None }
+        Self { blame: Blame::Usage, message: message.into(), hint: None, status: None }
     }
 
     /// Any other failure: exit code 1.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { fault: Fault::Failed, message: message.into(), hint: None, status: None }
+        Self { blame: Blame::Failed, message: message.into(), hint: None, status: None }
     }
 
     /// Adds what to do about it.
@@ -60,17 +60,19 @@ impl Error {
         self
     }
 
-    /// The exit code of a process that ends with this error.
-    pub fn exit_code(&self) -> u8 {
-        match self.fault {
-            Fault::Usage => 2,
-            Fault::Failed => 1,
-        }
+    /// Puts more behind the message.
+    #[must_use]
+    pub fn also(mut self, more: impl fmt::Display) -> Self {
+        self.message = format!("{}{more}", self.message);
+        self
     }
 
-    /// Who has to act.
-    pub fn fault(&self) -> Fault {
-        self.fault
+    /// The exit code of a process that ends with this error.
+    pub fn exit_code(&self) -> u8 {
+        match self.blame {
+            Blame::Usage => 2,
+            Blame::Failed => 1,
+        }
     }
 
     /// The message without the hint.
@@ -85,9 +87,9 @@ impl Error {
 
     /// The failure as it crosses a mailbox or a wire.
     pub fn into_status(self) -> Status {
-        let code = match self.fault {
-            Fault::Usage => Code::InvalidArgument,
-            Fault::Failed => Code::FailedPrecondition,
+        let code = match self.blame {
+            Blame::Usage => Code::InvalidArgument,
+            Blame::Failed => Code::FailedPrecondition,
         };
         match self.status {
             Some(status) => *status,
@@ -128,7 +130,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
         }
         let any: Box<dyn std::any::Any> = Box::new(error);
         let status = any.downcast::<Status>().ok();
-        Self { fault: Fault::Failed, message, hint: None, status }
+        Self { blame: Blame::Failed, message, hint: None, status }
     }
 }
 

@@ -1,21 +1,45 @@
 //! Services and exactly-once stream pipelines as actors, in one process: the one crate a user depends on.
+//!
+//! Reading order for a user: [`prelude`] (what most files need), [`App`] (a program: its pipelines and
+//! services), [`contract`] and [`macros`] (what a service promises), [`stream`] (what is computed),
+//! [`actor`] (what runs).
+//!
+//! Reading order for this crate: [`settings`] (what a process is told), [`Node`] (what it then is),
+//! [`Client`] (a process that is none), [`registry_service`] and [`node_service`] (what nodes tell one
+//! another), [`jobs`] and `engine` (who runs pipelines), `cli`, [`dev`], [`progress`] and [`admin`]
+//! (what people see), [`telemetry`] and [`process`] (what is counted and logged).
+//!
+//! Environment, wall clock, signals and HTTP enter a process here and nowhere else. Without its default
+//! features the crate is [`contract`] and [`macros`] alone: no runtime, no sockets, for crates that
+//! describe a service.
 
 extern crate self as afflux;
-
-mod error;
 
 #[cfg(feature = "node")]
 pub mod actor;
 #[cfg(feature = "node")]
 pub mod admin;
 #[cfg(feature = "node")]
+mod app;
+#[cfg(feature = "node")]
 mod cli;
+#[cfg(feature = "node")]
+mod client;
 #[cfg(feature = "node")]
 mod concurrent;
 #[cfg(feature = "node")]
 pub mod dev;
 #[cfg(feature = "node")]
+mod engine;
+mod error;
+#[cfg(feature = "node")]
+mod follow;
+#[cfg(feature = "node")]
 pub mod jobs;
+#[cfg(feature = "node")]
+mod leader;
+#[cfg(feature = "node")]
+mod node;
 #[cfg(feature = "node")]
 pub mod node_service;
 pub mod prelude;
@@ -28,12 +52,22 @@ pub mod registry_service;
 #[cfg(feature = "node")]
 pub mod settings;
 #[cfg(feature = "node")]
+mod signals;
+#[cfg(feature = "node")]
 pub mod stream;
 #[cfg(feature = "node")]
 pub mod telemetry;
 
 pub use afflux_macros::main;
-pub use error::{Error, Fault, Result};
+#[cfg(feature = "node")]
+pub use app::App;
+#[cfg(feature = "node")]
+pub use client::{Client, Endpoint, Offered};
+#[cfg(feature = "node")]
+pub use engine::Pipelines;
+pub use error::{Error, Result};
+#[cfg(feature = "node")]
+pub use node::{Node, NodeBuilder};
 
 /// The derives, by their names; [`prelude`] has those that a user needs.
 pub mod macros {
@@ -50,4 +84,24 @@ pub mod contract {
 pub mod __private {
     pub use schemars;
     pub use serde;
+
+    /// The body of `#[afflux::main]`: runs it, prints its error, gives its exit code.
+    #[cfg(feature = "node")]
+    pub fn run_main<F: Future<Output = crate::Result<()>>>(main: F) -> std::process::ExitCode {
+        let result = match afflux_actor::system(move || main) {
+            Ok(result) => result,
+            Err(status) => Err(status.into()),
+        };
+        match result {
+            Ok(()) => std::process::ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                std::process::ExitCode::from(error.exit_code())
+            }
+        }
+    }
 }
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -25,28 +25,18 @@ pub(crate) struct Found {
 /// The files behind a path: itself, those of a directory that end in one of `extensions`, or those
 /// whose names match a `*` in the last part. In the order of their names.
 pub(crate) fn find(path: &Path, extensions: &[&str]) -> Result<Vec<Found>> {
-    let pattern = path
-        .file_name()
-        .and_then(OsStr::to_str)
-        .filter(|name| name.contains('*'));
+    let pattern = path.file_name().and_then(OsStr::to_str).filter(|name| name.contains('*'));
     let (directory, pattern) = match pattern {
         Some(pattern) => (path.parent().unwrap_or(Path::new("")), Some(pattern)),
         None => {
             let meta = path.metadata().map_err(|e| refused("read", path, &e))?;
             if !meta.is_dir() {
-                return Ok(vec![Found {
-                    path: path.to_owned(),
-                    bytes: meta.len(),
-                }]);
+                return Ok(vec![Found { path: path.to_owned(), bytes: meta.len() }]);
             }
             (path, None)
         }
     };
-    let listed = if directory.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        directory
-    };
+    let listed = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let mut found = Vec::new();
     for entry in listed.read_dir().map_err(|e| refused("list", listed, &e))? {
         let entry = entry.map_err(|e| refused("list", listed, &e))?;
@@ -60,10 +50,7 @@ pub(crate) fn find(path: &Path, extensions: &[&str]) -> Result<Vec<Found>> {
         if wanted && !name.starts_with('.') {
             let meta = path.metadata().map_err(|e| refused("read", &path, &e))?;
             if meta.is_file() {
-                found.push(Found {
-                    path,
-                    bytes: meta.len(),
-                });
+                found.push(Found { path, bytes: meta.len() });
             }
         }
     }
@@ -109,15 +96,9 @@ pub(crate) struct Opened {
 pub(crate) fn open(path: &Path) -> Result<Opened> {
     let file = File::open(path).map_err(|e| refused("read", path, &e))?;
     let taken = Arc::new(AtomicU64::new(0));
-    let file = Counted {
-        file,
-        taken: Arc::clone(&taken),
-    };
+    let file = Counted { file, taken: Arc::clone(&taken) };
     let bytes: Box<dyn Read + Send> = if is_gzip(path) {
-        Box::new(MultiGzDecoder::new(BufReader::with_capacity(
-            COMPRESSED_BUFFER_BYTES,
-            file,
-        )))
+        Box::new(MultiGzDecoder::new(BufReader::with_capacity(COMPRESSED_BUFFER_BYTES, file)))
     } else {
         Box::new(file)
     };
@@ -126,8 +107,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
 
 /// Whether the name says that the file is compressed.
 pub(crate) fn is_gzip(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("gz"))
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"))
 }
 
 struct Counted {
@@ -164,28 +144,17 @@ pub(crate) fn refused(act: &str, path: &Path, error: &io::Error) -> Status {
             "no such file or directory".to_owned(),
             "; give its path from the working directory, or the absolute path",
         ),
-        ErrorKind::PermissionDenied => (
-            Code::PermissionDenied,
-            "permission denied".to_owned(),
-            "; change its owner or mode",
-        ),
+        ErrorKind::PermissionDenied => {
+            (Code::PermissionDenied, "permission denied".to_owned(), "; change its owner or mode")
+        }
         ErrorKind::StorageFull => (Code::ResourceExhausted, "the disk is full".to_owned(), ""),
-        ErrorKind::IsADirectory => (
-            Code::InvalidArgument,
-            "it is a directory".to_owned(),
-            "; name a file in it",
-        ),
+        ErrorKind::IsADirectory => {
+            (Code::InvalidArgument, "it is a directory".to_owned(), "; name a file in it")
+        }
         _ => (Code::Unavailable, error.to_string(), ""),
     };
-    let place = if path.is_relative() {
-        working_directory()
-    } else {
-        String::new()
-    };
-    Status::new(
-        code,
-        format!("cannot {act} {}{place}: {what}{cure}", shown(path)),
-    )
+    let place = if path.is_relative() { working_directory() } else { String::new() };
+    Status::new(code, format!("cannot {act} {}{place}: {what}{cure}", shown(path)))
 }
 
 #[cfg(test)]
@@ -217,16 +186,10 @@ mod tests {
         fs::create_dir(dir.path().join("d.csv")).unwrap();
         let names = |path: &Path| -> Vec<String> {
             let found = find(path, &[".csv", ".csv.gz"]).unwrap();
-            found
-                .iter()
-                .map(|f| f.path.file_name().unwrap().to_str().unwrap().to_owned())
-                .collect()
+            found.iter().map(|f| f.path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
         };
         assert_eq!(names(dir.path()), ["a.csv.gz", "b.csv"]);
-        assert_eq!(
-            names(&dir.path().join("*.csv*")),
-            ["a.csv.gz", "b.csv", "c.csv.part"]
-        );
+        assert_eq!(names(&dir.path().join("*.csv*")), ["a.csv.gz", "b.csv", "c.csv.part"]);
         assert_eq!(names(&dir.path().join("note.txt")), ["note.txt"]);
     }
 
@@ -236,10 +199,7 @@ mod tests {
         assert_eq!(status.code, Code::NotFound);
         let here = Path::new(".").canonicalize().unwrap();
         for part in ["`no/such.csv`", here.to_str().unwrap(), "give its path"] {
-            assert!(
-                status.message.contains(part),
-                "{part} is missing in {status}"
-            );
+            assert!(status.message.contains(part), "{part} is missing in {status}");
         }
         let dir = tempfile::tempdir().unwrap();
         let status = find(&dir.path().join("*.csv"), &[]).unwrap_err();

@@ -44,10 +44,7 @@ mod tests {
 
     #[test]
     fn a_position_survives_a_checkpoint() {
-        let position = Position {
-            rows: 336_776,
-            skipped: 3,
-        };
+        let position = Position { rows: 336_776, skipped: 3 };
         assert_eq!(Position::decode(&position.encode(), "f").unwrap(), position);
     }
 

@@ -34,7 +34,7 @@ use crate::writer::DataQueue;
 const FRAME_OVERHEAD_BYTES: usize = 512;
 /// Methods of a peer whose number and metrics are kept.
 const BOUND_METHODS_MAX: usize = 4_096;
-/// How long the last bytes of a closing link may take.
+/// How long the last bytes of a closing link may take, in both directions together.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// An encoding buffer that once held a large call is given back to the allocator.
 const SCRATCH_BYTES_KEPT_MAX: usize = 256 << 10;
@@ -123,7 +123,7 @@ pub(crate) struct Link {
     /// The services of the peer, with their methods' numbers.
     pub(crate) offers: RwLock<BTreeMap<String, BTreeMap<String, u32>>>,
     state: AtomicU8,
-    flushed: AtomicU8,
+    ended: AtomicU8,
     lost_status: OnceLock<Status>,
     closing_status: OnceLock<Status>,
     lost_signal: Semaphore,
@@ -176,7 +176,7 @@ impl Link {
             senders: Mutex::default(),
             offers: RwLock::new(hello.services.into_iter().map(offered).collect()),
             state: AtomicU8::new(UP),
-            flushed: AtomicU8::new(0),
+            ended: AtomicU8::new(0),
             lost_status: OnceLock::new(),
             closing_status: OnceLock::new(),
             lost_signal: Semaphore::new(0),
@@ -721,13 +721,14 @@ impl Link {
         self.lose(status);
     }
 
-    /// Writes what is left, and loses the link then, or when that takes too long.
+    /// Takes nothing new, writes what is left, and loses the link once the peer has closed too, or
+    /// after [`FLUSH_TIMEOUT`]. Closing earlier could reset the connection before the peer has read.
     pub(crate) fn close(&self, status: Status) {
         let _ = self.state.compare_exchange(UP, DRAINING, Ordering::AcqRel, Ordering::Acquire);
         let _ = self.closing_status.set(status);
         let mut state = self.control.lock();
         state.closed = true;
-        state.closing_at = Some(clock::now() + FLUSH_TIMEOUT);
+        state.closing_at.get_or_insert(clock::now() + FLUSH_TIMEOUT);
         let writer = state.writer.take();
         drop(state);
         Self::wake(writer);
@@ -735,13 +736,19 @@ impl Link {
         self.rearm.notify_one();
     }
 
-    /// A writer has written all that it ever will.
-    pub(crate) fn flushed(&self, side: Side) {
+    /// The peer will send nothing more on one connection. The other may still bring answers that it
+    /// sent before: the link is lost with the second one, or soon.
+    pub(crate) fn ended(&self, side: Side) {
+        self.metrics.closed(side.name(), "eof");
+        let status = Status::unavailable(format!(
+            "the link to node {} ({}) is lost: closed by the peer",
+            self.peer, self.address
+        ));
         let bit = 1 << side as u8;
-        if self.flushed.fetch_or(bit, Ordering::AcqRel) | bit == 3
-            && let Some(status) = self.closing_status.get()
-        {
-            self.lose(status.clone());
+        if self.ended.fetch_or(bit, Ordering::AcqRel) | bit == 3 {
+            self.lose(self.closing_status.get().cloned().unwrap_or(status));
+        } else {
+            self.close(status);
         }
     }
 

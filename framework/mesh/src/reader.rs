@@ -1,6 +1,5 @@
 //! The two readers of a link: big reads, and all complete frames of each in one go.
 
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Waker;
@@ -80,10 +79,7 @@ async fn run(
             read = half.read_buf(&mut buf) => read,
         };
         match read {
-            Ok(0) => {
-                let eof = io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the peer");
-                return link.fail_io(side, &eof);
-            }
+            Ok(0) => return link.ended(side),
             Ok(n) => link.metrics.bytes_in.inc_by(n as u64),
             Err(error) => return link.fail_io(side, &error),
         }

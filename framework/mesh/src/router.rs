@@ -328,10 +328,12 @@ impl Outgoing for RawCall {
 }
 
 /// Takes the answer of a call without types, from a link or from a mailbox beside.
-struct RawSlot(Mutex<Option<oneshot::Sender<Result<Vec<u8>, Status>>>>);
+struct RawSlot(Mutex<Option<oneshot::Sender<RawAnswer>>>);
+
+type RawAnswer = Result<Vec<u8>, Status>;
 
 impl RawSlot {
-    fn new() -> (Arc<Self>, oneshot::Receiver<Result<Vec<u8>, Status>>) {
+    fn new() -> (Arc<Self>, oneshot::Receiver<RawAnswer>) {
         let (sender, receiver) = oneshot::channel();
         (Arc::new(Self(Mutex::new(Some(sender)))), receiver)
     }

@@ -74,10 +74,6 @@ impl ServiceTable {
         next
     }
 
-    pub(crate) fn get(&self, service: &str) -> Option<&ServiceEntry> {
-        self.services.get(service)
-    }
-
     pub(crate) fn entries(&self) -> impl Iterator<Item = &ServiceEntry> {
         self.services.values()
     }

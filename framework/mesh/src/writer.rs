@@ -79,7 +79,7 @@ pub(crate) async fn run_control(link: Arc<Link>, mut half: WriteHalf) {
     }
     // The peer sees the end even while this process still holds the reading half.
     let _ = half.shutdown().await;
-    link.flushed(Side::Control);
+    lost.await;
 }
 
 /// Frames that wait for the data connection: small ones copied together, payloads as they are.
@@ -177,7 +177,7 @@ pub(crate) async fn run_data(link: Arc<Link>, mut half: WriteHalf) {
         }
     }
     let _ = half.shutdown().await;
-    link.flushed(Side::Data);
+    lost.await;
 }
 
 async fn write_some(half: &mut WriteHalf, slices: &VecDeque<Bytes>) -> io::Result<usize> {

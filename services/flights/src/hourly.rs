@@ -119,9 +119,7 @@ pub fn hourly_delays_of(flow: &Flow, flights: impl Into<PathBuf>, out: impl Into
         .window(Tumbling::of(hours(1)))
         .late(Late::Side)
         .aggregate("hourly-delay", DelayStats::new());
-    hourly
-        .tell("board", |windows| BoardClosed { windows })
-        .sink("out", Csv::path(out).ordered_by_window());
+    hourly.tell("board", |windows| BoardClosed { windows }).sink("out", Csv::path(out).ordered_by_window());
     late.count("too-late");
     Ok(())
 }

@@ -13,7 +13,7 @@ use afflux_stream::{
     Batch, BoundedOutOfOrder, Flow, Global, IoContext, JobSettings, Late, Plan, Sink, SinkWriter,
     TaskEvent, Timestamp, Tumbling, fold, generate, millis_of,
 };
-use afflux_wire::{Attempt, Incarnation, NodeId};
+use afflux_wire::{Attempt, NodeId};
 
 use crate::args::Args;
 use crate::report::{Param, Report, Work};
@@ -173,10 +173,9 @@ fn work(
         let mesh = if nodes > 1 {
             let config = MeshConfig {
                 listen: Some("127.0.0.1:0".into()),
-                ..MeshConfig::new(node.clone(), Incarnation(1), "bench")
+                ..MeshConfig::new(node.clone(), "bench")
             };
             let mesh = Mesh::start(config, Transport::Tcp, threads.io(), MeshMetrics::unregistered())
-                .await
                 .map_err(|e| e.to_string())?;
             Some(mesh)
         } else {

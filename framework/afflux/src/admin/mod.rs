@@ -6,4 +6,5 @@ mod probes;
 mod server;
 
 pub use probes::Probes;
+pub(crate) use server::listen_failed;
 pub use server::{Admin, AdminServer};

@@ -94,6 +94,15 @@ impl Admin {
     }
 }
 
+/// The error of a node port that the mesh could not listen on.
+pub(crate) fn listen_failed(listen: &str, status: Status, setting: &str) -> Error {
+    // The mesh reports a status; the operating system is asked again for the exact reason.
+    match TcpListener::bind(listen) {
+        Err(error) => cannot_listen(listen, &error, setting),
+        Ok(_) => Error::from(status).context(format!("{setting} = {listen}")),
+    }
+}
+
 /// The error of a port that is taken, or an address that is not ours.
 pub(crate) fn cannot_listen(listen: &str, error: &std::io::Error, setting: &str) -> Error {
     let variable = crate::settings::find(setting).map(crate::settings::Setting::variable).unwrap_or_default();

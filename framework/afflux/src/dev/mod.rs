@@ -2,5 +2,7 @@
 
 mod child;
 mod file;
+mod launcher;
 
 pub use file::{DIRECTORY, DevFile, DevNode};
+pub(crate) use launcher::launch;

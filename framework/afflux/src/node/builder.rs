@@ -292,10 +292,15 @@ async fn keep(
                 });
             }
             // A final state stays: nothing but the record can change any more.
-            () = registration.wait_for(|now| *now != state), if !state.is_final() => {}
+            () = registration.wait_for(|now| *now != state), if !ended(&state) => {}
         }
     }
     registration.close().await;
+}
+
+/// Whether there will be no other state.
+fn ended(state: &RegistrationState) -> bool {
+    matches!(state, RegistrationState::Superseded { .. } | RegistrationState::Closed)
 }
 
 /// The registry of the settings, and where it is.

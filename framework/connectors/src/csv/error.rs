@@ -34,11 +34,7 @@ pub(super) enum Kind {
 
 impl RowError {
     pub(super) fn of(kind: Kind) -> Self {
-        Self {
-            column: None,
-            kind,
-            or_empty: false,
-        }
+        Self { column: None, kind, or_empty: false }
     }
 
     pub(super) fn at(mut self, column: usize) -> Self {
@@ -55,17 +51,9 @@ impl RowError {
     pub(super) fn describe(&self, header: &StringRecord, row: &StringRecord) -> String {
         let mut text = String::new();
         if let Some(column) = self.column {
-            text = format!(
-                "column {} ({}): ",
-                header.get(column).unwrap_or("?"),
-                column + 1
-            );
+            text = format!("column {} ({}): ", header.get(column).unwrap_or("?"), column + 1);
         }
-        let value = self
-            .column
-            .and_then(|c| row.get(c))
-            .map(quoted)
-            .unwrap_or_default();
+        let value = self.column.and_then(|c| row.get(c)).map(quoted).unwrap_or_default();
         let or_empty = if self.or_empty { " or empty" } else { "" };
         match &self.kind {
             Kind::Not(expected) => format!("{text}{value} is not {expected}{or_empty}"),
@@ -75,10 +63,7 @@ impl RowError {
             // Most types quote the value themselves.
             Kind::Says(message) if message.contains(&value) => format!("{text}{message}"),
             Kind::Says(message) => format!("{text}{value}: {message}"),
-            Kind::Missing(name) => format!(
-                "there is no column `{name}`; the file has {}",
-                names(header)
-            ),
+            Kind::Missing(name) => format!("there is no column `{name}`; the file has {}", names(header)),
             Kind::Shape(message) => format!("{text}{message}; the file has {}", names(header)),
         }
     }

@@ -65,10 +65,7 @@ pub struct OrderedCsv<T> {
 impl<T> Csv<T> {
     /// The file, directory or pattern to read, or the file to write.
     pub fn path(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            rows: PhantomData,
-        }
+        Self { path: path.into(), rows: PhantomData }
     }
 
     /// One task writes all rows, by event time, and rows of one event time sorted.
@@ -92,16 +89,9 @@ impl<T: DeserializeOwned + Send + 'static> Source for Csv<T> {
             .into_iter()
             .map(|file| {
                 let id = file.path.to_str().ok_or_else(|| {
-                    Status::invalid(format!(
-                        "the path {} is not UTF-8; rename it",
-                        file::shown(&file.path)
-                    ))
+                    Status::invalid(format!("the path {} is not UTF-8; rename it", file::shown(&file.path)))
                 })?;
-                Ok(Split {
-                    id: id.to_owned(),
-                    payload: Vec::new(),
-                    size: Some(file.bytes),
-                })
+                Ok(Split { id: id.to_owned(), payload: Vec::new(), size: Some(file.bytes) })
             })
             .collect()
     }
@@ -112,11 +102,7 @@ impl<T: DeserializeOwned + Send + 'static> Source for Csv<T> {
         position: Option<&[u8]>,
         cx: &IoContext,
     ) -> Result<Box<dyn SplitReader<T>>> {
-        Ok(Box::new(CsvReader::open(
-            Path::new(&split.id),
-            position,
-            cx.on_error,
-        )?))
+        Ok(Box::new(CsvReader::open(Path::new(&split.id), position, cx.on_error)?))
     }
 
     fn kind(&self) -> &'static str {
@@ -133,20 +119,24 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Sink<T> for Csv<T> {
     fn kind(&self) -> &'static str {
         "csv"
     }
+
+    fn target(&self) -> Option<String> {
+        Some(self.path.display().to_string())
+    }
 }
 
 impl<T: Serialize + DeserializeOwned + Ord + Send + 'static> Sink<T> for OrderedCsv<T> {
     fn open(&self, state: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
         let sort: fn(&mut [T]) = <[T]>::sort;
-        Ok(Box::new(CsvWriter::open(
-            self.csv.path.clone(),
-            Some(sort),
-            state,
-        )?))
+        Ok(Box::new(CsvWriter::open(self.csv.path.clone(), Some(sort), state)?))
     }
 
     fn kind(&self) -> &'static str {
-        "csv, ordered"
+        "ordered csv"
+    }
+
+    fn target(&self) -> Option<String> {
+        Some(self.csv.path.display().to_string())
     }
 
     fn single(&self) -> bool {
@@ -173,12 +163,7 @@ mod tests {
 
     #[test]
     fn tasks_that_write_beside_each_other_have_files_of_their_own() {
-        let path = |path: &str, n| {
-            path_of_task(Path::new(path), 1, n)
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
+        let path = |path: &str, n| path_of_task(Path::new(path), 1, n).to_str().unwrap().to_owned();
         assert_eq!(path("out/x.csv", 1), "out/x.csv");
         assert_eq!(path("out/x.csv", 4), "out/x-1-of-4.csv");
         assert_eq!(path("x", 2), "x-1-of-2");
@@ -187,8 +172,6 @@ mod tests {
     #[test]
     fn only_an_ordered_file_wants_all_rows_in_one_task() {
         assert!(!Sink::<u8>::single(&Csv::<u8>::path("x")));
-        assert!(Sink::<u8>::single(
-            &Csv::<u8>::path("x").ordered_by_window()
-        ));
+        assert!(Sink::<u8>::single(&Csv::<u8>::path("x").ordered_by_window()));
     }
 }

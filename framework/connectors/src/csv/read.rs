@@ -55,10 +55,7 @@ struct RowTooLong;
 
 impl std::fmt::Display for RowTooLong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "the row is longer than {ROW_BYTES_MAX} bytes; is there a quote that is never closed?"
-        )
+        write!(f, "the row is longer than {ROW_BYTES_MAX} bytes; is there a quote that is never closed?")
     }
 }
 
@@ -87,10 +84,7 @@ impl<T: DeserializeOwned> CsvReader<T> {
     /// Opens a file at its beginning or behind the rows of a position.
     pub(super) fn open(path: &Path, position: Option<&[u8]>, on_error: OnError) -> Result<Self> {
         let opened = file::open(path)?;
-        let mut text = Metered {
-            bytes: opened.bytes,
-            left: 0,
-        };
+        let mut text = Metered { bytes: opened.bytes, left: 0 };
         text.refill();
         let mut reader = Self {
             path: path.to_owned(),
@@ -168,21 +162,14 @@ impl<T: DeserializeOwned> CsvReader<T> {
         if self.row.len() != self.header.len() {
             return Err(self.row(self.wrong_length()));
         }
-        match T::deserialize(Row {
-            header: &self.header,
-            fields: &self.row,
-        }) {
+        match T::deserialize(Row { header: &self.header, fields: &self.row }) {
             Ok(record) => Ok(Some(record)),
             Err(error) => Err(self.no_record(&error)),
         }
     }
 
     fn row(&self, what: String) -> Trouble {
-        let begins = self
-            .row
-            .position()
-            .unwrap_or_else(|| self.csv.position())
-            .clone();
+        let begins = self.row.position().unwrap_or_else(|| self.csv.position()).clone();
         Trouble::Row { what, begins }
     }
 
@@ -228,10 +215,7 @@ impl<T: DeserializeOwned> CsvReader<T> {
 
     #[cold]
     fn trouble(&self, error: &csv::Error) -> Trouble {
-        let begins = error
-            .position()
-            .unwrap_or_else(|| self.csv.position())
-            .clone();
+        let begins = error.position().unwrap_or_else(|| self.csv.position()).clone();
         let place = format!("{} near line {}", self.path.display(), begins.line());
         match error.kind() {
             ErrorKind::Utf8 { err, .. } => {
@@ -247,10 +231,9 @@ impl<T: DeserializeOwned> CsvReader<T> {
                 let gzip = file::is_gzip(&self.path);
                 let (code, what) = match error.kind() {
                     io::ErrorKind::Other => (Code::InvalidArgument, error.to_string()),
-                    io::ErrorKind::UnexpectedEof if gzip => (
-                        Code::DataLoss,
-                        "the compressed file is cut off; copy it again".to_owned(),
-                    ),
+                    io::ErrorKind::UnexpectedEof if gzip => {
+                        (Code::DataLoss, "the compressed file is cut off; copy it again".to_owned())
+                    }
                     io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if gzip => (
                         Code::DataLoss,
                         format!(
@@ -296,9 +279,7 @@ impl<T: DeserializeOwned> SplitReader<T> for CsvReader<T> {
             match self.next() {
                 Ok(Some(record)) => batch.rows.push(record),
                 Ok(None) => return Poll::Ready(Ok(ReadState::End)),
-                Err(Trouble::Row { .. }) if self.on_error == OnError::Skip => {
-                    self.position.skipped += 1
-                }
+                Err(Trouble::Row { .. }) if self.on_error == OnError::Skip => self.position.skipped += 1,
                 Err(trouble) => return Poll::Ready(Err(self.status(trouble))),
             }
         }

@@ -36,11 +36,7 @@ impl<'de> Deserializer<'de> for Row<'_> {
         visitor.visit_seq(Columns { row: self, next: 0 })
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        _: usize,
-        visitor: V,
-    ) -> Result<V::Value, RowError> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, RowError> {
         self.deserialize_seq(visitor)
     }
 
@@ -69,10 +65,7 @@ impl<'de> MapAccess<'de> for Columns<'_> {
     type Error = RowError;
 
     #[inline]
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, RowError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, RowError> {
         match self.row.header.get(self.next) {
             Some(name) => {
                 let name: StrDeserializer<'_, RowError> = name.into_deserializer();
@@ -86,20 +79,15 @@ impl<'de> MapAccess<'de> for Columns<'_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, RowError> {
         let column = self.next;
         self.next += 1;
-        seed.deserialize(Field {
-            text: self.row.fields.get(column).unwrap_or_default(),
-        })
-        .map_err(|e| e.at(column))
+        seed.deserialize(Field { text: self.row.fields.get(column).unwrap_or_default() })
+            .map_err(|e| e.at(column))
     }
 }
 
 impl<'de> SeqAccess<'de> for Columns<'_> {
     type Error = RowError;
 
-    fn next_element_seed<S: DeserializeSeed<'de>>(
-        &mut self,
-        seed: S,
-    ) -> Result<Option<S::Value>, RowError> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, RowError> {
         if self.next >= self.row.fields.len() {
             return Ok(None);
         }
@@ -130,9 +118,7 @@ macro_rules! integers {
 }
 
 fn nested() -> RowError {
-    RowError::of(Kind::Shape(
-        "a column holds one value, but the record's field holds several".to_owned(),
-    ))
+    RowError::of(Kind::Shape("a column holds one value, but the record's field holds several".to_owned()))
 }
 
 impl<'de> Deserializer<'de> for Field<'_> {
@@ -222,11 +208,7 @@ impl<'de> Deserializer<'de> for Field<'_> {
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, RowError> {
-        if self.text.is_empty() {
-            visitor.visit_unit()
-        } else {
-            Err(RowError::of(Kind::Not("empty")))
-        }
+        if self.text.is_empty() { visitor.visit_unit() } else { Err(RowError::of(Kind::Not("empty"))) }
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -316,39 +298,19 @@ mod tests {
         more: Option<String>,
     }
 
-    const HEADER: [&str; 8] = [
-        "kind", "at", "name", "unused", "count", "delay", "ratio", "sure",
-    ];
-    const GOOD: [&str; 8] = [
-        "big",
-        "2013-01-01T10:15:00Z",
-        "UA",
-        "?",
-        "7",
-        "-3",
-        "0.5",
-        "true",
-    ];
+    const HEADER: [&str; 8] = ["kind", "at", "name", "unused", "count", "delay", "ratio", "sure"];
+    const GOOD: [&str; 8] = ["big", "2013-01-01T10:15:00Z", "UA", "?", "7", "-3", "0.5", "true"];
 
     fn read(fields: [&str; 8]) -> Result<All, String> {
-        let (header, fields) = (
-            StringRecord::from(HEADER.to_vec()),
-            StringRecord::from(fields.to_vec()),
-        );
-        let row = Row {
-            header: &header,
-            fields: &fields,
-        };
+        let (header, fields) = (StringRecord::from(HEADER.to_vec()), StringRecord::from(fields.to_vec()));
+        let row = Row { header: &header, fields: &fields };
         All::deserialize(row).map_err(|e| e.describe(&header, &fields))
     }
 
     #[test]
     fn columns_are_found_by_name_and_unknown_ones_are_passed_over() {
         let all = read(GOOD).unwrap();
-        assert_eq!(
-            (all.at.millis(), all.name.as_str(), all.count),
-            (1_357_035_300_000, "UA", 7)
-        );
+        assert_eq!((all.at.millis(), all.name.as_str(), all.count), (1_357_035_300_000, "UA", 7));
         assert_eq!(
             (all.delay, all.ratio, all.sure, all.kind, all.more),
             (Some(-3), 0.5, true, Size::Big, None)
@@ -361,37 +323,18 @@ mod tests {
         fields[5] = "";
         assert_eq!(read(fields).unwrap().delay, None);
         fields[4] = "";
-        assert_eq!(
-            read(fields).unwrap_err(),
-            "column count (5): `` is not an integer"
-        );
+        assert_eq!(read(fields).unwrap_err(), "column count (5): `` is not an integer");
     }
 
     #[test]
     fn a_wrong_value_is_named_with_its_column_and_what_was_expected() {
         for (index, value, expected) in [
-            (
-                5,
-                "abc",
-                "column delay (6): `abc` is not an integer or empty",
-            ),
-            (
-                4,
-                "300",
-                "column count (5): `300` is not an integer from 0 to 255",
-            ),
-            (
-                4,
-                "-1",
-                "column count (5): `-1` is not an integer from 0 to 255",
-            ),
+            (5, "abc", "column delay (6): `abc` is not an integer or empty"),
+            (4, "300", "column count (5): `300` is not an integer from 0 to 255"),
+            (4, "-1", "column count (5): `-1` is not an integer from 0 to 255"),
             (6, "much", "column ratio (7): `much` is not a number"),
             (7, "yes", "column sure (8): `yes` is not `true` or `false`"),
-            (
-                0,
-                "huge",
-                "column kind (1): unknown variant `huge`, expected `big` or `small`",
-            ),
+            (0, "huge", "column kind (1): unknown variant `huge`, expected `big` or `small`"),
         ] {
             let mut fields = GOOD;
             fields[index] = value;
@@ -401,8 +344,7 @@ mod tests {
         fields[1] = "noon";
         let message = read(fields).unwrap_err();
         assert!(
-            message.starts_with("column at (2): expected a moment")
-                && message.ends_with("got `noon`"),
+            message.starts_with("column at (2): expected a moment") && message.ends_with("got `noon`"),
             "{message}"
         );
     }
@@ -413,50 +355,25 @@ mod tests {
         let long = format!("\n{}", "x".repeat(5000));
         fields[4] = &long;
         let message = read(fields).unwrap_err();
-        assert!(
-            message.contains("`\\nxxx") && message.contains('…') && message.len() < 200,
-            "{message}"
-        );
+        assert!(message.contains("`\\nxxx") && message.contains('…') && message.len() < 200, "{message}");
     }
 
     #[test]
     fn a_missing_column_is_named_with_those_that_are_there() {
-        let (header, fields) = (
-            StringRecord::from(vec!["at", "nmae"]),
-            StringRecord::from(vec![GOOD[1], "x"]),
-        );
-        let error = All::deserialize(Row {
-            header: &header,
-            fields: &fields,
-        })
-        .unwrap_err();
+        let (header, fields) =
+            (StringRecord::from(vec!["at", "nmae"]), StringRecord::from(vec![GOOD[1], "x"]));
+        let error = All::deserialize(Row { header: &header, fields: &fields }).unwrap_err();
         assert!(error.concerns_all_rows());
-        assert_eq!(
-            error.describe(&header, &fields),
-            "there is no column `name`; the file has `at`, `nmae`"
-        );
+        assert_eq!(error.describe(&header, &fields), "there is no column `name`; the file has `at`, `nmae`");
     }
 
     #[test]
     fn a_row_can_be_a_tuple_or_a_map() {
-        let (header, fields) = (
-            StringRecord::from(vec!["a", "b"]),
-            StringRecord::from(vec!["1", "x"]),
-        );
-        let row = Row {
-            header: &header,
-            fields: &fields,
-        };
-        assert_eq!(
-            <(u8, String)>::deserialize(row).unwrap(),
-            (1, "x".to_owned())
-        );
+        let (header, fields) = (StringRecord::from(vec!["a", "b"]), StringRecord::from(vec!["1", "x"]));
+        let row = Row { header: &header, fields: &fields };
+        assert_eq!(<(u8, String)>::deserialize(row).unwrap(), (1, "x".to_owned()));
         let map = std::collections::BTreeMap::<String, String>::deserialize(row).unwrap();
         assert_eq!(map.get("b").map(String::as_str), Some("x"));
-        assert!(
-            <Vec<Vec<u8>>>::deserialize(row)
-                .unwrap_err()
-                .concerns_all_rows()
-        );
+        assert!(<Vec<Vec<u8>>>::deserialize(row).unwrap_err().concerns_all_rows());
     }
 }

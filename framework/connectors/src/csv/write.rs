@@ -104,10 +104,7 @@ impl<T: Serialize + DeserializeOwned> CsvWriter<T> {
         let saved: Option<Saved<Vec<T>>> = match state {
             None => None,
             Some(bytes) => Some(rmp_serde::from_slice(bytes).map_err(|e| {
-                let what = format!(
-                    "the checkpoint's rows of {} have another type now: {e}",
-                    shown(&path)
-                );
+                let what = format!("the checkpoint's rows of {} have another type now: {e}", shown(&path));
                 Status::new(Code::DataLoss, what)
             })?),
         };
@@ -124,12 +121,7 @@ impl<T: Serialize + DeserializeOwned> CsvWriter<T> {
         }
         fs::rename(&fresh, &part).map_err(|e| refused("rename", &fresh, &e))?;
         let abandoned = Arc::new(AtomicBool::new(false));
-        let output = Output {
-            file,
-            bytes,
-            crc,
-            abandoned: Arc::clone(&abandoned),
-        };
+        let output = Output { file, bytes, crc, abandoned: Arc::clone(&abandoned) };
         Ok(Self {
             path,
             part,
@@ -147,15 +139,10 @@ impl<T: Serialize + DeserializeOwned> CsvWriter<T> {
 
     fn put(&mut self, row: &T) -> Result<()> {
         self.empty = false;
-        self.rows
-            .serialize(row)
-            .map_err(|error| match error.kind() {
-                csv::ErrorKind::Io(error) => refused("write", &self.part, error),
-                _ => Status::invalid(format!(
-                    "a record cannot be a row of {}: {error}",
-                    shown(&self.path)
-                )),
-            })
+        self.rows.serialize(row).map_err(|error| match error.kind() {
+            csv::ErrorKind::Io(error) => refused("write", &self.part, error),
+            _ => Status::invalid(format!("a record cannot be a row of {}: {error}", shown(&self.path))),
+        })
     }
 
     /// Keeps rows until their time is over.
@@ -205,14 +192,9 @@ impl<T: Serialize + DeserializeOwned> CsvWriter<T> {
 
     /// Brings what was written to the disk; gives its length and checksum.
     fn persist(&mut self) -> Result<(u64, u32)> {
-        self.rows
-            .flush()
-            .map_err(|e| refused("write", &self.part, &e))?;
+        self.rows.flush().map_err(|e| refused("write", &self.part, &e))?;
         let output = self.rows.get_ref();
-        output
-            .file
-            .sync_data()
-            .map_err(|e| refused("write", &self.part, &e))?;
+        output.file.sync_data().map_err(|e| refused("write", &self.part, &e))?;
         self.still_ours(&output.file)?;
         Ok((output.bytes, output.crc.sum()))
     }
@@ -221,9 +203,7 @@ impl<T: Serialize + DeserializeOwned> CsvWriter<T> {
     #[cfg(unix)]
     fn still_ours(&self, file: &File) -> Result<()> {
         use std::os::unix::fs::MetadataExt;
-        let ours = file
-            .metadata()
-            .map_err(|e| refused("write", &self.part, &e))?;
+        let ours = file.metadata().map_err(|e| refused("write", &self.part, &e))?;
         match fs::metadata(&self.part) {
             Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => Ok(()),
             _ => Err(Status::new(
@@ -261,14 +241,9 @@ impl<T: Serialize + DeserializeOwned + Send> SinkWriter<T> for CsvWriter<T> {
 
     fn snapshot(&mut self, _: u64) -> Result<Vec<u8>> {
         let (bytes, crc) = self.persist()?;
-        let held: Vec<(i64, &Vec<T>)> =
-            self.held.iter().map(|(time, rows)| (*time, rows)).collect();
-        rmp_serde::to_vec_named(&Saved { bytes, crc, held }).map_err(|e| {
-            Status::internal(format!(
-                "the rows of {} cannot be saved: {e}",
-                shown(&self.path)
-            ))
-        })
+        let held: Vec<(i64, &Vec<T>)> = self.held.iter().map(|(time, rows)| (*time, rows)).collect();
+        rmp_serde::to_vec_named(&Saved { bytes, crc, held })
+            .map_err(|e| Status::internal(format!("the rows of {} cannot be saved: {e}", shown(&self.path))))
     }
 
     fn end(&mut self) -> Result<()> {
@@ -276,24 +251,16 @@ impl<T: Serialize + DeserializeOwned + Send> SinkWriter<T> for CsvWriter<T> {
         if self.empty {
             let columns = columns_of::<T>();
             if !columns.is_empty() {
-                self.rows
-                    .write_record(columns)
-                    .map_err(|e| refused("write", &self.part, &e.into()))?;
+                self.rows.write_record(columns).map_err(|e| refused("write", &self.part, &e.into()))?;
             }
         }
         self.persist()?;
         fs::rename(&self.part, &self.path).map_err(|e| refused("rename", &self.part, &e))?;
         self.abandoned.store(true, Relaxed);
-        let parent = self
-            .path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // The name is durable with its directory; some systems cannot open one, and need not.
         match File::open(parent) {
-            Ok(directory) => directory
-                .sync_all()
-                .map_err(|e| refused("write", parent, &e)),
+            Ok(directory) => directory.sync_all().map_err(|e| refused("write", parent, &e)),
             Err(_) => Ok(()),
         }
     }
@@ -320,15 +287,11 @@ fn copy_written(
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         opened => (part, opened),
     };
-    let mut from = file
-        .map_err(|e| refused("go on with", name, &e))?
-        .take(bytes);
+    let mut from = file.map_err(|e| refused("go on with", name, &e))?.take(bytes);
     let mut buffer = vec![0; COPY_BYTES];
     let mut left = bytes;
     while left > 0 {
-        let count = from
-            .read(&mut buffer)
-            .map_err(|e| refused("read", name, &e))?;
+        let count = from.read(&mut buffer).map_err(|e| refused("read", name, &e))?;
         let text = buffer.get(..count).unwrap_or_default();
         if text.is_empty() {
             break;

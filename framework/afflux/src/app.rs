@@ -1,0 +1,165 @@
+//! A program: its pipelines and services, and the command line around them.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use afflux_actor::Serves;
+use afflux_stream::Flow;
+
+use crate::cli;
+use crate::engine::Pipelines;
+use crate::error::{Error, Result, suggest};
+use crate::node::{Declared, NodeBuilder, Spread};
+use crate::settings::Settings;
+
+/// What a binary is: pipelines, services, and every command around them.
+///
+/// ```no_run
+/// use afflux::{App, stream::{Flow, vec_source}};
+///
+/// fn evens(flow: &Flow) -> afflux::Result {
+///     flow.source("numbers", vec_source((0..10_u64).collect())).untimed().filter(|x| x % 2 == 0).count("evens");
+///     Ok(())
+/// }
+///
+/// #[afflux::main]
+/// async fn main() -> afflux::Result<()> {
+///     App::new("numbers").pipeline("evens", evens).run().await
+/// }
+/// ```
+pub struct App {
+    name: &'static str,
+    pipelines: Arc<Pipelines>,
+    services: Vec<Declared>,
+}
+
+impl App {
+    /// A program of this name, as it is typed.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, pipelines: Arc::default(), services: Vec::new() }
+    }
+
+    /// Adds a pipeline. The first is the default. The builder runs on every node and must build the
+    /// same each time.
+    #[must_use]
+    pub fn pipeline(mut self, name: &str, builder: impl Fn(&Flow) -> Result<()> + Send + Sync + 'static) -> Self {
+        let builder = Arc::new(move |flow: &Flow| builder(flow).map_err(Error::into_status));
+        Arc::make_mut(&mut self.pipelines).add(name, builder);
+        self
+    }
+
+    /// Adds an actor that runs on every node; its calls are balanced over them.
+    ///
+    /// `factory` makes its state, and a fresh one after a crash.
+    #[must_use]
+    pub fn service<A, E, F>(mut self, name: &str, factory: F) -> Self
+    where
+        A: Serves,
+        E: Into<Error>,
+        F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
+    {
+        self.services.push(Declared::new(name, Spread::EveryNode, factory));
+        self
+    }
+
+    /// Adds an actor of which the cluster has one, on a node that holds its lock. When that node is
+    /// lost, another starts it afresh.
+    #[must_use]
+    pub fn singleton<A, E, F>(mut self, name: &str, factory: F) -> Self
+    where
+        A: Serves,
+        E: Into<Error>,
+        F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
+    {
+        self.services.push(Declared::new(name, Spread::Once, factory));
+        self
+    }
+
+    /// Reads the command line of the process and does what it says.
+    ///
+    /// # Errors
+    /// What the command could not do; [`Error::exit_code`] is the exit code of the process.
+    pub async fn run(self) -> Result<()> {
+        self.run_with(std::env::args_os().collect()).await
+    }
+
+    /// The same with another command line; its first element is the program.
+    ///
+    /// # Errors
+    /// As [`App::run`].
+    pub async fn run_with(self, args: Vec<OsString>) -> Result<()> {
+        cli::run(self, args).await
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn pipelines(&self) -> &Arc<Pipelines> {
+        &self.pipelines
+    }
+
+    pub(crate) fn service_names(&self) -> Vec<&str> {
+        self.services.iter().map(|service| service.name.as_str()).collect()
+    }
+
+    /// The pipeline of this name, or the default.
+    ///
+    /// # Errors
+    /// A name that this program does not have, with the nearest; no pipeline at all.
+    pub(crate) fn pipeline_named(&self, name: Option<&str>) -> Result<String> {
+        let names = self.pipelines.names();
+        match name {
+            Some(name) if names.contains(&name) => Ok(name.to_owned()),
+            Some(name) => {
+                let commands = cli::command_names();
+                let known: Vec<&str> = names.iter().copied().chain(commands.iter().map(String::as_str)).collect();
+                let hint = match crate::error::nearest(name, known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => suggest(name, names.iter().copied()),
+                };
+                Err(Error::usage(format!("{} has no pipeline and no command `{name}`", self.name)).hint(hint))
+            }
+            None => names.first().map(|name| (*name).to_owned()).ok_or_else(|| {
+                Error::usage(format!("{} has no pipeline", self.name))
+                    .hint("add one with `App::pipeline(name, builder)`, or run `node`")
+            }),
+        }
+    }
+
+    /// A node of this program.
+    pub fn node(&self, settings: Settings) -> NodeBuilder {
+        let builder = NodeBuilder::new(settings).pipelines(Arc::clone(&self.pipelines));
+        self.services.iter().cloned().fold(builder, NodeBuilder::declare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app() -> App {
+        App::new("flights").pipeline("hourly-delays", |_| Ok(())).pipeline("daily", |_| Ok(()))
+    }
+
+    #[test]
+    fn the_first_pipeline_is_the_default() {
+        assert_eq!(app().pipeline_named(None).unwrap(), "hourly-delays");
+        assert_eq!(app().pipeline_named(Some("daily")).unwrap(), "daily");
+    }
+
+    #[test]
+    fn an_unknown_pipeline_or_command_is_wrong_use_and_named_with_the_nearest() {
+        for (wrong, near) in [("hourly-delay", "`hourly-delays`?"), ("noes", "`nodes`?"), ("qqq", "hourly-delays, daily")] {
+            let error = app().pipeline_named(Some(wrong)).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(near), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_program_without_pipelines_says_so() {
+        let error = App::new("desk").pipeline_named(None).unwrap_err().to_string();
+        assert!(error.starts_with("desk has no pipeline"), "{error}");
+    }
+}

@@ -1,0 +1,62 @@
+//! `node`: one node until it is stopped.
+
+use std::future::Future;
+
+use tokio::io::AsyncReadExt;
+
+use super::args::{Global, NodeArgs};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::signals::Signals;
+use crate::telemetry;
+
+pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<()> {
+    let mut layers = global.layers()?;
+    args.apply(&mut layers)?;
+    let settings = layers.settings();
+    let metrics = prometheus::Registry::new();
+    telemetry::init(&settings, Some(&metrics))?;
+    let mut signals = Signals::catch()?;
+    let parent = parent_ends(args.until_stdin_ends);
+    tokio::pin!(parent);
+    let starting = app.node(settings).metrics(metrics).start();
+    let node = tokio::select! {
+        biased;
+        signal = signals.next() => return Err(Error::failed(format!("stopped by {signal} while starting"))),
+        () = &mut parent => return Err(Error::failed("the launcher ended while this node was starting")),
+        node = starting => node?,
+    };
+    let admin = node.admin_address().map(|address| format!("http://{address}")).unwrap_or_default();
+    tracing::info!(node = %node.id(), address = node.address(), admin, "node started");
+    let superseded = node.superseded();
+    let why = tokio::select! {
+        biased;
+        signal = signals.next() => signal,
+        () = &mut parent => "the end of the launcher",
+        () = superseded => {
+            node.close().await;
+            return Err(Error::failed(format!("a later life of node {} has registered: this one has to end", node.id()))
+                .hint("give each node a name of its own with `node.id`"));
+        }
+    };
+    tracing::info!(why, "shutting down");
+    let closing = node.close();
+    tokio::select! {
+        biased;
+        () = closing => tracing::info!("stopped"),
+        signal = signals.next() => tracing::warn!(signal, "stopped at once, on the second signal"),
+    }
+    Ok(())
+}
+
+/// Resolves when stdin ends, if that is watched.
+fn parent_ends(watched: bool) -> impl Future<Output = ()> {
+    async move {
+        if !watched {
+            return futures_util::future::pending().await;
+        }
+        let mut stdin = tokio::io::stdin();
+        let mut ignored = [0; 64];
+        while !matches!(stdin.read(&mut ignored).await, Ok(0) | Err(_)) {}
+    }
+}

@@ -1,0 +1,33 @@
+//! `run`: a pipeline on a running cluster.
+
+use super::args::{Global, RunArgs};
+use super::output::{print_json, print_line};
+use crate::app::App;
+use crate::error::Result;
+use crate::follow::{Followed, follow, how_far, outcome, request, submit};
+use crate::jobs::Jobs;
+use crate::progress::Show;
+use crate::signals::Signals;
+
+pub(crate) async fn run(app: &App, global: &Global, args: &RunArgs) -> Result<()> {
+    let pipeline = app.pipeline_named(Some(&args.pipeline))?;
+    let layers = global.layers()?;
+    let client = super::connect(global, &args.cluster).await?;
+    let jobs = client.client::<Jobs>();
+    let job = submit(&jobs, request(&pipeline, &layers, args.parallelism, args.replay)).await?;
+    if args.detach {
+        return if global.json { print_json(&job) } else { print_line(&job.id) };
+    }
+    let mut signals = Signals::catch()?;
+    match follow(&jobs, job, &mut Show::new(), &mut signals).await? {
+        Followed::Ended(job) => {
+            let summary = outcome(&job)?;
+            let text = if global.json { serde_json::to_string(&summary)? } else { summary.text() };
+            print_line(&text)
+        }
+        Followed::Interrupted(signal, job) => {
+            let id = &job.id;
+            print_line(&format!("{signal}: job {id} runs on, {}; `cancel {id}` stops it", how_far(&job)))
+        }
+    }
+}
