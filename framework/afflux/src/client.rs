@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use afflux_actor::{Clock, Place};
 use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
-use afflux_registry::{Registry, View};
+use afflux_registry::{InstanceState, Registry, View};
 use afflux_wire::contract::{CallError, RpcError, Service, Target};
 use afflux_wire::{Code, Incarnation, NodeId, Stage, Status};
 use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, JobsClient};
 use crate::node_service::{NodeInfo, NodeService, NodeServiceClient, ServiceInfo};
 use crate::registry_service::{Home, RegistryService, RemoteRegistry};
 
@@ -66,20 +66,20 @@ impl Client {
     /// As [`Client::connect`].
     pub async fn connect_over(endpoint: &Endpoint, transport: Transport) -> Result<Self> {
         let place = Place::current().ok_or_else(|| Error::failed("a client needs `afflux_actor::system` around it"))?;
-        let clock = Clock::default();
+        let clock = Clock::new(std::time::SystemTime::now);
         let wall = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let id = format!("client-{}-{}", std::process::id(), wall.as_nanos() % 1_000_000_000);
         let config = MeshConfig {
             incarnation: Incarnation(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
             token: (!endpoint.token.is_empty()).then(|| endpoint.token.clone()),
             connect_timeout: CONNECT_TIMEOUT,
-            ..MeshConfig::new(id, endpoint.cluster.clone())
+            ..MeshConfig::new(id.as_str(), endpoint.cluster.clone())
         };
         let mesh = Mesh::start(config, transport, place.clone(), MeshMetrics::unregistered())?;
         let (_, home) = find_home(&mesh, &endpoint.address).await?;
         let registry = RemoteRegistry::new(mesh.client_on::<RegistryService>(&home), &place);
         let client = Self { mesh, registry: Arc::new(registry) };
-        client.mesh.set_view(View::clone(&*client.view().await?));
+        client.mesh.set_view(&*client.view().await?);
         follow(&place, client.mesh.clone(), &*client.registry);
         Ok(client)
     }
@@ -97,6 +97,19 @@ impl Client {
     /// What one node tells of itself.
     pub fn node(&self, node: &NodeId) -> NodeServiceClient {
         self.mesh.client_on::<NodeService>(node)
+    }
+
+    /// A client of the cluster's coordinator of jobs.
+    ///
+    /// # Errors
+    /// When no node coordinates jobs; that is told at once, not waited for.
+    pub async fn jobs(&self) -> Result<JobsClient> {
+        let view = self.view().await?;
+        if view.offering(<Jobs as Service>::NAME).next().is_none() {
+            return Err(Error::failed("no node of the cluster coordinates jobs")
+                .hint("one does as soon as a node with a pipeline is ready: `nodes` shows who is there"));
+        }
+        Ok(self.client::<Jobs>())
     }
 
     /// Every node's record.
@@ -128,7 +141,7 @@ impl Client {
     pub async fn nodes(&self) -> Result<Vec<NodeInfo>> {
         let view = self.view().await?;
         let asked = view.instances.iter().map(|instance| async {
-            match self.node(&instance.node).info().fail_fast().await {
+            match self.node(&instance.node).info().await {
                 Ok(info) => info,
                 Err(error) => {
                     tracing::debug!(node = %instance.node, %error, "a node does not answer");
@@ -149,7 +162,7 @@ impl Client {
         let mut nodes = join_all(asked).await;
         // A cluster without pipelines has nobody who coordinates jobs.
         if view.offering(<Jobs as Service>::NAME).next().is_some() {
-            match self.client::<Jobs>().list().fail_fast().await {
+            match self.client::<Jobs>().list().await {
                 Ok(jobs) => {
                     for task in jobs.into_iter().filter(|job| !job.has_ended()).flat_map(|job| job.tasks) {
                         if let Some(node) = nodes.iter_mut().find(|node| node.id == task.node) {
@@ -170,7 +183,7 @@ impl Client {
     pub async fn services(&self) -> Result<Vec<Offered>> {
         let view = self.view().await?;
         let asked = view.instances.iter().map(|instance| async {
-            (instance.node.to_string(), self.node(&instance.node).services().fail_fast().await)
+            (instance.node.to_string(), self.node(&instance.node).services().await)
         });
         let mut by_name = std::collections::BTreeMap::new();
         for (node, answer) in join_all(asked).await {
@@ -216,17 +229,58 @@ pub(crate) async fn find_home(mesh: &Mesh, address: &str) -> Result<(Home, NodeI
     Ok((home, node))
 }
 
+/// A node that has left the registry keeps its links for this long: its last answers are on their way.
+const LEAVING: Duration = Duration::from_millis(500);
+
 /// Keeps a mesh's view that of the registry, for as long as the registry lives.
 pub(crate) fn follow(place: &Place, mesh: Mesh, registry: &dyn Registry) {
     let mut watcher = registry.watch();
     place.spawn_future(async move {
-        while let Some(view) = watcher.next().await {
+        let mut applied = View::default();
+        // A view without the nodes that have left, applied once `LEAVING` has passed.
+        let mut pending: Option<(tokio::time::Instant, View)> = None;
+        loop {
+            let view = match &pending {
+                None => watcher.next().await,
+                Some((due, _)) => match tokio::time::timeout_at(*due, watcher.next()).await {
+                    Ok(view) => view,
+                    Err(_) => {
+                        if let Some((_, view)) = pending.take() {
+                            mesh.set_view(&view);
+                            applied = view;
+                        }
+                        continue;
+                    }
+                },
+            };
+            let Some(view) = view else { return };
             // Unreachable is not empty: what was seen last stays, connections tell who is alive.
-            if view.reachable {
-                mesh.set_view(View::clone(&view));
+            if !view.reachable {
+                continue;
             }
+            let (merged, leaving) = with_leaving(&applied, &view);
+            mesh.set_view(&merged);
+            applied = merged;
+            pending = match (leaving, pending) {
+                (false, _) => None,
+                (true, Some((due, _))) => Some((due, View::clone(&view))),
+                (true, None) => Some((tokio::time::Instant::now() + LEAVING, View::clone(&view))),
+            };
         }
     });
+}
+
+/// The new view, and in it, as draining, what it lacks of the old; whether that is anything.
+fn with_leaving(old: &View, new: &View) -> (View, bool) {
+    let mut merged = new.clone();
+    let gone = old.instances.iter().filter(|instance| new.instance(&instance.node).is_none());
+    merged.instances.extend(gone.cloned().map(|mut instance| {
+        instance.state = InstanceState::Draining;
+        instance
+    }));
+    let leaving = merged.instances.len() > new.instances.len();
+    merged.instances.sort_by(|a, b| a.node.cmp(&b.node));
+    (merged, leaving)
 }
 
 /// The error of a call as this process's own, with what to do when nobody offers the service.
@@ -238,4 +292,26 @@ pub(crate) fn called<T, E: RpcError>(answer: std::result::Result<T, CallError<E>
         let error = Error::from(status);
         if nobody { error.hint("`services --all` lists what is offered, `nodes` who is there") } else { error }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use afflux_registry::Instance;
+
+    #[test]
+    fn a_node_that_has_left_gets_no_new_calls_but_keeps_its_link_for_a_moment() {
+        let of = |names: &[&str]| View {
+            version: 1,
+            instances: names.iter().map(|n| Instance::new(*n, Incarnation(1), "h:1").offering("s", "1")).collect(),
+            reachable: true,
+        };
+        let (merged, leaving) = with_leaving(&of(&["a", "b"]), &of(&["b", "c"]));
+        assert!(leaving);
+        let names: Vec<&str> = merged.instances.iter().map(|i| i.node.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        let called: Vec<&str> = merged.offering("s").map(|i| i.node.as_str()).collect();
+        assert_eq!(called, ["b", "c"]);
+        assert!(!with_leaving(&of(&["a"]), &of(&["a", "b"])).1);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use afflux_actor::{Place, ServiceEntry};
 use afflux_registry::{Fence, Instance, LeaseId, Publisher, Registry, RegistryError, View, Watcher};
-use afflux_wire::contract::{CallError, Cx, Fault, RpcError as _};
+use afflux_wire::contract::{CallError, Cx, Fault};
 use afflux_wire::{Incarnation, NodeId};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;

@@ -85,10 +85,7 @@ fn rows(count: usize) -> (String, Vec<Flight>) {
     });
     let flights: Vec<_> = flights.collect();
     for f in &flights {
-        let delay = f
-            .departure_delay_min
-            .map(|d| d.to_string())
-            .unwrap_or_default();
+        let delay = f.departure_delay_min.map(|d| d.to_string()).unwrap_or_default();
         text += &format!("{},{delay},\"{}\"\n", f.at, f.origin.replace('"', "\"\""));
     }
     (text, flights)
@@ -113,14 +110,8 @@ fn a_compressed_file_of_several_members_reads_like_a_plain_one() {
 fn each_file_of_a_directory_is_a_split_with_its_size() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("b.csv"), HEADER).unwrap();
-    fs::write(
-        dir.path().join("a.csv"),
-        format!("{HEADER}1970-01-01T00:00:00Z,,JFK\n"),
-    )
-    .unwrap();
-    let splits = Csv::<Flight>::path(dir.path())
-        .splits(&context(OnError::Fail))
-        .unwrap();
+    fs::write(dir.path().join("a.csv"), format!("{HEADER}1970-01-01T00:00:00Z,,JFK\n")).unwrap();
+    let splits = Csv::<Flight>::path(dir.path()).splits(&context(OnError::Fail)).unwrap();
     let sizes: Vec<_> = splits.iter().map(|s| s.size).collect();
     assert_eq!(sizes, [Some(30 + 26), Some(30)]);
     assert!(splits[0].id.ends_with("a.csv"), "{splits:?}");
@@ -134,22 +125,12 @@ fn a_wrong_value_is_reported_with_file_line_column_value_and_expectation() {
     let expected = "f.csv line 3, column departure_delay_min (2): `abc` is not an integer or empty";
     assert!(status.message.ends_with(expected), "{status}");
     let status = refusal(format!("{HEADER}noon,,JFK\n").as_bytes());
-    assert!(
-        status
-            .message
-            .contains("f.csv line 2, column at (1): expected a moment"),
-        "{status}"
-    );
+    assert!(status.message.contains("f.csv line 2, column at (1): expected a moment"), "{status}");
 }
 
 #[test]
 fn the_line_is_that_of_the_file_whatever_ends_its_lines() {
-    for (end, mark) in [
-        ("\n", ""),
-        ("\r\n", ""),
-        ("\n", "\u{feff}"),
-        ("\r\n", "\u{feff}"),
-    ] {
+    for (end, mark) in [("\n", ""), ("\r\n", ""), ("\n", "\u{feff}"), ("\r\n", "\u{feff}")] {
         let text = "at,departure_delay_min,origin\n\n1970-01-01T00:00:00Z,,\"two\nlines\"\n1970-01-01T00:00:00Z,x,JFK\n";
         let status = refusal(format!("{mark}{}", text.replace('\n', end)).as_bytes());
         let part = "f.csv line 5, column departure_delay_min";
@@ -163,25 +144,15 @@ fn a_row_with_another_number_of_fields_names_the_column() {
     let part = "line 2, column origin (3): missing; the row has 2 fields, expected 3: `at`";
     assert!(status.message.contains(part), "{status}");
     let status = refusal(format!("{HEADER}1970-01-01T00:00:00Z,5,JFK,more\n").as_bytes());
-    let part =
-        "line 2, column 4 has no name: `more` is one field too many; the row has 4, expected 3";
+    let part = "line 2, column 4 has no name: `more` is one field too many; the row has 4, expected 3";
     assert!(status.message.contains(part), "{status}");
 }
 
 #[test]
 fn bytes_that_are_no_text_are_the_rows_fault() {
-    let text = [
-        HEADER.as_bytes(),
-        b"1970-01-01T00:00:00Z,,J\xffK\n1970-01-01T00:00:00Z,,JFK\n",
-    ]
-    .concat();
+    let text = [HEADER.as_bytes(), b"1970-01-01T00:00:00Z,,J\xffK\n1970-01-01T00:00:00Z,,JFK\n"].concat();
     let status = refusal(&text);
-    assert!(
-        status
-            .message
-            .contains("line 2, column origin (3): not UTF-8 text from byte 2"),
-        "{status}"
-    );
+    assert!(status.message.contains("line 2, column origin (3): not UTF-8 text from byte 2"), "{status}");
     let (flights, skipped) = read_text(&text, OnError::Skip);
     assert_eq!((flights.unwrap().len(), skipped), (1, 1));
 }
@@ -190,10 +161,7 @@ fn bytes_that_are_no_text_are_the_rows_fault() {
 fn malformed_rows_are_skipped_and_counted_where_one_asks_for_it() {
     let bad = "1970-01-01T00:00:00Z,abc,JFK\n1970-01-01T00:00:00Z\nnoon,,JFK\n".repeat(5);
     let good = "1970-01-01T00:00:00Z,1,JFK\n";
-    let (flights, skipped) = read_text(
-        format!("{HEADER}{good}{bad}{good}").as_bytes(),
-        OnError::Skip,
-    );
+    let (flights, skipped) = read_text(format!("{HEADER}{good}{bad}{good}").as_bytes(), OnError::Skip);
     assert_eq!((flights.unwrap().len(), skipped), (2, 15));
 }
 
@@ -208,26 +176,15 @@ fn a_missing_column_stops_the_pipeline_even_where_rows_are_skipped() {
 #[test]
 fn a_file_that_is_empty_cut_off_or_not_gzip_says_so() {
     let status = refusal(b"");
-    assert!(
-        status.message.contains("is empty: expected a header row"),
-        "{status}"
-    );
+    assert!(status.message.contains("is empty: expected a header row"), "{status}");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f.csv.gz");
     let whole = gzip(rows(5000).0.as_bytes());
-    for (bytes, part) in [
-        (&whole[..whole.len() / 2], "cut off"),
-        (HEADER.as_bytes(), "not gzip data"),
-    ] {
+    for (bytes, part) in [(&whole[..whole.len() / 2], "cut off"), (HEADER.as_bytes(), "not gzip data")] {
         fs::write(&path, bytes).unwrap();
-        let status = open(&path, None, OnError::Skip)
-            .and_then(|mut r| read(&mut r, 64))
-            .unwrap_err();
+        let status = open(&path, None, OnError::Skip).and_then(|mut r| read(&mut r, 64)).unwrap_err();
         assert_eq!(status.code, Code::DataLoss);
-        assert!(
-            status.message.contains("f.csv.gz near line ") && status.message.contains(part),
-            "{status}"
-        );
+        assert!(status.message.contains("f.csv.gz near line ") && status.message.contains(part), "{status}");
     }
 }
 
@@ -236,17 +193,11 @@ fn a_quote_that_is_never_closed_does_not_fill_the_memory() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f.csv.gz");
     let mut text = format!("{HEADER}1970-01-01T00:00:00Z,,\"").into_bytes();
-    text.resize(
-        text.len() + (afflux_connectors::ROW_BYTES_MAX as usize) * 2,
-        b'x',
-    );
+    text.resize(text.len() + (afflux_connectors::ROW_BYTES_MAX as usize) * 2, b'x');
     fs::write(&path, gzip(&text)).unwrap();
     let mut reader = open(&path, None, OnError::Skip).unwrap();
     let status = read(&mut reader, 64).unwrap_err();
-    assert!(
-        status.message.contains("a quote that is never closed"),
-        "{status}"
-    );
+    assert!(status.message.contains("a quote that is never closed"), "{status}");
 }
 
 #[test]

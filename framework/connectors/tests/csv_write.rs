@@ -38,9 +38,7 @@ fn plain(path: &Path, state: Option<&[u8]>) -> Result<Writer> {
 }
 
 fn ordered(path: &Path, state: Option<&[u8]>) -> Result<Writer> {
-    Csv::<Row>::path(path)
-        .ordered_by_window()
-        .open(state, &context())
+    Csv::<Row>::path(path).ordered_by_window().open(state, &context())
 }
 
 fn row(hour: i64, origin: &str) -> (i64, Row) {
@@ -54,18 +52,14 @@ fn row(hour: i64, origin: &str) -> (i64, Row) {
 }
 
 fn write(writer: &mut Writer, rows: &[(i64, Row)]) {
-    let mut batch = Batch {
-        rows: rows.iter().map(|r| r.1.clone()).collect(),
-        times: rows.iter().map(|r| r.0).collect(),
-    };
+    let mut batch =
+        Batch { rows: rows.iter().map(|r| r.1.clone()).collect(), times: rows.iter().map(|r| r.0).collect() };
     writer.write(&mut batch).unwrap();
     assert!(batch.is_empty() && batch.times.is_empty());
 }
 
 fn passed(writer: &mut Writer, hour: i64) {
-    writer
-        .watermark(Timestamp::from_millis(hour * 3_600_000))
-        .unwrap();
+    writer.watermark(Timestamp::from_millis(hour * 3_600_000)).unwrap();
 }
 
 #[test]
@@ -79,11 +73,7 @@ fn a_file_is_seen_when_it_is_whole() {
     writer.end().unwrap();
     let expected = format!("{HEADER}1970-01-01T01:00:00Z,JFK,1\n1970-01-01T00:00:00Z,EWR,\n");
     assert_eq!(fs::read_to_string(&path).unwrap(), expected);
-    assert_eq!(
-        fs::read_dir(path.parent().unwrap()).unwrap().count(),
-        1,
-        "nothing is left beside it"
-    );
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
 }
 
 #[test]
@@ -96,11 +86,7 @@ fn an_attempt_that_ends_early_leaves_an_older_file_as_it_was() {
     drop(writer);
     assert_eq!(fs::read_to_string(&path).unwrap(), "older");
     plain(&path, None).unwrap().end().unwrap();
-    assert_eq!(
-        fs::read_to_string(&path).unwrap(),
-        HEADER,
-        "the new one starts anew"
-    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), HEADER, "the new one starts anew");
 }
 
 #[test]
@@ -109,10 +95,7 @@ fn windows_are_written_sorted_and_once_the_watermark_has_passed_them() {
     let path = dir.path().join("x.csv");
     let part = dir.path().join("x.csv.part");
     let mut writer = ordered(&path, None).unwrap();
-    write(
-        &mut writer,
-        &[row(1, "LGA"), row(0, "LGA"), row(1, "EWR"), row(0, "JFK")],
-    );
+    write(&mut writer, &[row(1, "LGA"), row(0, "LGA"), row(1, "EWR"), row(0, "JFK")]);
     passed(&mut writer, 0);
     writer.snapshot(1).unwrap();
     assert_eq!(fs::read_to_string(&part).unwrap(), "");
@@ -182,31 +165,18 @@ fn a_changed_or_lost_unfinished_file_is_data_loss() {
 fn a_place_that_cannot_be_written_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let status = plain(dir.path(), None).err().unwrap();
-    assert!(
-        status.message.contains("is a directory; name the file"),
-        "{status}"
-    );
+    assert!(status.message.contains("is a directory; name the file"), "{status}");
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let status = plain(&file.join("x.csv"), None).err().unwrap();
-    assert!(
-        status.message.contains("cannot make the directory"),
-        "{status}"
-    );
+    assert!(status.message.contains("cannot make the directory"), "{status}");
 }
 
 fn some_rows() -> impl Strategy<Value = Vec<(i64, Row)>> {
     let text = prop_oneof![Just("JFK".to_owned()), "[ -~\"\n,é]{0,6}"];
     let row = (0_i64..4, text, any::<Option<i64>>()).prop_map(|(hour, origin, max_delay_min)| {
         let (time, row) = row(hour, "");
-        (
-            time,
-            Row {
-                origin,
-                max_delay_min,
-                ..row
-            },
-        )
+        (time, Row { origin, max_delay_min, ..row })
     });
     proptest::collection::vec(row, 0..40)
 }

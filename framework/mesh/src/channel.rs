@@ -116,6 +116,8 @@ struct SendInner {
     held_bytes: usize,
     waker: Option<Waker>,
     ended: bool,
+    /// The sender is gone, but what it sent before its end still has to go out.
+    dropped: bool,
 }
 
 /// How an attach stands.
@@ -143,6 +145,7 @@ impl SendState {
                 held_bytes: 0,
                 waker: None,
                 ended: false,
+                dropped: false,
             }),
             gauges,
             settled: tokio::sync::Notify::new(),
@@ -167,7 +170,8 @@ impl SendState {
 
     /// CREDIT came. The first one opens the channel.
     pub(crate) fn credited(&self, bytes: u64, wakers: &mut Vec<Waker>) {
-        let mut inner = self.inner.lock();
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         let opened = match &mut inner.phase {
             SendPhase::Attaching(at) => match at.take() {
@@ -183,16 +187,51 @@ impl SendState {
         };
         inner.credits = inner.credits.saturating_add(bytes);
         self.gauges.credits.add(bytes);
-        inner.release_held();
-        if inner.credits > 0
-            && let Some(waker) = inner.waker.take()
-        {
-            wakers.push(waker);
+        if opened && let Err(status) = self.check_held(inner) {
+            self.fail_locked(inner, status);
         }
-        drop(inner);
+        inner.release_held();
+        if inner.dropped {
+            self.finish(inner);
+        }
+        if inner.credits > 0 || matches!(inner.phase, SendPhase::Failed(_)) {
+            wakers.extend(inner.waker.take());
+        }
+        drop(guard);
         if opened {
             self.settled.notify_one();
         }
+    }
+
+    /// What was sent before the peer's limits were known must fit into its frames.
+    fn check_held(&self, inner: &SendInner) -> Result<(), Status> {
+        let SendPhase::Open(link, id) = &inner.phase else { return Ok(()) };
+        let checked = inner.held.iter().try_for_each(|packet| link.check_payload(packet.bytes(), &self.key));
+        if checked.is_err() {
+            link.put_detach(*id);
+            link.forget_sender(*id);
+        }
+        checked
+    }
+
+    /// Writes all that is left, and detaches.
+    fn finish(&self, inner: &mut SendInner) {
+        match &inner.phase {
+            SendPhase::Open(link, id) => {
+                let (link, id) = (Arc::clone(link), *id);
+                inner.release_all(&link, id);
+                link.put_detach(id);
+                link.forget_sender(id);
+            }
+            SendPhase::Attaching(Some((link, id))) => {
+                link.put_detach(*id);
+                link.forget_sender(*id);
+            }
+            SendPhase::Attaching(None) | SendPhase::Failed(_) | SendPhase::Closed => {}
+        }
+        self.fail_locked(inner, Status::unavailable("the sender was dropped"));
+        inner.phase = SendPhase::Closed;
+        inner.waker = None;
     }
 
     /// DETACH came from the receiving side.
@@ -220,6 +259,9 @@ impl SendState {
     pub(crate) fn fail(&self, status: Status) {
         let mut inner = self.inner.lock();
         if matches!(inner.phase, SendPhase::Attaching(_) | SendPhase::Open(..)) {
+            if inner.dropped {
+                tracing::warn!(channel = %self.key, %status, "the end of a channel could not be delivered");
+            }
             self.fail_locked(&mut inner, status);
         }
         let waker = inner.waker.take();
@@ -265,8 +307,7 @@ impl SendInner {
         let SendPhase::Open(link, id) = &self.phase else { return };
         let (link, id) = (Arc::clone(link), *id);
         while let Some(first) = self.held.front() {
-            let only_watermark =
-                self.held.len() == 1 && matches!(first, Packet::Mark(Mark::Watermark(_)));
+            let only_watermark = self.held.len() == 1 && matches!(first, Packet::Mark(Mark::Watermark(_)));
             if only_watermark && self.credits <= 0 {
                 return;
             }
@@ -448,20 +489,12 @@ impl ChannelSender {
 impl Drop for ChannelSender {
     fn drop(&mut self) {
         let mut inner = self.state.inner.lock();
-        if let SendPhase::Open(link, id) = &inner.phase {
-            let (link, id) = (Arc::clone(link), *id);
-            // What was held back for want of credit still goes out in front of the DETACH.
-            inner.release_all(&link, id);
-            link.put_detach(id);
-            link.forget_sender(id);
-        } else if let SendPhase::Attaching(Some((link, id))) = &inner.phase {
-            link.put_detach(*id);
-            link.forget_sender(*id);
+        if inner.ended && matches!(inner.phase, SendPhase::Attaching(_)) {
+            // A producer may end before its consumer is there: its end must not be lost.
+            inner.dropped = true;
+            return;
         }
-        let status = Status::unavailable("the sender was dropped");
-        self.state.fail_locked(&mut inner, status);
-        inner.phase = SendPhase::Closed;
-        inner.waker = None;
+        self.state.finish(&mut inner);
         drop(inner);
         self.state.settled.notify_one();
     }

@@ -38,9 +38,7 @@ mod writer;
 
 pub use afflux_wire::Mark;
 pub use balancer::Policy;
-pub use channel::{
-    ChannelKey, ChannelReceiver, ChannelSender, HELD_ITEMS_MAX, Packet, QUEUED_PACKETS_MAX,
-};
+pub use channel::{ChannelKey, ChannelReceiver, ChannelSender, HELD_ITEMS_MAX, Packet, QUEUED_PACKETS_MAX};
 pub use config::{Backoff, CHANNEL_WINDOW_BYTES, MeshConfig};
 pub use mesh::Mesh;
 pub use metrics::MeshMetrics;

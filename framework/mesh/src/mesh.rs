@@ -87,6 +87,7 @@ impl Shared {
         let policies = self.policies.lock();
         let unlinked = peers.unlinked();
         let routes = Routes::build(&services, &links, unlinked, &policies, &self.config, &self.metrics);
+        self.routes.read().forget(&routes, &self.metrics);
         let old = std::mem::replace(&mut *self.routes.write(), routes);
         drop(policies);
         drop(peers);

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use afflux_wire::{Code, Kind};
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::channel::{ChannelGauges, ChannelKey};
@@ -17,6 +16,22 @@ pub(crate) const SAMPLE_EVERY_CALLS: u64 = 16;
 const SPAN_BUCKETS_SECONDS: [f64; 12] = [
     16e-6, 64e-6, 256e-6, 1.024e-3, 4.096e-3, 16.384e-3, 65.536e-3, 0.262_144, 1.048_576, 4.194_304,
     16.777_216, 67.108_864,
+];
+
+/// Why a connection never became part of a link.
+const REFUSED_CONNECTIONS: [&str; 12] = [
+    "garbage",
+    "http",
+    "tls",
+    "msgpack_rpc",
+    "empty",
+    "first_byte_timeout",
+    "hello_timeout",
+    "hello",
+    "rejected",
+    "half",
+    "handshakes_max",
+    "connections_max",
 ];
 
 /// The metrics of one node's mesh.
@@ -66,15 +81,15 @@ impl MeshMetrics {
             Ok::<_, prometheus::Error>(vec)
         };
         let spans = |name: &str, help: &str, labels: &[&str]| {
-            let opts = HistogramOpts::new(format!("afflux_{name}"), help)
-                .buckets(SPAN_BUCKETS_SECONDS.to_vec());
+            let opts =
+                HistogramOpts::new(format!("afflux_{name}"), help).buckets(SPAN_BUCKETS_SECONDS.to_vec());
             let vec = HistogramVec::new(opts, labels)?;
             registry.register(Box::new(vec.clone()))?;
             Ok::<_, prometheus::Error>(vec)
         };
         let bytes = counter("wire_bytes_total", "Bytes on all links.", &["direction", "form"])?;
         let frames = counter("frames_total", "Frames received.", &["kind"])?;
-        Ok(Arc::new(Self {
+        let metrics = Self {
             server_requests: counter(
                 "rpc_server_requests_total",
                 "Requests from other nodes, by the code of their answer.",
@@ -148,7 +163,32 @@ impl MeshMetrics {
                 "Bytes that the senders of an edge may send now.",
                 &["pipeline", "edge"],
             )?,
-        }))
+        };
+        metrics.export_zeros();
+        Ok(Arc::new(metrics))
+    }
+
+    /// A counter that is absent until its first count cannot be alerted on.
+    fn export_zeros(&self) {
+        for role in ["control", "data"] {
+            self.connections.with_label_values(&[role, "false"]);
+            self.opened.with_label_values(&[role]);
+            for reason in ["eof", "io", "keepalive", "closed", "flush_timeout"] {
+                self.closed.with_label_values(&[role, reason]);
+            }
+        }
+        for reason in REFUSED_CONNECTIONS {
+            self.closed.with_label_values(&["unknown", reason]);
+        }
+        for reason in ["unattached", "released"] {
+            self.channel_dropped.with_label_values(&[reason]);
+        }
+        for reason in ["unknown", "released", "fingerprint", "taken"] {
+            self.attach_refused.with_label_values(&[reason]);
+        }
+        for reason in ["frame_too_large", "malformed", "unknown_kind", "gap", "credit", "id", "misplaced"] {
+            self.decode_errors.with_label_values(&[reason]);
+        }
     }
 
     /// Metrics that nobody reads.

@@ -129,6 +129,12 @@ impl Peers {
         self.nodes.get(node)?.live()
     }
 
+    /// The node whose link goes to this address.
+    fn node_at(&self, address: &str) -> Option<NodeId> {
+        let at = |link: &&Arc<Link>| link.address == address;
+        self.nodes.iter().find(|(_, peer)| peer.live().filter(at).is_some()).map(|(node, _)| node.clone())
+    }
+
     /// Forgets a node of which nothing is left.
     fn tidy(&mut self, node: &NodeId) {
         if self.nodes.get(node).is_some_and(|peer| peer.live().is_none() && peer.addresses().is_empty()) {
@@ -164,23 +170,29 @@ impl Peers {
                 rtt: rtt.filter(|micros| *micros > 0).map(Duration::from_micros),
             }
         });
-        let seeds = self.seeds.iter().filter(|(_, seed)| seed.node.is_none()).map(|(address, seed)| PeerInfo {
-            node: NodeId::new(address.as_str()),
-            incarnation: None,
-            address: address.clone(),
-            state: state(None, &seed.error),
-            rtt: None,
-        });
+        let seeds =
+            self.seeds.iter().filter(|(_, seed)| seed.node.is_none()).map(|(address, seed)| PeerInfo {
+                node: NodeId::new(address.as_str()),
+                incarnation: None,
+                address: address.clone(),
+                state: state(None, &seed.error),
+                rtt: None,
+            });
         nodes.chain(seeds).collect()
     }
 }
 
-/// Of two links dialled at the same time the one dialled by the lower node survives.
-fn crossing(own: &NodeId, peer: &NodeId, old: &Link, dialled: bool, window: Duration, age: Duration) -> bool {
-    let lower = own < peer;
-    let old_by_lower = old.dialled == lower;
-    let new_by_lower = dialled == lower;
-    old_by_lower && !new_by_lower && age < window
+/// Whether a link counts more than a new one between the same lives of two nodes.
+///
+/// Both sides come to the same answer: of two dialled by the same node the later one survives, of two
+/// that crossed the one that the lower node dialled. A peer that dials after that has lost the link
+/// that this side still believes in.
+fn survives(own: &NodeId, old: &Link, dialled: bool, link_id: u64, age: Duration, window: Duration) -> bool {
+    if old.dialled == dialled {
+        return old.id > link_id;
+    }
+    let own_is_lower = *own < old.peer;
+    old.dialled == own_is_lower && age < window
 }
 
 impl Shared {
@@ -220,7 +232,8 @@ impl Shared {
             }
             let age = self.now().saturating_duration_since(old.established);
             let window = self.config.connect_timeout;
-            if old.incarnation == hello.incarnation && crossing(own, &hello.node, &old, false, window, age) {
+            if old.incarnation == hello.incarnation && survives(own, &old, false, hello.link_id, age, window)
+            {
                 return crossed();
             }
         } else if peer.greeting && *own < hello.node {
@@ -248,7 +261,7 @@ impl Shared {
             let window = self.config.connect_timeout;
             let older = old.incarnation > link.incarnation;
             let equal = old.incarnation == link.incarnation;
-            if older || equal && crossing(own, &link.peer, old, dialled, window, age) {
+            if older || equal && survives(own, old, dialled, link.id, age, window) {
                 tracing::debug!(peer = %link.peer, "a crossing dial was dropped");
                 return;
             }
@@ -260,7 +273,8 @@ impl Shared {
             dialler.notify_one();
         }
         peers.generation = generation;
-        if old.is_some() {
+        // A link that only crossed another is no news of the peer: it never went away.
+        if old.as_ref().is_some_and(|old| old.incarnation < link.incarnation) {
             let text = format!("the link to node {} was replaced by a newer one", link.peer);
             peers.remember_down(before, Status::unavailable(text));
         }
@@ -291,7 +305,8 @@ impl Shared {
         self.routes_changed();
     }
 
-    /// A link that was superseded: of an older life, it is lost; crossed, it finishes its calls.
+    /// A link that was superseded: of an older life, it is lost; crossed, it takes nothing new, finishes
+    /// its calls, and lives on while a channel is attached to it.
     fn retire(self: &Arc<Self>, old: Arc<Link>, by: Incarnation) {
         let text = format!("the link to node {} was replaced by a newer one", old.peer);
         let status = Status::unavailable(text);
@@ -300,9 +315,19 @@ impl Shared {
         }
         old.put_goaway(Code::Unavailable, "replaced by a newer link", RETIRE_TIMEOUT);
         self.place.spawn_future(async move {
-            let until = afflux_actor::clock::now() + RETIRE_TIMEOUT;
-            crate::drain::until_idle(&old, until).await;
-            old.close(status);
+            // The whole time, since an ATTACH or a call may be on its way from the peer.
+            loop {
+                let until = afflux_actor::clock::now() + RETIRE_TIMEOUT;
+                tokio::select! {
+                    biased;
+                    () = old.lost() => return,
+                    () = tokio::time::sleep_until(until.into()) => {}
+                }
+                if !old.has_channels() {
+                    crate::drain::until_idle(&old, until + RETIRE_TIMEOUT).await;
+                    return old.close(status);
+                }
+            }
         });
     }
 
@@ -369,11 +394,18 @@ impl Shared {
         answer: Option<oneshot::Sender<Result<NodeId, Status>>>,
     ) {
         let mut peers = self.peers.lock();
+        let linked = peers.node_at(address);
         if let Some(seed) = peers.seeds.get_mut(address) {
             seed.fixed |= fixed;
             if answer.is_none() {
                 return;
             }
+        }
+        if let (Some(node), true) = (&linked, answer.is_some()) {
+            if let Some(answer) = answer {
+                let _ = answer.send(Ok(node.clone()));
+            }
+            return;
         }
         let wake = Arc::new(Notify::new());
         let seed = Seed { node: None, fixed, error: None, dialler: Arc::clone(&wake) };
@@ -453,8 +485,10 @@ impl Shared {
             .collect();
         for (node, (incarnation, generation)) in &*known {
             if now.get(node).is_none_or(|(_, current)| current != generation) {
-                let reason = peers.downs.iter().find(|(down, _)| down == generation);
-                let reason = reason.map(|(_, status)| status.clone());
+                let told = peers.downs.iter().find(|(down, _)| down == generation);
+                // Lost, and its task has not told yet.
+                let fresh = peers.nodes.get(node).and_then(|peer| peer.link.as_ref()?.lost_status());
+                let reason = told.map(|(_, status)| status).or(fresh).cloned();
                 let reason = reason.unwrap_or_else(|| crate::router::no_link(node));
                 out.push_back(PeerEvent::Down(node.clone(), *incarnation, reason));
             }
@@ -548,15 +582,21 @@ impl Goal {
                 }
                 Plan::Dial(addresses, Some(node.clone()))
             }
-            Self::Seed(address) => match peers.seeds.get(address) {
-                Some(seed) if Arc::ptr_eq(&seed.dialler, wake) => {
-                    match seed.node.as_ref().and_then(|node| peers.link(node)) {
-                        Some(link) => Plan::Wait(Arc::clone(link)),
-                        None => Plan::Dial(vec![address.clone()], None),
-                    }
+            Self::Seed(address) => {
+                let linked = peers.node_at(address);
+                let Some(seed) = peers.seeds.get_mut(address) else { return Plan::Stop };
+                if !Arc::ptr_eq(&seed.dialler, wake) {
+                    return Plan::Stop;
                 }
-                _ => Plan::Stop,
-            },
+                if linked.is_some() {
+                    seed.node = linked;
+                }
+                let node = seed.node.clone();
+                match node.as_ref().and_then(|node| peers.link(node)) {
+                    Some(link) => Plan::Wait(Arc::clone(link)),
+                    None => Plan::Dial(vec![address.clone()], None),
+                }
+            }
         }
     }
 
@@ -604,7 +644,8 @@ async fn dial(
     wake: Arc<Notify>,
     mut answer: Option<oneshot::Sender<Result<NodeId, Status>>>,
 ) {
-    let seed = shared.config.seed ^ name_hash(shared.config.node.as_str()) ^ name_hash(goal.name()).rotate_left(32);
+    let seed =
+        shared.config.seed ^ name_hash(shared.config.node.as_str()) ^ name_hash(goal.name()).rotate_left(32);
     let backoff = shared.config.backoff;
     let mut failures = 0u32;
     let mut linked_at = None;
@@ -689,24 +730,35 @@ mod tests {
     use crate::config::MeshConfig;
     use crate::metrics::MeshMetrics;
 
-    fn link(own: &str, peer: &str, dialled: bool) -> Arc<Link> {
-        let hello = Hello { node: NodeId::new(peer), ..Hello::default() };
+    fn link(own: &str, peer: &str, dialled: bool, link_id: u64) -> Arc<Link> {
+        let hello = Hello { node: NodeId::new(peer), link_id, ..Hello::default() };
         let introduction = Introduction { hello, address: String::new(), dialled };
         Link::new(introduction, &MeshConfig::new(own, "test"), MeshMetrics::unregistered())
     }
 
+    const WINDOW: Duration = Duration::from_secs(5);
+    const AGE: Duration = Duration::from_millis(1);
+
     #[test]
     fn of_two_crossing_links_both_sides_keep_the_one_that_the_lower_node_dialled() {
-        let window = Duration::from_secs(5);
-        let age = Duration::from_millis(1);
         let (a, b) = (NodeId::new("a"), NodeId::new("b"));
         // As `a` sees it: its own link is there, b's comes; then the other way round.
-        assert!(crossing(&a, &b, &link("a", "b", true), false, window, age));
-        assert!(!crossing(&a, &b, &link("a", "b", false), true, window, age));
+        assert!(survives(&a, &link("a", "b", true, 1), false, 1, AGE, WINDOW));
+        assert!(!survives(&a, &link("a", "b", false, 1), true, 1, AGE, WINDOW));
         // As `b` sees it.
-        assert!(crossing(&b, &a, &link("b", "a", false), true, window, age));
-        assert!(!crossing(&b, &a, &link("b", "a", true), false, window, age));
+        assert!(survives(&b, &link("b", "a", false, 1), true, 1, AGE, WINDOW));
+        assert!(!survives(&b, &link("b", "a", true, 1), false, 1, AGE, WINDOW));
         // A peer that dials long after has lost the link that this side still believes in.
-        assert!(!crossing(&a, &b, &link("a", "b", true), false, window, window));
+        assert!(!survives(&a, &link("a", "b", true, 1), false, 1, WINDOW, WINDOW));
+    }
+
+    #[test]
+    fn of_two_links_dialled_by_one_node_both_sides_keep_the_later_one() {
+        for dialled in [true, false] {
+            let own = NodeId::new(if dialled { "a" } else { "b" });
+            let peer = if dialled { "b" } else { "a" };
+            assert!(!survives(&own, &link(own.as_str(), peer, dialled, 1), dialled, 2, AGE, WINDOW));
+            assert!(survives(&own, &link(own.as_str(), peer, dialled, 2), dialled, 1, AGE, WINDOW));
+        }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
 use afflux_wire::contract::{CallMeta, ReplyTo, ResponseSink};
-use afflux_wire::{
-    Code, Executed, Frame, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames,
-};
+use afflux_wire::{Code, Executed, Frame, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
@@ -65,10 +64,8 @@ async fn run(
             tracing::warn!(peer = %link.peer, side = side.name(), %text, "protocol error");
             let text = format!("protocol error on the {} connection: {text}", side.name());
             link.put_goaway(Code::InvalidArgument, &text, Duration::ZERO);
-            return link.close(Status::unavailable(format!(
-                "the link to node {} was closed: {text}",
-                link.peer
-            )));
+            return link
+                .close(Status::unavailable(format!("the link to node {} was closed: {text}", link.peer)));
         }
         if buf.capacity() - buf.len() < READ_BYTES_MIN {
             buf.reserve(room);
@@ -363,8 +360,7 @@ impl Data<'_> {
         self.counts.add(kind);
         match frame {
             Frame::Data { channel, seq, count, rows } => {
-                let payload =
-                    if rows.len() < COPY_BYTES_MAX { Bytes::copy_from_slice(&rows) } else { rows };
+                let payload = if rows.len() < COPY_BYTES_MAX { Bytes::copy_from_slice(&rows) } else { rows };
                 self.packet(channel, seq, Packet::Data { count, payload })
             }
             Frame::Mark { channel, seq, mark } => self.packet(channel, seq, Packet::Mark(mark)),
@@ -381,6 +377,7 @@ impl Data<'_> {
                     Ok(state) => {
                         self.link.put_credit(id, state.window_bytes);
                         self.receivers.insert(id, Receiving { state, seq: 0 });
+                        self.link.receivers.fetch_add(1, Ordering::AcqRel);
                     }
                     Err(refusal) => {
                         self.link.metrics.attach_refused(refusal.name());
@@ -391,6 +388,7 @@ impl Data<'_> {
             }
             Frame::Detach { channel } => {
                 if let Some(receiver) = self.receivers.remove(&channel) {
+                    self.link.receivers.fetch_sub(1, Ordering::AcqRel);
                     receiver.state.end(None, &mut self.wakers);
                 } else if let Some(sender) = self.link.sender(channel) {
                     self.link.forget_sender(channel);

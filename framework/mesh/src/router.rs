@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::{ServiceEntry, clock};
 use afflux_wire::contract::{
-    CallMeta, Caller, MethodKind, MethodSpec, Outgoing, ReplyTo, ResponseSink, ResponseSlot, Started,
-    Target,
+    CallMeta, Caller, MethodKind, MethodSpec, Outgoing, ReplyTo, ResponseSink, ResponseSlot, Started, Target,
 };
 use afflux_wire::{Code, Executed, NodeId, Stage, Status};
 use parking_lot::Mutex;
@@ -86,6 +85,13 @@ impl Routes {
         Self { services, unlinked }
     }
 
+    /// Zeroes the gauges of services that are gone.
+    pub(crate) fn forget(&self, next: &Self, metrics: &MeshMetrics) {
+        for name in self.services.keys().filter(|name| !next.services.contains_key(*name)) {
+            metrics.endpoints.with_label_values(&[name, "ready"]).set(0);
+        }
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.services.keys().map(|name| name.as_ref().to_owned()).collect();
         names.sort_unstable();
@@ -143,10 +149,7 @@ impl Routes {
             (Some(node), Some(_)) => format!("node {node} does not offer {service}, or is not linked"),
             (Some(node), None) => format!("no link to node {node}, and nobody else offers {service}"),
             (None, Some(_)) => format!("every endpoint of {service} is going away"),
-            (None, None) => format!(
-                "nobody offers {service}{}",
-                nearest(service, self.names().into_iter())
-            ),
+            (None, None) => format!("nobody offers {service}{}", nearest(service, self.names().into_iter())),
         };
         let waiting = match self.unlinked {
             0 => String::new(),
@@ -364,5 +367,7 @@ impl ResponseSink for RawSlot {
 
 /// What somebody who waits for a node is told.
 pub(crate) fn no_link(node: &NodeId) -> Status {
-    Status::unavailable(format!("there is no link to node {node}")).executed(Executed::No).stage(Stage::Connect)
+    Status::unavailable(format!("there is no link to node {node}"))
+        .executed(Executed::No)
+        .stage(Stage::Connect)
 }

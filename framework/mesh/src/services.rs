@@ -141,13 +141,13 @@ impl ServiceTable {
         if let Some(numbered) = self.numbers.iter().find(|numbered| *numbered.name == *name) {
             return numbered.method.as_ref().ok_or_else(|| (withdrawn(name), "withdrawn"));
         }
-        let service = name.rsplit_once('/').map_or(name, |(service, _)| service);
+        let (service, method) = name.rsplit_once('/').unwrap_or((name, ""));
         let unknown = match self.services.get(service) {
             Some(entry) => {
-                let methods = entry.methods.iter().map(|spec| full_name(entry.name, spec.name));
+                let methods = entry.methods.iter().map(|spec| spec.name.to_owned());
                 Status::new(
                     Code::Unimplemented,
-                    format!("service {service} has no method `{name}`{}", nearest(name, methods)),
+                    format!("service {service} has no method `{method}`{}", nearest(method, methods)),
                 )
                 .executed(Executed::No)
             }

@@ -102,8 +102,10 @@ fn a_call_without_an_answer_fails_at_its_deadline_and_is_cancelled_there() {
         let status = error.status();
         assert_eq!((status.code, status.was_executed()), (Code::DeadlineExceeded, Executed::Maybe));
         assert!(status.message.contains("math.sums/Add") && status.message.contains("server"), "{status}");
-        until(|| desk.held.lock().front().is_some_and(|call| afflux_wire::contract::Mail::is_cancelled(call)))
-            .await;
+        until(|| {
+            desk.held.lock().front().is_some_and(afflux_wire::contract::Mail::is_cancelled)
+        })
+        .await;
         // What is answered too late is not sent, and does no harm.
         desk.answer_all();
         desk.hold.store(false, SeqCst);
@@ -148,8 +150,10 @@ fn a_dropped_call_is_cancelled_on_the_other_node() {
             _ = async { sums.add(1, 2).await } => panic!("nobody answers"),
             () = until(|| !desk.held.lock().is_empty()) => {}
         }
-        until(|| desk.held.lock().front().is_some_and(|call| afflux_wire::contract::Mail::is_cancelled(call)))
-            .await;
+        until(|| {
+            desk.held.lock().front().is_some_and(afflux_wire::contract::Mail::is_cancelled)
+        })
+        .await;
         assert_eq!(client.metric("afflux_rpc_client_requests_total", &["CANCELLED"]), 1.0);
     });
 }
@@ -234,7 +238,7 @@ fn an_unknown_method_is_answered_with_the_nearest_names() {
         let call = client.mesh.call_raw(&target, "Addd", Vec::new(), SECOND);
         let status = call.await.unwrap_err();
         assert_eq!((status.code, status.was_executed()), (Code::Unimplemented, Executed::No));
-        assert!(status.message.contains("did you mean `math.sums/Add`"), "{status}");
+        assert!(status.message.contains("did you mean `Add`"), "{status}");
         let target = Target::service("math.sum");
         let status = client.mesh.call_raw(&target, "Add", Vec::new(), Duration::ZERO).await.unwrap_err();
         assert!(status.message.contains("did you mean `math.sums`"), "{status}");

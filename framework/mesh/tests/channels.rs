@@ -158,7 +158,10 @@ fn what_is_sent_before_the_receiver_is_there_arrives_first() {
         until(|| b.metric("afflux_channel_attach_refused_total", &[]) >= 1.0).await;
         let mut receiver = b.mesh.channel_receiver(key(1, 0), 7);
         assert_eq!(packet(&mut receiver).await, Packet::Mark(Mark::Watermark(2)));
-        assert_eq!(packet(&mut receiver).await, Packet::Data { count: 3, payload: Bytes::from_static(b"early") });
+        assert_eq!(
+            packet(&mut receiver).await,
+            Packet::Data { count: 3, payload: Bytes::from_static(b"early") }
+        );
         ready(&mut sender).await.unwrap();
         assert_eq!((sender.queued_bytes(), sender.credits()), (0, (256 << 10) - 5));
     });
@@ -277,5 +280,41 @@ fn a_batch_above_the_peers_frame_limit_is_refused_where_it_is_sent() {
         assert!(error.message.contains("frame_bytes_max is 10000"), "{error}");
         sender.send(1, Bytes::from_static(b"fits")).unwrap();
         assert!(matches!(packet(&mut receiver).await, Packet::Data { count: 1, .. }));
+    });
+}
+
+#[test]
+fn a_producer_that_ends_before_its_consumer_is_there_loses_nothing() {
+    over_both(async |net: Net| {
+        let (a, b) = (net.node("a"), net.node("b"));
+        let mut sender = a.mesh.channel_sender(b.mesh.node(), key(1, 0), 7);
+        sender.send(1, Bytes::from_static(b"all")).unwrap();
+        sender.mark(Mark::End).unwrap();
+        drop(sender);
+        a.link(&b).await;
+        until(|| b.metric("afflux_channel_attach_refused_total", &["unknown"]) >= 1.0).await;
+        let mut receiver = b.mesh.channel_receiver(key(1, 0), 7);
+        assert_eq!(
+            packet(&mut receiver).await,
+            Packet::Data { count: 1, payload: Bytes::from_static(b"all") }
+        );
+        assert_eq!(packet(&mut receiver).await, Packet::Mark(Mark::End));
+        assert!(next(&mut receiver).await.is_none());
+    });
+}
+
+#[test]
+fn what_was_sent_too_early_and_is_too_large_fails_the_channel_and_not_the_link() {
+    over_both(async |net: Net| {
+        let mut config = net.config("b");
+        config.limits.frame_bytes_max = 10_000;
+        let (a, b) = (net.node("a"), net.node_with(config));
+        let mut sender = a.mesh.channel_sender(b.mesh.node(), key(1, 0), 7);
+        sender.send(1, Bytes::from(vec![0; 20_000])).unwrap();
+        let _receiver = b.mesh.channel_receiver(key(1, 0), 7);
+        a.link(&b).await;
+        let error = ready(&mut sender).await.unwrap_err();
+        assert!(error.message.contains("frame_bytes_max is 10000"), "{error}");
+        assert!(a.mesh.peers()[0].state == afflux_mesh::PeerState::Up);
     });
 }

@@ -1,13 +1,13 @@
 //! The process: `flights` runs the whole thing on this machine, `flights --help` says what else.
 
-use afflux::prelude::*;
+use afflux::App;
 use afflux_flights::{DelayBoard, hourly_delays};
 
 #[afflux::main]
 async fn main() -> afflux::Result<()> {
     App::new("flights")
         .pipeline("hourly-delays", hourly_delays)
-        .service("board", DelayBoard::open)
+        .singleton("board", DelayBoard::open)
         .run()
         .await
 }

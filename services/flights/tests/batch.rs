@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::future::{Future, pending};
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -94,15 +95,18 @@ impl Caller for OneBoard {
 
 fn board() -> Arc<dyn Caller> {
     let spec = Spec::new(ActorPath::new("board"), ActorMetrics::unregistered());
-    let board = Place::current().unwrap().spawn(spec, || DelayBoard::open());
+    let board = Place::current().unwrap().spawn(spec, DelayBoard::open);
     Arc::new(OneBoard(DelayBoard::services(board.address())))
 }
 
 fn plan(parallelism: u32, out: &Path) -> Plan {
+    plan_of(&flights_file(), parallelism, out)
+}
+
+fn plan_of(flights: &Path, parallelism: u32, out: &Path) -> Plan {
     let settings = JobSettings { parallelism, ..JobSettings::default() };
-    let out = out.to_owned();
     let flow = Flow::new("hourly-delays", settings);
-    hourly_delays_of(&flow, flights_file(), out).unwrap();
+    hourly_delays_of(&flow, flights, out).unwrap();
     flow.finish().unwrap()
 }
 
@@ -156,9 +160,6 @@ fn the_output_equals_a_batch_computation_at_any_parallelism() {
             run.finish().await.unwrap()
         });
         assert_equal(&out);
-        let records_in = |name: &str| -> u64 {
-            readings.iter().flat_map(|t| &t.operators).filter(|o| o.name == name).map(|o| o.records_in).sum()
-        };
         assert_eq!(records_in(&readings, "flights"), 336_776);
         assert_eq!(records_in(&readings, "out"), expected().len() as u64 - 1);
         assert_eq!(records_in(&readings, "too-late"), 0, "no flight is a day late");
@@ -171,11 +172,26 @@ fn records_in(readings: &[TaskReading], operator: &str) -> u64 {
     operators.filter(|o| o.name == operator).map(|o| o.records_in).sum()
 }
 
+/// A directory with every other flight in one file and the rest in another, so that both of two
+/// source tasks are at work.
+fn in_two_files(dir: &Path) -> PathBuf {
+    let dir = dir.join("flights");
+    fs::create_dir(&dir).unwrap();
+    let mut text = String::new();
+    GzDecoder::new(File::open(flights_file()).unwrap()).read_to_string(&mut text).unwrap();
+    let (header, lines) = text.split_once('\n').unwrap();
+    for half in 0..2 {
+        let lines: Vec<_> = [header].into_iter().chain(lines.lines().skip(half).step_by(2)).collect();
+        fs::write(dir.join(format!("{half}.csv")), lines.join("\n")).unwrap();
+    }
+    dir
+}
+
 #[test]
 fn a_checkpoint_and_a_restore_in_the_middle_give_the_same_file() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("hourly-delays.csv");
-    let plan = plan(2, &out);
+    let plan = plan_of(&in_two_files(dir.path()), 2, &out);
     afflux_actor::test::system(|| async move {
         let board = board();
         let mut restore = None;

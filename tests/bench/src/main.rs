@@ -7,12 +7,27 @@
 mod args;
 #[path = "../../peers/src/report.rs"]
 mod report;
+mod rpc;
 mod stream;
 #[path = "../../peers/src/usage.rs"]
 mod usage;
 mod workload;
 
 use args::Args;
+
+/// What the derives name, without the facade.
+mod kit {
+    pub(crate) mod contract {
+        pub(crate) use afflux_wire::contract::*;
+    }
+    pub(crate) mod actor {
+        pub(crate) use afflux_actor::*;
+    }
+    pub(crate) mod __private {
+        pub(crate) use {schemars, serde};
+    }
+}
+
 
 /// Words are bound by the allocator; nodes use the same one.
 #[global_allocator]
@@ -34,6 +49,8 @@ fn main() {
         let suite = args.word("a suite (stream, rpc)").map_err(|e| format!("{e}\n\n{HELP}"))?;
         match suite.as_str() {
             "stream" => stream::run(args),
+            "rpc" => rpc::run(args),
+            "rpc-server" => rpc::server(args),
             "stream-node" => stream::node(args),
             other => Err(format!("unknown suite `{other}`\n\n{HELP}")),
         }

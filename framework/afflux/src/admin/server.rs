@@ -61,7 +61,11 @@ impl Admin {
     /// # Errors
     /// An address that cannot be listened on, with the setting to change.
     pub fn start(self, listen: &str) -> Result<AdminServer> {
-        let listener = TcpListener::bind(listen).map_err(|error| cannot_listen(listen, &error, "admin.listen"))?;
+        self.start_on(bind(listen)?)
+    }
+
+    /// The same on a port that is open already.
+    pub(crate) fn start_on(self, listener: TcpListener) -> Result<AdminServer> {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "the admin port is open beyond loopback and asks for no password");
@@ -92,6 +96,11 @@ impl Admin {
         });
         Ok(AdminServer { address, handle })
     }
+}
+
+/// Opens the admin port, so that its number is known before it serves.
+pub(crate) fn bind(listen: &str) -> Result<TcpListener> {
+    TcpListener::bind(listen).map_err(|error| cannot_listen(listen, &error, "admin.listen"))
 }
 
 /// The error of a node port that the mesh could not listen on.

@@ -8,7 +8,7 @@ use afflux_wire::{Code, NodeId, codec};
 use super::args::{CallArgs, Global};
 use super::output::print_line;
 use crate::contract::Target;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, suggest};
 
 /// The deadline of a call that is given none.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -24,6 +24,13 @@ pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
         Some(node) => Target::on(service, NodeId::new(node.as_str())),
         None => Target::service(service),
     };
+    // A service that nobody offers is told at once, not waited for until the deadline.
+    let view = client.view().await?;
+    if view.offering(service).next().is_none() && !view.instances.iter().any(|instance| instance.offers(service)) {
+        let offered: std::collections::BTreeSet<&str> =
+            view.instances.iter().flat_map(|i| i.services.iter().map(|s| s.name.as_str())).collect();
+        return Err(Error::usage(format!("no node offers a service `{service}`")).hint(suggest(service, offered)));
+    }
     let deadline = args.deadline_ms.map_or(DEADLINE, Duration::from_millis);
     let result = client.call_raw(&target, method, codec::to_named(&params)?, deadline).await;
     let bytes = match result {

@@ -9,7 +9,7 @@ use super::output::{print, print_json};
 use crate::app::App;
 use crate::client::called;
 use crate::error::Result;
-use crate::jobs::{JobInfo, Jobs, TaskPlace};
+use crate::jobs::{JobInfo, TaskPlace};
 
 pub(crate) async fn graph(app: &App, global: &Global, args: &GraphArgs) -> Result<()> {
     let pipeline = app.pipeline_named(args.pipeline.as_deref())?;
@@ -41,7 +41,7 @@ async fn running(global: &Global, args: &GraphArgs, pipeline: &str) -> Result<Op
         return Ok(None);
     }
     let client = super::connect(global, &args.cluster).await?;
-    let jobs = called(client.client::<Jobs>().list().fail_fast().await)?;
+    let jobs = called(client.jobs().await?.list().await)?;
     Ok(jobs.into_iter().find(|job| job.pipeline == pipeline))
 }
 

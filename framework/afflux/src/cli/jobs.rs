@@ -6,12 +6,12 @@ use super::table::table;
 use crate::client::{Client, called};
 use crate::contract::CallError;
 use crate::error::{Error, Result, suggest};
-use crate::jobs::{JobInfo, Jobs};
+use crate::jobs::JobInfo;
 use crate::progress::thousands;
 
 pub(crate) async fn jobs(global: &Global, cluster: &ClusterArgs) -> Result<()> {
     let client = super::connect(global, cluster).await?;
-    let jobs = called(client.client::<Jobs>().list().fail_fast().await)?;
+    let jobs = called(client.jobs().await?.list().await)?;
     if global.json {
         return print_json(&jobs);
     }
@@ -38,13 +38,13 @@ pub(crate) async fn jobs(global: &Global, cluster: &ClusterArgs) -> Result<()> {
 
 pub(crate) async fn job(global: &Global, args: &JobArgs) -> Result<()> {
     let client = super::connect(global, &args.cluster).await?;
-    let job = found(&client, &args.job, client.client::<Jobs>().show(args.job.clone()).fail_fast().await).await?;
+    let job = found(&client, &args.job, client.jobs().await?.show(args.job.clone()).await).await?;
     show(global, &job)
 }
 
 pub(crate) async fn cancel(global: &Global, args: &JobArgs) -> Result<()> {
     let client = super::connect(global, &args.cluster).await?;
-    let job = found(&client, &args.job, client.client::<Jobs>().cancel(args.job.clone()).fail_fast().await).await?;
+    let job = found(&client, &args.job, client.jobs().await?.cancel(args.job.clone()).await).await?;
     show(global, &job)
 }
 
@@ -52,7 +52,7 @@ pub(crate) async fn cancel(global: &Global, args: &JobArgs) -> Result<()> {
 async fn found(client: &Client, id: &str, answer: std::result::Result<JobInfo, CallError>) -> Result<JobInfo> {
     match answer {
         Err(error) if error.code() == afflux_wire::Code::NotFound => {
-            let jobs = called(client.client::<Jobs>().list().fail_fast().await)?;
+            let jobs = called(client.jobs().await?.list().await)?;
             let ids = jobs.iter().map(|job| job.id.as_str());
             Err(Error::usage(format!("there is no job `{id}`")).hint(suggest(id, ids)))
         }

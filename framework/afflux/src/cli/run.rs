@@ -5,7 +5,6 @@ use super::output::{print_json, print_line};
 use crate::app::App;
 use crate::error::Result;
 use crate::follow::{Followed, follow, how_far, outcome, request, submit};
-use crate::jobs::Jobs;
 use crate::progress::Show;
 use crate::signals::Signals;
 
@@ -13,7 +12,7 @@ pub(crate) async fn run(app: &App, global: &Global, args: &RunArgs) -> Result<()
     let pipeline = app.pipeline_named(Some(&args.pipeline))?;
     let layers = global.layers()?;
     let client = super::connect(global, &args.cluster).await?;
-    let jobs = client.client::<Jobs>();
+    let jobs = client.jobs().await?;
     let job = submit(&jobs, request(&pipeline, &layers, args.parallelism, args.replay)).await?;
     if args.detach {
         return if global.json { print_json(&job) } else { print_line(&job.id) };

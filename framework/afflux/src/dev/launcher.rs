@@ -78,7 +78,7 @@ impl Launcher {
     fn start(settings: &Settings, pipeline: String) -> Result<Self> {
         let place = Place::current().ok_or_else(|| Error::failed("`dev` needs `afflux_actor::system` around it"))?;
         let token = if settings.token.is_empty() { random_token()? } else { settings.token.clone() };
-        let wall = Clock::default().wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let wall = Clock::new(std::time::SystemTime::now).wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let id = format!("launcher-{}", std::process::id());
         let config = MeshConfig {
             incarnation: Incarnation(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),

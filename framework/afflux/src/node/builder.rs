@@ -49,7 +49,7 @@ impl NodeBuilder {
             services: Vec::new(),
             pipelines: Arc::default(),
             transport: Transport::Tcp,
-            clock: Clock::default(),
+            clock: Clock::new(std::time::SystemTime::now),
             inline: false,
             metrics: prometheus::Registry::new(),
         }
@@ -137,6 +137,12 @@ impl NodeBuilder {
         let probes = Arc::new(Probes::default());
         probes.unmet("registered", "no registry has taken this node's record yet");
 
+        // Opened first: the node port tells whoever speaks HTTP to it where this one is.
+        let admin_port = match settings.admin_listen.as_str() {
+            "" => None,
+            listen => Some(crate::admin::bind(listen)?),
+        };
+        let admin_address = admin_port.as_ref().map(|port| port.local_addr().map(|a| a.to_string())).transpose()?;
         let config = MeshConfig {
             incarnation,
             build: process::build_id().to_owned(),
@@ -148,7 +154,7 @@ impl NodeBuilder {
                 channel_credit_bytes: u32::try_from(settings.channel_credit_bytes).unwrap_or(u32::MAX),
                 ..Limits::default()
             },
-            admin_hint: (!settings.admin_listen.is_empty()).then(|| settings.admin_listen.clone()),
+            admin_hint: admin_address.clone(),
             ..MeshConfig::new(id.as_str(), settings.cluster.clone())
         };
         let mesh = Mesh::start(config, transport, place.clone(), mesh_metrics)
@@ -159,16 +165,12 @@ impl NodeBuilder {
         };
         match reach(&settings, &mesh, &id, &address, &place).await {
             Ok((registry, home)) => {
-                let admin_address;
-                let admin = if settings.admin_listen.is_empty() {
-                    admin_address = None;
-                    None
-                } else {
-                    let client = Client::of(mesh.clone(), Arc::clone(&registry));
-                    let server = pages(Admin::new(metrics.clone(), Arc::clone(&probes)), client)
-                        .start(&settings.admin_listen)?;
-                    admin_address = Some(server.address().to_string());
-                    Some(server)
+                let admin = match admin_port {
+                    Some(port) => {
+                        let client = Client::of(mesh.clone(), Arc::clone(&registry));
+                        Some(pages(Admin::new(metrics.clone(), Arc::clone(&probes)), client).start_on(port)?)
+                    }
+                    None => None,
                 };
                 let facts = Arc::new(Facts {
                     id: id.clone(),
@@ -343,12 +345,13 @@ fn pages(admin: Admin, client: Client) -> Admin {
             async move { json(serde_json::to_value(client.services().await.map_err(Error::into_status)?)) }
         })
         .page("jobs", move |job| {
-            let client = jobs.client::<crate::jobs::Jobs>();
+            let client = jobs.clone();
             async move {
+                let client = client.jobs().await.map_err(Error::into_status)?;
                 if job.is_empty() {
-                    json(serde_json::to_value(client.list().fail_fast().await?))
+                    json(serde_json::to_value(client.list().await?))
                 } else {
-                    json(serde_json::to_value(client.show(job).fail_fast().await?))
+                    json(serde_json::to_value(client.show(job).await?))
                 }
             }
         })

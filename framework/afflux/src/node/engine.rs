@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use afflux_actor::{Clock, ServiceEntry, Serves, Spec};
-use afflux_mesh::PeerEvent;
+use afflux_mesh::{PeerEvent, PeerState};
 use afflux_registry::InstanceState;
 use afflux_stream::job::{Executor, Storage};
 use afflux_stream::{JobSettings, OnError};
@@ -101,7 +101,15 @@ impl Node {
         let (mesh, facts) = (self.inner.mesh.clone(), Arc::clone(&self.inner.facts));
         self.io().spawn_future(async move {
             while let Some(event) = events.next().await {
-                let PeerEvent::Down(peer, _, reason) = event else { continue };
+                let PeerEvent::Down(peer, life, reason) = event else { continue };
+                // Two nodes that dial each other end up with one of two links: nobody has died.
+                let linked_again = mesh.peers().into_iter().any(|known| {
+                    known.node == peer && known.incarnation == Some(life) && known.state == PeerState::Up
+                });
+                if linked_again {
+                    tracing::debug!(%peer, %reason, "a link was replaced");
+                    continue;
+                }
                 let leads = facts.entries.lock().iter().any(|entry| entry.name == "afflux.job-reports");
                 if !leads {
                     continue;

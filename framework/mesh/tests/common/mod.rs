@@ -2,6 +2,8 @@
 
 // Each test binary uses its own part of this.
 #![allow(dead_code, unreachable_pub)]
+// A test may fail by panicking.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -93,10 +95,8 @@ impl Service for Sums {
     const NAME: &'static str = "math.sums";
     const VERSION: &'static str = "1.0";
     const DOC: &'static str = "Adds.";
-    const METHODS: &'static [MethodSpec] = &[
-        method("Add", MethodKind::Unary, &["a", "b"]),
-        method("Touch", MethodKind::OneWay, &["n"]),
-    ];
+    const METHODS: &'static [MethodSpec] =
+        &[method("Add", MethodKind::Unary, &["a", "b"]), method("Touch", MethodKind::OneWay, &["n"])];
     type Error = NoError;
     type Call = SumsCall;
     type Client = SumsClient;
@@ -214,9 +214,13 @@ impl Net {
     }
 
     pub fn node_with(&self, config: MeshConfig) -> Node {
+        self.node_on(config, Place::current().unwrap())
+    }
+
+    pub fn node_on(&self, config: MeshConfig, place: Place) -> Node {
         let registry = prometheus::Registry::new();
         let metrics = MeshMetrics::new(&registry).unwrap();
-        let mesh = Mesh::start(config, self.0.clone(), Place::current().unwrap(), metrics).unwrap();
+        let mesh = Mesh::start(config, self.0.clone(), place, metrics).unwrap();
         Node { mesh, registry }
     }
 
@@ -242,7 +246,14 @@ impl Node {
     pub async fn link(&self, other: &Node) {
         self.mesh.connect_unknown(&other.mesh.local_address()).await.unwrap();
         let name = self.mesh.node().clone();
-        until(|| other.mesh.peers().iter().any(|peer| peer.node == name && peer.state == afflux_mesh::PeerState::Up)).await;
+        until(|| {
+            other
+                .mesh
+                .peers()
+                .iter()
+                .any(|peer| peer.node == name && peer.state == afflux_mesh::PeerState::Up)
+        })
+        .await;
     }
 
     pub fn serve(&self, desk: &Arc<Desk>) {

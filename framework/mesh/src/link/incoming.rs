@@ -1,0 +1,159 @@
+//! Requests that come over a link: admission, cancellation, answers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use afflux_actor::clock;
+use afflux_wire::contract::ResponseSink;
+use afflux_wire::{Code, Executed, Meta, Status, put_response_err, put_response_ok};
+
+use super::{FRAME_OVERHEAD_BYTES, Link};
+use crate::metrics::SAMPLE_EVERY_CALLS;
+use crate::services::ServedMethod;
+
+/// A request of the peer without its answer.
+pub(super) struct Incoming {
+    pub(super) method: Arc<ServedMethod>,
+    cancelled: bool,
+    /// Set for the requests whose duration is observed.
+    started: Option<Instant>,
+}
+
+impl Link {
+    /// Admits a request, or says why not and under which metric's reason.
+    pub(crate) fn admit(
+        &self,
+        id: u64,
+        method: &Arc<ServedMethod>,
+        now: Instant,
+    ) -> Result<(), (Status, &'static str)> {
+        let mut state = self.control.lock();
+        if let Some(last) = state.goaway
+            && id > last
+        {
+            let status = Status::unavailable(format!("node {} is draining", self.node));
+            return Err((status, "draining"));
+        }
+        let in_flight_max = self.own_limits.in_flight_max as usize;
+        if state.incoming.len() >= in_flight_max {
+            let status = Status::new(
+                Code::ResourceExhausted,
+                format!("in_flight_max = {in_flight_max} requests of node {} run here", self.peer),
+            );
+            return Err((status.retry_after_ms(20), "overload"));
+        }
+        if state.buf.len() > self.write_buffer_bytes_max {
+            let status = Status::new(
+                Code::ResourceExhausted,
+                format!(
+                    "{} bytes of answers wait for node {} to read them, at most {} may \
+                     (write_buffer_bytes_max)",
+                    state.buf.len(),
+                    self.peer,
+                    self.write_buffer_bytes_max
+                ),
+            );
+            return Err((status.retry_after_ms(50), "overload"));
+        }
+        state.requests += 1;
+        let sampled = state.requests.is_multiple_of(SAMPLE_EVERY_CALLS);
+        state.last_admitted = id;
+        method.metrics.in_flight.inc();
+        let incoming =
+            Incoming { method: Arc::clone(method), cancelled: false, started: sampled.then_some(now) };
+        state.incoming.insert(id, incoming);
+        Ok(())
+    }
+
+    /// Whether a request's id is the peer's, and above all before it.
+    pub(crate) fn check_request_id(&self, id: u64, last: u64) -> Result<(), String> {
+        let parity = if self.dialled { 0 } else { 1 };
+        if id % 2 != parity || id <= last {
+            return Err(format!("REQUEST.id {id} behind {last}: ids of a side count up, in steps of two"));
+        }
+        Ok(())
+    }
+
+    /// Answers a request that was not admitted.
+    pub(crate) fn refuse(&self, id: u64, status: &Status) {
+        self.append(|buf| put_error(buf, id, status));
+    }
+
+    /// CANCEL came.
+    pub(crate) fn cancel_received(&self, id: u64) {
+        let mut state = self.control.lock();
+        if let Some(incoming) = state.incoming.get_mut(&id)
+            && !incoming.cancelled
+        {
+            incoming.cancelled = true;
+            self.cancelled.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Requests of the peer without an answer.
+    pub(crate) fn incoming(&self) -> usize {
+        self.control.lock().incoming.len()
+    }
+}
+
+fn put_error(buf: &mut Vec<u8>, id: u64, status: &Status) {
+    if let Err(error) = put_response_err(buf, id, status, &Meta::default()) {
+        let plain = Status::new(status.code, error.message);
+        let _ = put_response_err(buf, id, &plain, &Meta::default());
+    }
+}
+
+impl ResponseSink for Link {
+    fn respond(&self, id: u64, result: Result<&[u8], &Status>) {
+        let mut state = self.control.lock();
+        let Some(incoming) = state.incoming.remove(&id) else { return };
+        let mut code = result.err().map(|status| status.code);
+        if incoming.cancelled {
+            self.cancelled.fetch_sub(1, Ordering::Release);
+            code = Some(Code::Cancelled);
+        } else if !state.closed {
+            let max = self.limits.frame_bytes_ceiling() as usize;
+            match result {
+                Ok(bytes) if bytes.len() + FRAME_OVERHEAD_BYTES > max => {
+                    code = Some(Code::ResourceExhausted);
+                    let status = Status::new(
+                        Code::ResourceExhausted,
+                        format!(
+                            "the answer of {} bytes does not fit into a frame of node {}, whose \
+                             frame_bytes_max is {max}: answer less at once, or raise it there",
+                            bytes.len(),
+                            self.peer
+                        ),
+                    );
+                    state.append(|buf| put_error(buf, id, &status.executed(Executed::Yes)));
+                }
+                // Cannot fail: the length is below the limit.
+                Ok(bytes) => drop(state.append(|buf| put_response_ok(buf, id, bytes, &Meta::default()))),
+                Err(status) => state.append(|buf| put_error(buf, id, status)),
+            }
+        }
+        let (bytes, idle) = (state.buf.len(), state.incoming.is_empty());
+        let writer = state.writer.take();
+        let draining = state.goaway.is_some();
+        drop(state);
+        Self::wake(writer);
+        incoming.method.metrics.answered(code);
+        incoming.method.metrics.in_flight.dec();
+        if let Some(started) = incoming.started {
+            incoming.method.metrics.seconds.observe((clock::now() - started).as_secs_f64());
+        }
+        if idle && draining {
+            self.idle.notify_waiters();
+        }
+        self.check_backlog(bytes);
+    }
+
+    fn is_cancelled(&self, id: u64) -> bool {
+        if self.is_lost() {
+            return true;
+        }
+        self.cancelled.load(Ordering::Acquire) > 0
+            && self.control.lock().incoming.get(&id).is_some_and(|incoming| incoming.cancelled)
+    }
+}

@@ -1,0 +1,353 @@
+//! Calls that leave over a link: their frames, their slots, their end.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use afflux_actor::clock;
+use afflux_wire::contract::{CallMeta, MethodSpec, Outgoing, Remote, Started};
+use afflux_wire::{
+    CancelReason, Code, Executed, Meta, Method, Stage, Status, put_cancel, put_notify, put_request,
+};
+use bytes::Bytes;
+
+use super::{ControlState, DRAINING, FRAME_OVERHEAD_BYTES, Link, UP};
+use crate::inflight::Pending;
+use crate::metrics::{CalledMetrics, SAMPLE_EVERY_CALLS};
+use crate::services::full_name;
+
+/// Methods of a peer whose number and metrics are kept.
+const BOUND_METHODS_MAX: usize = 4_096;
+/// An encoding buffer that once held a large call is given back to the allocator.
+const SCRATCH_BYTES_KEPT_MAX: usize = 256 << 10;
+
+/// A method of the peer as this side calls it.
+pub(super) struct Bound {
+    pub(super) service: Arc<str>,
+    pub(super) method: Arc<str>,
+    full: Box<str>,
+    pub(super) number: Option<u32>,
+    metrics: CalledMetrics,
+}
+
+/// A method by its spec of this process, or by a name that somebody typed.
+#[derive(Clone, Copy)]
+pub(crate) enum MethodName<'a> {
+    Spec(&'static MethodSpec),
+    Typed(&'a str),
+}
+
+impl<'a> MethodName<'a> {
+    pub(crate) fn name(self) -> &'a str {
+        match self {
+            Self::Spec(spec) => spec.name,
+            Self::Typed(name) => name,
+        }
+    }
+}
+
+impl Link {
+    /// Sends a call. `spec` is the identity of the method in this process, where it has one.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        service: &Arc<str>,
+        method: MethodName<'_>,
+        one_way: bool,
+        meta: &CallMeta,
+        call: &mut dyn Outgoing,
+    ) -> Result<Started, Status> {
+        let now = clock::now();
+        let deadline = meta.deadline.unwrap_or(now + Duration::from_secs(3600));
+        let left = deadline.saturating_duration_since(now);
+        if left.is_zero() {
+            return Err(Status::new(
+                Code::DeadlineExceeded,
+                format!("{service}/{}: the deadline passed before the call left", method.name()),
+            )
+            .executed(Executed::No)
+            .stage(Stage::Connect));
+        }
+        let wire_meta = Meta {
+            // Rounded up: a call with half a millisecond left is not refused by the other side.
+            deadline_ms: Some(left.as_nanos().div_ceil(1_000_000) as u64),
+            traceparent: meta.trace,
+            attempt: meta.attempt,
+            priority: 0,
+            rare: meta.idempotency_key.as_ref().map(|key| {
+                Box::new(afflux_wire::RareMeta {
+                    idempotency_key: Some(Bytes::copy_from_slice(key)),
+                    ..Default::default()
+                })
+            }),
+        };
+        with_scratch(|params| {
+            call.encode(params)?;
+            self.check_bytes(params.len(), service, method.name())?;
+            let slot = if one_way { None } else { Some(call.slot()) };
+            let mut state = self.control.lock();
+            if state.closed || state.buf.len() > self.write_buffer_bytes_max {
+                return Err(self.cannot_send(&state));
+            }
+            let at = self.bind(&mut state, service, method);
+            let in_flight_max = self.limits.in_flight_max as usize;
+            if slot.is_some() && state.in_flight.len() >= in_flight_max {
+                return Err(Status::new(
+                    Code::ResourceExhausted,
+                    format!(
+                        "{in_flight_max} calls to node {} are unanswered, which is its in_flight_max: \
+                         call less often, or raise it there",
+                        self.peer
+                    ),
+                )
+                .executed(Executed::No)
+                .stage(Stage::Connect)
+                .node(&self.peer)
+                .retry_after_ms(10));
+            }
+            let id = state.next_id;
+            let full;
+            let name = match state.bound.get(at as usize) {
+                Some(Bound { number: Some(number), .. }) => Method::Number(*number),
+                Some(bound) => {
+                    full = bound.full.clone();
+                    Method::Name(&full)
+                }
+                None => {
+                    full = full_name(service, method.name()).into();
+                    Method::Name(&full)
+                }
+            };
+            let put = |buf: &mut Vec<u8>| match one_way {
+                true => put_notify(buf, name, params, &wire_meta),
+                false => put_request(buf, id, name, params, &wire_meta),
+            };
+            state.append(put).map_err(|error| Status::from(error).executed(Executed::No))?;
+            state.next_id += 2;
+            state.calls += 1;
+            let mut earlier = false;
+            if let Some(slot) = slot {
+                let sampled = state.calls.is_multiple_of(SAMPLE_EVERY_CALLS);
+                let pending = Pending {
+                    slot,
+                    deadline,
+                    end: state.appended,
+                    method: at,
+                    started: sampled.then_some(now),
+                };
+                earlier = state.in_flight.insert(id, pending);
+                self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
+            } else if let Some(bound) = state.bound.get(at as usize) {
+                bound.metrics.answered(&bound.service, &bound.method, None);
+            }
+            let writer = state.writer.take();
+            drop(state);
+            Self::wake(writer);
+            if earlier {
+                self.rearm.notify_one();
+            }
+            Ok(Started::Remote(Arc::clone(self) as Arc<dyn Remote>, id))
+        })
+    }
+
+    fn cannot_send(&self, state: &ControlState) -> Status {
+        if let Some(lost) = self.lost_status.get() {
+            return lost.clone().executed(Executed::No).stage(Stage::Connect);
+        }
+        if state.closed {
+            return Status::unavailable(format!("the link to node {} is closing", self.peer))
+                .executed(Executed::No)
+                .stage(Stage::Connect);
+        }
+        Status::new(
+            Code::ResourceExhausted,
+            format!(
+                "{} bytes wait for node {} to read them, at most {} may (write_buffer_bytes_max)",
+                state.buf.len(),
+                self.peer,
+                self.write_buffer_bytes_max
+            ),
+        )
+        .executed(Executed::No)
+        .stage(Stage::Connect)
+        .node(&self.peer)
+        .retry_after_ms(50)
+    }
+
+    fn check_bytes(&self, bytes: usize, service: &str, method: &str) -> Result<(), Status> {
+        let max = self.limits.frame_bytes_ceiling() as usize;
+        if bytes + FRAME_OVERHEAD_BYTES > max {
+            return Err(Status::new(
+                Code::ResourceExhausted,
+                format!(
+                    "{service}/{method}: params of {bytes} bytes do not fit into a frame of node {}, \
+                     whose frame_bytes_max is {max}: send less at once, or raise it there",
+                    self.peer
+                ),
+            )
+            .executed(Executed::No)
+            .stage(Stage::Connect));
+        }
+        Ok(())
+    }
+
+    /// The index of a method in `bound`; `u32::MAX` when there are too many.
+    fn bind(&self, state: &mut ControlState, service: &Arc<str>, method: MethodName<'_>) -> u32 {
+        if let MethodName::Spec(spec) = method {
+            let address = std::ptr::from_ref(spec) as usize;
+            if let Some(&at) = state.bound_by_spec.get(&address)
+                && let Some(bound) = state.bound.get(at as usize)
+                // Two services with equal methods may share one slice of specs.
+                && (Arc::ptr_eq(&bound.service, service) || bound.service == *service)
+            {
+                return at;
+            }
+            let at = self.bind_name(state, service, spec.name);
+            if at != u32::MAX {
+                state.bound_by_spec.insert(address, at);
+            }
+            return at;
+        }
+        self.bind_name(state, service, method.name())
+    }
+
+    fn bind_name(&self, state: &mut ControlState, service: &Arc<str>, method: &str) -> u32 {
+        let known = |bound: &Bound| bound.service == *service && *bound.method == *method;
+        if let Some(at) = state.bound.iter().position(known) {
+            return at as u32;
+        }
+        if state.bound.len() >= BOUND_METHODS_MAX {
+            return u32::MAX;
+        }
+        state.bound.push(Bound {
+            service: Arc::clone(service),
+            method: method.into(),
+            full: full_name(service, method).into(),
+            number: self.number(service, method),
+            metrics: self.metrics.called(service, method),
+        });
+        (state.bound.len() - 1) as u32
+    }
+
+    /// The number that the peer bound to a method.
+    fn number(&self, service: &str, method: &str) -> Option<u32> {
+        self.offers.read().get(service)?.get(method).copied().filter(|number| *number > 0)
+    }
+
+    /// An answer came.
+    pub(crate) fn answered(&self, id: u64, result: Result<&[u8], Status>, now: Instant) {
+        let mut state = self.control.lock();
+        // An answer to a call that was cancelled meanwhile: nobody waits.
+        let Some(pending) = state.in_flight.remove(id) else { return };
+        self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
+        self.count(&state, &pending, result.as_ref().err().map(|status| status.code), now);
+        drop(state);
+        pending.slot.complete(result);
+    }
+
+    fn count(&self, state: &ControlState, pending: &Pending, code: Option<Code>, now: Instant) {
+        if let Some(bound) = state.bound.get(pending.method as usize) {
+            bound.metrics.answered(&bound.service, &bound.method, code);
+            if let Some(started) = pending.started {
+                bound.metrics.seconds.observe((now - started).as_secs_f64());
+            }
+        }
+    }
+
+    /// Fails calls that were taken out of the table. What the peer cannot have seen was not executed.
+    fn fail_calls(&self, calls: Vec<(u64, Pending)>, known: Option<Executed>, status: &Status) {
+        let written = self.written.load(Ordering::Acquire);
+        for (_, pending) in calls {
+            let executed = known.unwrap_or(match pending.end > written {
+                true => Executed::No,
+                false => Executed::Maybe,
+            });
+            let stage = if executed == Executed::No { Stage::Connect } else { Stage::Running };
+            let status = status.clone().executed(executed).stage(stage).node(&self.peer);
+            pending.slot.complete(Err(status));
+        }
+    }
+
+    /// GOAWAY came: what is above `last_id` was not admitted and never will be.
+    pub(crate) fn goaway_received(&self, last_id: u64, code: u32, reason: &str) {
+        let _ = self.state.compare_exchange(UP, DRAINING, Ordering::AcqRel, Ordering::Acquire);
+        let now = clock::now();
+        let mut state = self.control.lock();
+        let refused = state.in_flight.take_if(|id, _| id > last_id);
+        self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
+        for (_, pending) in &refused {
+            self.count(&state, pending, Some(Code::Unavailable), now);
+        }
+        drop(state);
+        let code = Code::from_number(u8::try_from(code).unwrap_or(u8::MAX));
+        let status = Status::unavailable(format!("node {} is going away: {reason} ({code})", self.peer));
+        self.fail_calls(refused, Some(Executed::No), &status);
+    }
+
+    /// Fails the calls whose deadline passed; says when to look again, and when a closing is over.
+    fn expire(&self, now: Instant) -> (Option<Instant>, Option<Instant>) {
+        let mut state = self.control.lock();
+        let expired = state.in_flight.expire(now);
+        let next = (state.in_flight.earliest(), state.closing_at);
+        if expired.is_empty() {
+            return next;
+        }
+        self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
+        let mut names = Vec::with_capacity(expired.len());
+        for (id, pending) in &expired {
+            self.count(&state, pending, Some(Code::DeadlineExceeded), now);
+            let name = state.bound.get(pending.method as usize).map(|bound| bound.full.clone());
+            names.push(name.unwrap_or_else(|| "call".into()));
+            if !state.closed {
+                state.append(|buf| put_cancel(buf, *id, CancelReason::Deadline));
+            }
+        }
+        let writer = state.writer.take();
+        drop(state);
+        Self::wake(writer);
+        for (call, name) in expired.into_iter().zip(names) {
+            let status = Status::new(
+                Code::DeadlineExceeded,
+                format!("{name}: no answer of node {} before the deadline", self.peer),
+            );
+            self.fail_calls(vec![call], None, &status);
+        }
+        next
+    }
+}
+
+impl Remote for Link {
+    fn cancel(&self, id: u64, _reason: &str) {
+        let mut state = self.control.lock();
+        let Some(pending) = state.in_flight.remove(id) else { return };
+        self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
+        self.count(&state, &pending, Some(Code::Cancelled), pending.started.unwrap_or(self.established));
+        let writer = if state.closed {
+            None
+        } else {
+            state.append(|buf| put_cancel(buf, id, CancelReason::Dropped));
+            state.writer.take()
+        };
+        drop(state);
+        Self::wake(writer);
+    }
+}
+
+/// Lends a buffer of this thread to encode into. A call that starts another while it is encoded gets
+/// a buffer of its own.
+fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with(|cell| match cell.try_borrow_mut() {
+        Ok(mut scratch) => {
+            scratch.clear();
+            let result = f(&mut scratch);
+            if scratch.capacity() > SCRATCH_BYTES_KEPT_MAX {
+                *scratch = Vec::new();
+            }
+            result
+        }
+        Err(_) => f(&mut Vec::new()),
+    })
+}

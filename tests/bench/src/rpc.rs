@@ -1,0 +1,243 @@
+//! R1–R3 over the mesh: a client and a server process on loopback, each single-threaded.
+//!
+//! Every call takes the product's whole path: client, balancer, in-flight table with its deadline,
+//! frames, router, mailbox, actor, answer. The server ends when its standard input closes.
+
+use std::cell::RefCell;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use afflux_actor::{ActorMetrics, Serves, Spec, Threads};
+use afflux_macros::{Actor, Service};
+use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
+use afflux_wire::{ActorPath, NodeId};
+use hdrhistogram::Histogram;
+
+use crate::args::Args;
+use crate::kit::contract::{Cx, Fault, NoError};
+use crate::report::{Param, Report, Work};
+use crate::usage::{Mark, cpu_s, peak_rss_mb};
+
+/// Calls before the measured window.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Greatest latency that is told apart, in nanoseconds.
+const LATENCY_NS_MAX: u64 = 60_000_000_000;
+/// Places of the server's mailbox: more than any `--outstanding`.
+const OUTSTANDING_MAX: usize = 65_536;
+
+/// What is called: two numbers, or bytes, come back as they went.
+#[derive(Service)]
+#[service(name = "bench.echo", crate = "crate::kit")]
+pub enum Echo {
+    /// Two numbers.
+    #[rpc(returns = (u64, u64), idempotent)]
+    Pair {
+        /// The call's number.
+        id: u64,
+        /// Anything.
+        v: u64,
+    },
+    /// Bytes.
+    #[rpc(returns = Body, idempotent)]
+    Bytes {
+        /// Anything.
+        body: Body,
+    },
+}
+
+/// Bytes as MessagePack's bin.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct Body(
+    #[serde(with = "serde_bytes")]
+    #[schemars(with = "Vec<u8>")]
+    Vec<u8>,
+);
+
+#[derive(Actor)]
+#[actor(serves(Echo), mailbox = 65536, crate = "crate::kit")]
+struct Echoer;
+
+impl EchoHandler for Echoer {
+    async fn pair(&mut self, _: &mut Cx, id: u64, v: u64) -> Result<(u64, u64), Fault<NoError>> {
+        Ok((id, v))
+    }
+    async fn bytes(&mut self, _: &mut Cx, body: Body) -> Result<Body, Fault<NoError>> {
+        Ok(body)
+    }
+}
+
+fn mesh(node: &str, listen: Option<String>, threads: &Threads) -> Result<Mesh, String> {
+    let config = MeshConfig { listen, ..MeshConfig::new(NodeId::new(node), "bench") };
+    Mesh::start(config, Transport::Tcp, threads.io(), MeshMetrics::unregistered()).map_err(|e| e.to_string())
+}
+
+/// `rpc-server`: prints its address, then its processor seconds and peak memory for each line it reads.
+pub(crate) fn server(args: Args) -> Result<(), String> {
+    args.finish()?;
+    afflux_actor::system(|| async {
+        let threads = Threads::start(0, 0).map_err(|e| e.to_string())?;
+        let mesh = mesh("server", Some("127.0.0.1:0".into()), &threads)?;
+        let spec = Spec::new(ActorPath::new("echo"), ActorMetrics::unregistered()).caller(mesh.caller());
+        let actor = threads.io().spawn(spec, || Ok(Echoer));
+        for entry in Echoer::services(actor.address()) {
+            mesh.serve(entry);
+        }
+        println!("{}", mesh.local_address());
+        // Standard input is read beside the event loop, so that no call waits for it.
+        let (done, ended) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            for line in std::io::stdin().lock().lines() {
+                if line.is_err() {
+                    break;
+                }
+                println!("{} {}", cpu_s().unwrap_or(0.0), peak_rss_mb().unwrap_or(0.0));
+            }
+            let _ = done.send(());
+        });
+        let _ = ended.await;
+        Ok(())
+    })
+    .map_err(|e| e.to_string())?
+}
+
+struct Server {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    address: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start() -> Result<Self, String> {
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        let mut child = Command::new(program)
+            .arg("rpc-server")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| format!("cannot start the server: {e}"))?;
+        let output = child.stdout.take().ok_or("the server has no output")?;
+        let mut server = Self { child, output: BufReader::new(output), address: String::new() };
+        server.address = server.line()?;
+        Ok(server)
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        match self.output.read_line(&mut line) {
+            Ok(0) => Err("the server ended".into()),
+            Ok(_) => Ok(line.trim().to_owned()),
+            Err(error) => Err(format!("the server's output: {error}")),
+        }
+    }
+
+    fn usage(&mut self) -> Result<(f64, f64), String> {
+        let input = self.child.stdin.as_mut().ok_or("the server has no input")?;
+        writeln!(input).map_err(|e| e.to_string())?;
+        let line = self.line()?;
+        let (cpu, rss) = line.split_once(' ').ok_or("the server's usage cannot be read")?;
+        Ok((cpu.parse().map_err(|_| "cpu")?, rss.parse().map_err(|_| "rss")?))
+    }
+}
+
+type Shared = Rc<RefCell<(Option<Histogram<u64>>, Option<String>)>>;
+
+async fn call_forever(client: EchoClient, mut id: u64, payload: usize, shared: Shared) {
+    let body = Body((0..payload).map(|i| (i % 251) as u8).collect());
+    let mut start = Instant::now();
+    loop {
+        id += 1;
+        let answer = if payload == 16 {
+            client.pair(id, !id).await.map(|pair| pair == (id, !id))
+        } else {
+            client.bytes(body.clone()).await.map(|back| back.0.len() == payload)
+        };
+        let end = Instant::now();
+        let mut shared = shared.borrow_mut();
+        match answer {
+            Ok(true) => {}
+            Ok(false) => {
+                shared.1 = Some(format!("call {id} was answered with something else"));
+                return;
+            }
+            Err(error) => {
+                shared.1 = Some(format!("call {id}: {error}"));
+                return;
+            }
+        }
+        if let Some(latencies) = &mut shared.0 {
+            latencies.saturating_record((end - start).as_nanos() as u64);
+        }
+        start = end;
+    }
+}
+
+/// `rpc BENCH …`
+pub(crate) fn run(mut args: Args) -> Result<(), String> {
+    let bench = args.word("a benchmark (r1, r2, r3)")?;
+    let (outstanding, payload) = match bench.as_str() {
+        "r1" => (1, 16),
+        "r2" => (256, 16),
+        "r3" => (64, 1024),
+        other => return Err(format!("unknown benchmark `{other}`: r1, r2 or r3")),
+    };
+    let outstanding = args.count("outstanding", outstanding)?;
+    let payload = args.count("payload", payload)?;
+    let seconds: f64 = args.number("seconds", 10.0)?;
+    let _json = args.text("json");
+    args.finish()?;
+    if outstanding > OUTSTANDING_MAX {
+        return Err(format!("--outstanding is {outstanding}, at most {OUTSTANDING_MAX}"));
+    }
+    let mut server = Server::start()?;
+    let shared: Shared = Rc::default();
+    let (wall_s, cpu, rss_mb) = afflux_actor::system(|| {
+        let shared = Rc::clone(&shared);
+        async move {
+            let threads = Threads::start(0, 0).map_err(|e| e.to_string())?;
+            let mesh = mesh("client", None, &threads)?;
+            let node = mesh.connect_unknown(&server.address).await.map_err(|e| e.to_string())?;
+            let client = mesh.client_on::<Echo>(&node);
+            let local = tokio::task::LocalSet::new();
+            for number in 0..outstanding as u64 {
+                local.spawn_local(call_forever(client.clone(), number << 32, payload, Rc::clone(&shared)));
+            }
+            local.run_until(tokio::time::sleep(WARM_UP)).await;
+            let (server_before, _) = server.usage()?;
+            shared.borrow_mut().0 =
+                Some(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|e| e.to_string())?);
+            let mark = Mark::now()?;
+            local.run_until(tokio::time::sleep(Duration::from_secs_f64(seconds))).await;
+            let (wall, own) = mark.spent()?;
+            let (server_after, server_rss) = server.usage()?;
+            Ok::<_, String>((wall, own + server_after - server_before, peak_rss_mb()? + server_rss))
+        }
+    })
+    .map_err(|e| e.to_string())??;
+    let (latencies, error) = shared.take();
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let report = Report {
+        bench: format!("rpc {bench}"),
+        params: vec![
+            ("engine", Param::Text("afflux")),
+            ("outstanding", Param::Number(outstanding as u64)),
+            ("payload", Param::Number(payload as u64)),
+        ],
+        work: Work::Requests(Box::new(latencies.ok_or("nothing was measured")?)),
+        wall_s,
+        cpu_s: cpu,
+        rss_mb,
+    };
+    println!("{}", report.json());
+    Ok(())
+}
