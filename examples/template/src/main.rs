@@ -38,9 +38,3 @@ async fn main() -> Result {
     let app = App::new("template").pipeline("words", words);
     app.singleton("book", || Ok::<_, Error>(Book::default())).run().await
 }
-
-impl Clone for WordsCounted {
-    fn clone(&self) -> Self {
-        Self { counts: self.counts.clone() }
-    }
-}

@@ -42,7 +42,11 @@ impl App {
     /// Adds a pipeline. The first is the default. The builder runs on every node and must build the
     /// same each time.
     #[must_use]
-    pub fn pipeline(mut self, name: &str, builder: impl Fn(&Flow) -> Result<()> + Send + Sync + 'static) -> Self {
+    pub fn pipeline(
+        mut self,
+        name: &str,
+        builder: impl Fn(&Flow) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
         let builder = Arc::new(move |flow: &Flow| builder(flow).map_err(Error::into_status));
         Arc::make_mut(&mut self.pipelines).add(name, builder);
         self
@@ -113,7 +117,8 @@ impl App {
             Some(name) if names.contains(&name) => Ok(name.to_owned()),
             Some(name) => {
                 let commands = cli::command_names();
-                let known: Vec<&str> = names.iter().copied().chain(commands.iter().map(String::as_str)).collect();
+                let known: Vec<&str> =
+                    names.iter().copied().chain(commands.iter().map(String::as_str)).collect();
                 let hint = match crate::error::nearest(name, known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => suggest(name, names.iter().copied()),
@@ -150,7 +155,9 @@ mod tests {
 
     #[test]
     fn an_unknown_pipeline_or_command_is_wrong_use_and_named_with_the_nearest() {
-        for (wrong, near) in [("hourly-delay", "`hourly-delays`?"), ("noes", "`nodes`?"), ("qqq", "hourly-delays, daily")] {
+        for (wrong, near) in
+            [("hourly-delay", "`hourly-delays`?"), ("noes", "`nodes`?"), ("qqq", "hourly-delays, daily")]
+        {
             let error = app().pipeline_named(Some(wrong)).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(near), "{error}");

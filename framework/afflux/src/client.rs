@@ -65,7 +65,8 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect_over(endpoint: &Endpoint, transport: Transport) -> Result<Self> {
-        let place = Place::current().ok_or_else(|| Error::failed("a client needs `afflux_actor::system` around it"))?;
+        let place = Place::current()
+            .ok_or_else(|| Error::failed("a client needs `afflux_actor::system` around it"))?;
         let clock = Clock::new(std::time::SystemTime::now);
         let wall = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let id = format!("client-{}-{}", std::process::id(), wall.as_nanos() % 1_000_000_000);
@@ -170,7 +171,9 @@ impl Client {
                         }
                     }
                 }
-                Err(error) => tracing::warn!(%error, "the coordinator does not tell its jobs: no tasks are shown"),
+                Err(error) => {
+                    tracing::warn!(%error, "the coordinator does not tell its jobs: no tasks are shown")
+                }
             }
         }
         Ok(nodes)
@@ -222,10 +225,9 @@ pub(crate) async fn find_home(mesh: &Mesh, address: &str) -> Result<(Home, NodeI
     if home.node == first.as_str() {
         return Ok((home, first));
     }
-    let node = mesh
-        .connect_unknown(&home.address)
-        .await
-        .map_err(|status| Error::from(status).context(format!("cannot reach the registry at {}", home.address)))?;
+    let node = mesh.connect_unknown(&home.address).await.map_err(|status| {
+        Error::from(status).context(format!("cannot reach the registry at {}", home.address))
+    })?;
     Ok((home, node))
 }
 
@@ -290,7 +292,11 @@ pub(crate) fn called<T, E: RpcError>(answer: std::result::Result<T, CallError<E>
         let nobody = status.code == Code::Unavailable
             && status.details.as_ref().is_some_and(|details| details.stage == Some(Stage::Connect));
         let error = Error::from(status);
-        if nobody { error.hint("`services --all` lists what is offered, `nodes` who is there") } else { error }
+        if nobody {
+            error.hint("`services --all` lists what is offered, `nodes` who is there")
+        } else {
+            error
+        }
     })
 }
 
@@ -303,7 +309,10 @@ mod tests {
     fn a_node_that_has_left_gets_no_new_calls_but_keeps_its_link_for_a_moment() {
         let of = |names: &[&str]| View {
             version: 1,
-            instances: names.iter().map(|n| Instance::new(*n, Incarnation(1), "h:1").offering("s", "1")).collect(),
+            instances: names
+                .iter()
+                .map(|n| Instance::new(*n, Incarnation(1), "h:1").offering("s", "1"))
+                .collect(),
             reachable: true,
         };
         let (merged, leaving) = with_leaving(&of(&["a", "b"]), &of(&["b", "c"]));

@@ -84,7 +84,11 @@ where
 }
 
 /// A call that nobody waits for has failed, or a handler has panicked: the log has it.
-pub(crate) fn log_panic(service: &str, ended: Result<(), afflux_wire::contract::Panic>, failure: Option<Status>) {
+pub(crate) fn log_panic(
+    service: &str,
+    ended: Result<(), afflux_wire::contract::Panic>,
+    failure: Option<Status>,
+) {
     if let Err(panic) = ended {
         tracing::error!(service, %panic, "a handler panicked");
     }

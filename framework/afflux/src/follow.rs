@@ -30,7 +30,12 @@ pub(crate) enum Followed {
 }
 
 /// The request for a pipeline: what this process was told to set, and nothing that is a default.
-pub(crate) fn request(pipeline: &str, layers: &Layers, parallelism: Option<u32>, replay: Option<f64>) -> JobRequest {
+pub(crate) fn request(
+    pipeline: &str,
+    layers: &Layers,
+    parallelism: Option<u32>,
+    replay: Option<f64>,
+) -> JobRequest {
     let mut settings: BTreeMap<String, String> = SCHEMA
         .iter()
         .filter(|setting| JOB_SETTINGS.contains(&setting.name))
@@ -130,8 +135,11 @@ pub(crate) fn summary(job: &JobInfo) -> Summary {
 /// `after 1,234 records in and 56 out, 42 % of the input`.
 pub(crate) fn how_far(job: &JobInfo) -> String {
     let progress = &job.progress;
-    let mut text =
-        format!("after {} records in and {} out", thousands(progress.records_in), thousands(progress.records_out));
+    let mut text = format!(
+        "after {} records in and {} out",
+        thousands(progress.records_in),
+        thousands(progress.records_out)
+    );
     if let Some(total) = progress.input_total.filter(|total| *total > 0) {
         text.push_str(&format!(", {:.0} % of the input", 100.0 * progress.input_done as f64 / total as f64));
     }
@@ -148,7 +156,13 @@ mod tests {
             pipeline: "hourly".into(),
             state: state.into(),
             error: Some("node node-2 died".into()),
-            progress: JobProgress { records_in: 1_200, records_out: 7, input_done: 1, input_total: Some(4), ..JobProgress::default() },
+            progress: JobProgress {
+                records_in: 1_200,
+                records_out: 7,
+                input_done: 1,
+                input_total: Some(4),
+                ..JobProgress::default()
+            },
             ..JobInfo::default()
         }
     }

@@ -100,9 +100,16 @@ mod tests {
             let closing = watch::Sender::new(false);
             let told = Arc::clone(&turns);
             let registry: Arc<dyn Registry> = Arc::new(registry.clone());
-            tokio::spawn(hold(registry, "desk".into(), holder.into(), TTL, closing.subscribe(), move |turn| {
-                told.lock().push(turn);
-            }));
+            tokio::spawn(hold(
+                registry,
+                "desk".into(),
+                holder.into(),
+                TTL,
+                closing.subscribe(),
+                move |turn| {
+                    told.lock().push(turn);
+                },
+            ));
             Self { turns, closing }
         }
 
@@ -112,7 +119,8 @@ mod tests {
     }
 
     fn paused(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(test);
     }
 

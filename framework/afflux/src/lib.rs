@@ -6,7 +6,7 @@
 //!
 //! Reading order for this crate: [`settings`] (what a process is told), [`Node`] (what it then is),
 //! [`Client`] (a process that is none), [`registry_service`] and [`node_service`] (what nodes tell one
-//! another), [`jobs`] and `engine` (who runs pipelines), `cli`, [`dev`], [`progress`] and [`admin`]
+//! another), [`jobs`] and [`engine`] (who runs pipelines), `cli`, [`dev`], [`progress`] and [`admin`]
 //! (what people see), [`telemetry`] and [`process`] (what is counted and logged).
 //!
 //! Environment, wall clock, signals and HTTP enter a process here and nowhere else. Without its default
@@ -30,7 +30,7 @@ mod concurrent;
 #[cfg(feature = "node")]
 pub mod dev;
 #[cfg(feature = "node")]
-mod engine;
+pub mod engine;
 mod error;
 #[cfg(feature = "node")]
 mod follow;

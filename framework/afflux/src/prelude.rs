@@ -1,8 +1,8 @@
 //! What most files of a user need: `use afflux::prelude::*;`.
 
-pub use afflux_macros::{RpcError, Service};
 #[cfg(feature = "node")]
 pub use afflux_macros::{Actor, Event, Key};
+pub use afflux_macros::{RpcError, Service};
 pub use schemars::JsonSchema;
 pub use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ pub use crate::actor::{Actor, Serves};
 pub use crate::contract::{Call, CallError, Code, Cx, Fault, NoError, RpcError, Service, Status};
 #[cfg(feature = "node")]
 pub use crate::stream::{
-    Aggregate, BoundedOutOfOrder, Event, Flow, Key, Late, Timestamp, Tumbling, hours, millis_of, minutes, secs,
+    Aggregate, BoundedOutOfOrder, Event, Flow, Key, Late, Timestamp, Tumbling, hours, millis_of, minutes,
+    secs,
 };
 pub use crate::{Error, Result};

@@ -137,7 +137,11 @@ mod tests {
         let copy = tempfile::NamedTempFile::new().unwrap();
         std::fs::copy(&executable, copy.path()).unwrap();
         assert_eq!(build_id(), format!("{:016x}", hash(std::fs::File::open(copy.path()).unwrap()).unwrap()));
-        std::fs::OpenOptions::new().append(true).open(copy.path()).and_then(|mut f| std::io::Write::write_all(&mut f, b"x")).unwrap();
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(copy.path())
+            .and_then(|mut f| std::io::Write::write_all(&mut f, b"x"))
+            .unwrap();
         assert_ne!(build_id(), format!("{:016x}", hash(std::fs::File::open(copy.path()).unwrap()).unwrap()));
     }
 

@@ -147,8 +147,11 @@ fn bottleneck(operators: &[OperatorProgress]) -> Option<&str> {
     operators.get(pressured + 1).map(|o| o.name.as_str())
 }
 
+/// A shorter span says nothing about speed.
+const RATE_SECONDS_MIN: f64 = 0.01;
+
 fn rate(records: u64, seconds: f64) -> f64 {
-    if seconds > 0.0 { records as f64 / seconds } else { 0.0 }
+    if seconds >= RATE_SECONDS_MIN { records as f64 / seconds } else { 0.0 }
 }
 
 fn instant(ms: i64) -> Option<String> {
@@ -285,7 +288,7 @@ impl Show {
         if due.is_some() {
             self.printed = Some(elapsed);
         }
-        if span > 0.0 {
+        if span >= RATE_SECONDS_MIN {
             self.last = Some((elapsed, now.clone()));
         }
         due
@@ -315,7 +318,9 @@ impl Drop for Show {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 #[cfg(test)]
@@ -335,7 +340,10 @@ mod tests {
     #[test]
     fn a_line_says_share_rate_watermark_and_late() {
         let now = JobProgress { watermark_ms: Some(1_357_034_400_000), late: 3, ..at(250) };
-        assert_eq!(line(&now, 12_345.0), "hourly  25 %  250 records  12.3 k/s  watermark 2013-01-01 10:00  late 3");
+        assert_eq!(
+            line(&now, 12_345.0),
+            "hourly  25 %  250 records  12.3 k/s  watermark 2013-01-01 10:00  late 3"
+        );
     }
 
     #[test]
@@ -351,13 +359,20 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_had_ended_before_the_first_look_has_no_speed() {
+        let line = Show::plain().sample(Duration::from_nanos(200), &at(900)).unwrap();
+        assert!(line.contains("900 records  0/s"), "{line}");
+    }
+
+    #[test]
     fn the_slowest_operator_is_the_first_behind_one_that_waits_for_room() {
         let operator = |name: &str, backpressured_ratio| OperatorProgress {
             name: name.into(),
             backpressured_ratio,
             ..OperatorProgress::default()
         };
-        let operators = [operator("source", 0.9), operator("parse", 0.8), operator("sum", 0.1), operator("out", 0.0)];
+        let operators =
+            [operator("source", 0.9), operator("parse", 0.8), operator("sum", 0.1), operator("out", 0.0)];
         assert_eq!(bottleneck(&operators), Some("sum"));
         assert_eq!(bottleneck(&operators[2..]), None);
     }
@@ -388,7 +403,10 @@ mod tests {
             output: "out/hourly.csv".into(),
         };
         let text = summary.text();
-        assert!(text.starts_with("hourly: finished on 3 nodes in 0.50 s\n  in     336,776 records, 673.6 k/s"), "{text}");
+        assert!(
+            text.starts_with("hourly: finished on 3 nodes in 0.50 s\n  in     336,776 records, 673.6 k/s"),
+            "{text}"
+        );
         assert_eq!(
             serde_json::to_string(&summary).unwrap(),
             "{\"pipeline\":\"hourly\",\"nodes\":3,\"records_in\":336776,\"records_out\":42,\"late\":0,\"wall_s\":0.5,\"cpu_s\":0.75,\"output\":\"out/hourly.csv\"}"

@@ -267,7 +267,13 @@ impl RegistryServiceHandler for Served {
         Ok(ViewRecord(View::clone(&view)))
     }
 
-    async fn acquire(&mut self, _: &mut Cx, name: String, holder: String, ttl_ms: u64) -> Answer<Option<u64>> {
+    async fn acquire(
+        &mut self,
+        _: &mut Cx,
+        name: String,
+        holder: String,
+        ttl_ms: u64,
+    ) -> Answer<Option<u64>> {
         let fence = self.registry.acquire(&name, &holder, Duration::from_millis(ttl_ms)).await;
         answer(fence.map(|fence| fence.map(|fence| fence.0)))
     }
@@ -364,6 +370,11 @@ impl Registry for RemoteRegistry {
         let call = self.client.view(None, 0).deadline(OPERATION).into_future();
         Box::pin(async move {
             let ViewRecord(view) = call.await.map_err(error_of)?;
+            if !view.reachable {
+                self.publisher.unreachable();
+                let reason = "the process that holds it cannot reach it itself".to_owned();
+                return Err(RegistryError::Unreachable { registry: NAME, reason });
+            }
             self.publisher.seen(view.instances);
             Ok(self.publisher.view())
         })
@@ -379,7 +390,11 @@ impl Registry for RemoteRegistry {
         holder: &'a str,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Option<Fence>, RegistryError>> {
-        let call = self.client.acquire(name.to_owned(), holder.to_owned(), ms(ttl)).deadline(OPERATION).into_future();
+        let call = self
+            .client
+            .acquire(name.to_owned(), holder.to_owned(), ms(ttl))
+            .deadline(OPERATION)
+            .into_future();
         Box::pin(async move { call.await.map(|fence| fence.map(Fence)).map_err(error_of) })
     }
 

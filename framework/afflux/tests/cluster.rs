@@ -1,5 +1,7 @@
 //! Nodes of one process over pipes: joining, calling, leading, leaving.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -73,7 +75,8 @@ impl Cluster {
 }
 
 fn run<F: Future<Output = Result<()>>>(test: impl FnOnce() -> F) {
-    let limited = || async { tokio::time::timeout(Duration::from_secs(60), test()).await.expect("took over a minute") };
+    let limited =
+        || async { tokio::time::timeout(Duration::from_secs(60), test()).await.expect("took over a minute") };
     afflux::actor::system(limited).unwrap().unwrap();
 }
 
@@ -232,9 +235,13 @@ fn nobody_there_and_another_cluster_are_told_apart() {
             cluster: name.into(),
             token: String::new(),
         };
-        let nobody = Client::connect_over(&at("host:9", "afflux"), cluster.transport.clone()).await.err().unwrap();
+        let nobody =
+            Client::connect_over(&at("host:9", "afflux"), cluster.transport.clone()).await.err().unwrap();
         assert!(nobody.to_string().contains("cannot join through host:9"), "{nobody}");
-        let stranger = Client::connect_over(&at(&seed.address(), "shop"), cluster.transport.clone()).await.err().unwrap();
+        let stranger = Client::connect_over(&at(&seed.address(), "shop"), cluster.transport.clone())
+            .await
+            .err()
+            .unwrap();
         let text = stranger.to_string();
         assert!(text.contains("shop") && text.contains("afflux"), "{text}");
         seed.close().await;

@@ -3,6 +3,8 @@
 //! With a command of the program as its first argument it is the program; else it runs the tests
 //! whose names contain its first argument.
 
+#![allow(clippy::unwrap_used, reason = "these are tests, without libtest")]
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
@@ -108,7 +110,8 @@ struct Dev {
 
 impl Dev {
     fn start(directory: &Path, args: &[&str]) -> Self {
-        let mut child = program(directory, args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            program(directory, args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         for pipe in [
             Box::new(child.stderr.take().unwrap()) as Box<dyn Read + Send>,
@@ -225,7 +228,8 @@ fn other_commands_find_a_cluster_that_is_held() {
     dev.until("stay up until Ctrl-C");
     let pids = pids(at);
     let nodes = json(&succeeds(at, &["nodes", "--json"]));
-    let shown: Vec<u64> = nodes.as_array().unwrap().iter().map(|node| node["pid"].as_u64().unwrap()).collect();
+    let shown: Vec<u64> =
+        nodes.as_array().unwrap().iter().map(|node| node["pid"].as_u64().unwrap()).collect();
     assert_eq!(shown, pids.iter().map(|pid| u64::from(*pid)).collect::<Vec<_>>());
     assert!(succeeds(at, &["nodes"]).contains("node-2"));
     let services = succeeds(at, &["services"]);
@@ -235,7 +239,12 @@ fn other_commands_find_a_cluster_that_is_held() {
     assert!(described.contains("Greet(name: string, times: uint32) -> string"), "{described}");
     let params = r#"{"name":"Ada","times":2}"#;
     assert_eq!(succeeds(at, &["call", "test.greeter/Greet", params]), "\"hello Ada hello Ada\"\n");
-    fails(at, &["call", "test.greeter/Greet", r#"{"name":7,"times":1}"#], 2, &["name", "describe test.greeter"]);
+    fails(
+        at,
+        &["call", "test.greeter/Greet", r#"{"name":7,"times":1}"#],
+        2,
+        &["name", "describe test.greeter"],
+    );
     fails(at, &["call", "test.greeter/Great", params], 2, &["Greet"]);
     fails(at, &["call", "test.greter/Greet", params], 2, &["test.greter", "did you mean `test.greeter`?"]);
     let jobs = json(&succeeds(at, &["jobs", "--json"]));
@@ -322,7 +331,8 @@ fn a_node_begins_a_cluster_and_another_joins_it() {
     }
     let port = admin.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let metrics = http(port, "/metrics");
-    for name in ["afflux_build_info", "process_cpu_seconds_total", "afflux_log_events_total", "afflux_actors"] {
+    for name in ["afflux_build_info", "process_cpu_seconds_total", "afflux_log_events_total", "afflux_actors"]
+    {
         assert!(metrics.contains(name), "{name} is missing:\n{metrics}");
     }
     assert!(http(port, "/readyz").starts_with("HTTP/1.1 200"));
@@ -332,7 +342,12 @@ fn a_node_begins_a_cluster_and_another_joins_it() {
     assert!(refused.contains("426") && refused.contains(&port.to_string()), "{refused}");
     fails(at, &["nodes", "--address", "127.0.0.1:1"], 1, &["cannot join through 127.0.0.1:1"]);
     fails(at, &["nodes", "--address", &address, "--set", "cluster=shop"], 1, &["shop", "afflux"]);
-    fails(at, &["node", "--listen", &address], 1, &["node.listen", "the port is in use", "AFFLUX_NODE_LISTEN"]);
+    fails(
+        at,
+        &["node", "--listen", &address],
+        1,
+        &["node.listen", "the port is in use", "AFFLUX_NODE_LISTEN"],
+    );
     other.signal("-TERM");
     let (code, rest) = other.end();
     assert_eq!(code, Some(0), "{rest}");
@@ -360,18 +375,37 @@ fn wrong_use_is_exit_code_two_with_the_nearest_name() {
     fails(at, &["check"], 2, &["afflux.toml:2", "node.slots", "a whole number", "\"many\""]);
     std::fs::write(at.join("afflux.toml"), "[node]\nslots = 2\n").unwrap();
     let shown = succeeds(at, &["check"]);
-    assert!(shown.contains("afflux.toml:2") && shown.contains("evens") && shown.contains("greeter"), "{shown}");
+    assert!(
+        shown.contains("afflux.toml:2") && shown.contains("evens") && shown.contains("greeter"),
+        "{shown}"
+    );
     let shown = json(&succeeds(at, &["check", "--json"]));
     let slots = shown["settings"].as_array().unwrap().iter().find(|s| s["name"] == "node.slots").unwrap();
-    assert_eq!((&slots["value"], &slots["origin"]), (&serde_json::json!(2), &serde_json::json!("afflux.toml:2")));
+    assert_eq!(
+        (&slots["value"], &slots["origin"]),
+        (&serde_json::json!(2), &serde_json::json!("afflux.toml:2"))
+    );
     assert!(succeeds(at, &["help-me-not", "--help"]).contains("Usage"));
     assert!(succeeds(at, &["graph", "evens", "--format", "dot"]).starts_with("digraph"));
 }
 
 /// What the first argument of the program may be.
 const COMMANDS: [&str; 15] = [
-    "dev", "node", "run", "jobs", "job", "cancel", "nodes", "graph", "services", "describe", "call", "check",
-    "help-me-not", "--json", "--set",
+    "dev",
+    "node",
+    "run",
+    "jobs",
+    "job",
+    "cancel",
+    "nodes",
+    "graph",
+    "services",
+    "describe",
+    "call",
+    "check",
+    "help-me-not",
+    "--json",
+    "--set",
 ];
 
 fn main() -> ExitCode {
@@ -381,7 +415,10 @@ fn main() -> ExitCode {
         return afflux::__private::run_main(app().run());
     }
     let tests: &[(&str, fn())] = &[
-        ("wrong_use_is_exit_code_two_with_the_nearest_name", wrong_use_is_exit_code_two_with_the_nearest_name),
+        (
+            "wrong_use_is_exit_code_two_with_the_nearest_name",
+            wrong_use_is_exit_code_two_with_the_nearest_name,
+        ),
         (
             "dev_runs_the_default_pipeline_on_three_nodes_and_ends_with_a_summary",
             dev_runs_the_default_pipeline_on_three_nodes_and_ends_with_a_summary,

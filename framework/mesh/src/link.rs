@@ -7,7 +7,6 @@ mod channels;
 mod incoming;
 mod outgoing;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -16,25 +15,19 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CallMeta, MethodSpec, Outgoing, Remote, ResponseSink, Started};
 use afflux_wire::handshake::{Hello, ServiceOffer};
-use afflux_wire::{
-    Attach, CancelReason, Code, Executed, Incarnation, Limits, Mark, Meta, Method, NodeId, Stage, Status,
-    put_attach, put_bind, put_cancel, put_credit, put_data_header, put_detach, put_goaway, put_mark,
-    put_notify, put_ping, put_pong, put_request, put_response_err, put_response_ok,
-};
+use afflux_wire::{Code, Incarnation, Limits, NodeId, Status, put_bind, put_goaway, put_ping, put_pong};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::channel::{ChannelKey, SendState};
-pub(crate) use self::outgoing::MethodName;
 use self::incoming::Incoming;
 use self::outgoing::Bound;
+pub(crate) use self::outgoing::MethodName;
+use crate::channel::SendState;
 use crate::hash::IdMap;
-use crate::inflight::{InFlight, Pending};
-use crate::metrics::{CalledMetrics, MeshMetrics, SAMPLE_EVERY_CALLS};
-use crate::services::{ServedMethod, full_name};
+use crate::inflight::InFlight;
+use crate::metrics::MeshMetrics;
 use crate::writer::DataQueue;
 
 /// Bytes of a frame around its params, at most: head, method's number, deadline, trace.
@@ -423,7 +416,6 @@ impl Link {
             }
         }
     }
-
 }
 
 impl ControlState {

@@ -422,6 +422,7 @@ impl Data<'_> {
             Taken::Queued => Ok(()),
             Taken::Dropped => {
                 self.receivers.remove(&channel);
+                self.link.receivers.fetch_sub(1, Ordering::AcqRel);
                 self.link.metrics.channel_dropped("released", 1);
                 Ok(())
             }

@@ -102,10 +102,7 @@ fn a_call_without_an_answer_fails_at_its_deadline_and_is_cancelled_there() {
         let status = error.status();
         assert_eq!((status.code, status.was_executed()), (Code::DeadlineExceeded, Executed::Maybe));
         assert!(status.message.contains("math.sums/Add") && status.message.contains("server"), "{status}");
-        until(|| {
-            desk.held.lock().front().is_some_and(afflux_wire::contract::Mail::is_cancelled)
-        })
-        .await;
+        until(|| desk.held.lock().front().is_some_and(afflux_wire::contract::Mail::is_cancelled)).await;
         // What is answered too late is not sent, and does no harm.
         desk.answer_all();
         desk.hold.store(false, SeqCst);
@@ -150,10 +147,7 @@ fn a_dropped_call_is_cancelled_on_the_other_node() {
             _ = async { sums.add(1, 2).await } => panic!("nobody answers"),
             () = until(|| !desk.held.lock().is_empty()) => {}
         }
-        until(|| {
-            desk.held.lock().front().is_some_and(afflux_wire::contract::Mail::is_cancelled)
-        })
-        .await;
+        until(|| desk.held.lock().front().is_some_and(afflux_wire::contract::Mail::is_cancelled)).await;
         assert_eq!(client.metric("afflux_rpc_client_requests_total", &["CANCELLED"]), 1.0);
     });
 }

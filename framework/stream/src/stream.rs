@@ -231,7 +231,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
     pub fn tell<Q, F>(self, name: &str, request: F) -> Stream<T>
     where
         T: Record + Clone,
-        Q: Params<Output = ()> + Clone + Unpin,
+        Q: Params<Output = ()>,
         F: Fn(Vec<T>) -> Q + Send + Sync + 'static,
     {
         let this = self.settle();

@@ -27,8 +27,8 @@ const WORK_PER_POLL: Duration = Duration::from_micros(50);
 pub enum TaskEvent {
     /// Its part of an epoch.
     Snapshot(TaskSnapshot),
-    /// All input read, all output written.
-    Finished,
+    /// All input read, all output written. Where its splits ended is part of every later epoch.
+    Finished(TaskSnapshot),
     /// It cannot go on.
     Failed(Status),
 }
@@ -59,6 +59,8 @@ pub(crate) trait Work {
     fn poll(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Poll<Result<bool>>;
     /// Whether the last `Pending` was for want of room in the output.
     fn backpressured(&self) -> bool;
+    /// What a finished task leaves to later epochs.
+    fn last_words(&mut self, turn: &mut Turn<'_, '_>) -> Result<TaskSnapshot>;
     fn trigger(&mut self, epoch: u64);
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()>;
 }
@@ -121,6 +123,11 @@ impl<T> Work for Chain<T> {
 
     fn backpressured(&self) -> bool {
         self.backpressured
+    }
+    fn last_words(&mut self, turn: &mut Turn<'_, '_>) -> Result<TaskSnapshot> {
+        turn.snapshot = Some(TaskSnapshot::default());
+        self.input.save(turn)?;
+        Ok(turn.snapshot.take().unwrap_or_default())
     }
     fn trigger(&mut self, epoch: u64) {
         if !self.ending {
@@ -220,8 +227,13 @@ impl Actor for Task {
                 }
                 Poll::Ready(Ok(true)) => {
                     self.account(start, now, Doing::Idle);
+                    let mut turn = Turn { task, full: false, snapshot: None, now };
+                    let last = match self.work.last_words(&mut turn) {
+                        Ok(last) => last,
+                        Err(status) => return self.fail(status),
+                    };
                     self.finished = true;
-                    (self.report)(TaskEvent::Finished);
+                    (self.report)(TaskEvent::Finished(last));
                     return Poll::Ready(Err(StopReason::Finished));
                 }
                 Poll::Ready(Err(status)) => return self.fail(status),

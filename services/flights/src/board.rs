@@ -40,10 +40,3 @@ pub enum Board {
         top: u32,
     },
 }
-
-// A pipeline may have to tell the same hours again.
-impl Clone for BoardClosed {
-    fn clone(&self) -> Self {
-        Self { windows: self.windows.clone() }
-    }
-}

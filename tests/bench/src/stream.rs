@@ -207,7 +207,7 @@ fn work(
         let mut left = running.tasks.len();
         while left > 0 {
             match events.recv().await {
-                Some((_, TaskEvent::Finished)) => left -= 1,
+                Some((_, TaskEvent::Finished(_))) => left -= 1,
                 Some((id, TaskEvent::Failed(status))) => return Err(format!("task {id}: {status}")),
                 Some(_) => {}
                 None => return Err("the tasks ended without a word".into()),

@@ -6,5 +6,5 @@ mod probes;
 mod server;
 
 pub use probes::Probes;
-pub(crate) use server::{bind, listen_failed};
 pub use server::{Admin, AdminServer};
+pub(crate) use server::{bind, listen_failed};

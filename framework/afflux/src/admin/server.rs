@@ -118,17 +118,23 @@ pub(crate) fn cannot_listen(listen: &str, error: &std::io::Error, setting: &str)
     let (what, cure) = match error.kind() {
         std::io::ErrorKind::AddrInUse => (
             format!("{setting} = {listen}: the port is in use by another process"),
-            format!("stop that process, or choose another port with `{setting}` ({variable}); port 0 takes any free one"),
+            format!(
+                "stop that process, or choose another port with `{setting}` ({variable}); port 0 takes any free one"
+            ),
         ),
         std::io::ErrorKind::AddrNotAvailable => (
             format!("{setting} = {listen}: this machine has no such address"),
-            format!("set `{setting}` ({variable}) to an address of this machine, such as 127.0.0.1:0 or 0.0.0.0:0"),
+            format!(
+                "set `{setting}` ({variable}) to an address of this machine, such as 127.0.0.1:0 or 0.0.0.0:0"
+            ),
         ),
         std::io::ErrorKind::PermissionDenied => (
             format!("{setting} = {listen}: not allowed to listen there"),
             format!("ports below 1024 need a privilege: choose another with `{setting}` ({variable})"),
         ),
-        _ => (format!("{setting} = {listen}: cannot listen: {error}"), format!("see `{setting}` ({variable})")),
+        _ => {
+            (format!("{setting} = {listen}: cannot listen: {error}"), format!("see `{setting}` ({variable})"))
+        }
     };
     Error::failed(what).hint(cure)
 }
@@ -207,7 +213,9 @@ fn failure(status: &Status) -> HttpResponse {
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     };
     HttpResponse::build(http)
         .json(serde_json::json!({ "code": status.code.as_str(), "message": status.message }))

@@ -71,25 +71,35 @@ impl Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a pipeline on several node processes of this machine (the default).
-    #[command(after_help = "Examples:\n  {name} dev\n  {name} dev --nodes 2 --replay 20000x\n  {name} dev --hold      (then `nodes`, `call` and the rest from another terminal)")]
+    #[command(
+        after_help = "Examples:\n  {name} dev\n  {name} dev --nodes 2 --replay 20000x\n  {name} dev --hold      (then `nodes`, `call` and the rest from another terminal)"
+    )]
     Dev(DevArgs),
     /// Run one node until it is stopped.
-    #[command(after_help = "Examples:\n  {name} node --listen 0.0.0.0:7000                    begin a cluster\n  {name} node --listen 0.0.0.0:7000 --join 10.0.0.5:7000   join it")]
+    #[command(
+        after_help = "Examples:\n  {name} node --listen 0.0.0.0:7000                    begin a cluster\n  {name} node --listen 0.0.0.0:7000 --join 10.0.0.5:7000   join it"
+    )]
     Node(NodeArgs),
     /// Start a pipeline on a running cluster and follow it.
-    #[command(after_help = "Examples:\n  {name} run hourly-delays --parallelism 6\n  {name} run hourly-delays --set source.on_error=skip --detach")]
+    #[command(
+        after_help = "Examples:\n  {name} run hourly-delays --parallelism 6\n  {name} run hourly-delays --set source.on_error=skip --detach"
+    )]
     Run(RunArgs),
     /// List jobs.
     Jobs(ClusterArgs),
     /// Show one job.
     Job(JobArgs),
+    /// Start a checkpoint of a running job.
+    Checkpoint(JobArgs),
     /// Stop a job.
     Cancel(JobArgs),
     /// List nodes.
     #[command(after_help = "Examples:\n  {name} nodes\n  {name} nodes --json --address 10.0.0.5:7000")]
     Nodes(ClusterArgs),
     /// Show what a pipeline is made of; of a running one, also where each task lives.
-    #[command(after_help = "Examples:\n  {name} graph hourly-delays\n  {name} graph --format dot | dot -Tsvg > graph.svg")]
+    #[command(
+        after_help = "Examples:\n  {name} graph hourly-delays\n  {name} graph --format dot | dot -Tsvg > graph.svg"
+    )]
     Graph(GraphArgs),
     /// List services.
     Services(ServicesArgs),
@@ -183,6 +193,9 @@ pub(crate) struct RunArgs {
     /// Paces the input by its event time.
     #[arg(long, value_name = "FACTORx", value_parser = replay)]
     pub(crate) replay: Option<f64>,
+    /// Starts from a checkpoint: the latest of a job, or one of its epochs.
+    #[arg(long, value_name = "JOB[/EPOCH]")]
+    pub(crate) restore: Option<String>,
     /// Returns as soon as it has started.
     #[arg(long)]
     pub(crate) detach: bool,
@@ -297,11 +310,9 @@ fn named(mut command: clap::Command, name: &str) -> clap::Command {
     if command.get_name() == Cli::command().get_name() {
         command = command.override_usage(format!("{name} [OPTIONS] [COMMAND]"));
     }
-    command.mut_subcommands(|sub| {
-        match sub.get_after_help().map(|t| t.to_string().replace("{name}", name)) {
-            Some(text) => sub.after_help(text),
-            None => sub,
-        }
+    command.mut_subcommands(|sub| match sub.get_after_help().map(|t| t.to_string().replace("{name}", name)) {
+        Some(text) => sub.after_help(text),
+        None => sub,
     })
 }
 
@@ -371,7 +382,8 @@ mod tests {
 
     #[test]
     fn global_options_may_stand_before_and_behind_the_command() {
-        for line in ["flights --json nodes", "flights nodes --json", "flights --log-level=debug --json nodes"] {
+        for line in ["flights --json nodes", "flights nodes --json", "flights --log-level=debug --json nodes"]
+        {
             let cli = command(line);
             assert!(cli.global.json && matches!(cli.command, Command::Nodes(_)), "{line}");
         }
@@ -393,15 +405,26 @@ mod tests {
 
     #[test]
     fn help_has_examples_with_the_programs_own_name() {
-        for line in ["flights --help", "flights -h", "flights dev --help", "flights call --help", "flights graph --help"] {
+        for line in [
+            "flights --help",
+            "flights -h",
+            "flights dev --help",
+            "flights call --help",
+            "flights graph --help",
+        ] {
             let Ok(Parsed::Print(text)) = read(line) else { panic!("{line} printed nothing") };
-            assert!(text.contains("Example") && text.contains("flights ") && !text.contains("{name}"), "{line}: {text}");
+            assert!(
+                text.contains("Example") && text.contains("flights ") && !text.contains("{name}"),
+                "{line}: {text}"
+            );
         }
     }
 
     #[test]
     fn flags_of_a_node_become_settings_with_their_origin() {
-        let Command::Node(args) = command("flights node --join 10.0.0.5:7000 --slots 2").command else { panic!() };
+        let Command::Node(args) = command("flights node --join 10.0.0.5:7000 --slots 2").command else {
+            panic!()
+        };
         let mut layers = Layers::default();
         args.apply(&mut layers).unwrap();
         assert_eq!(layers.settings().node_join, "10.0.0.5:7000");

@@ -26,10 +26,14 @@ pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
     };
     // A service that nobody offers is told at once, not waited for until the deadline.
     let view = client.view().await?;
-    if view.offering(service).next().is_none() && !view.instances.iter().any(|instance| instance.offers(service)) {
+    if view.offering(service).next().is_none()
+        && !view.instances.iter().any(|instance| instance.offers(service))
+    {
         let offered: std::collections::BTreeSet<&str> =
             view.instances.iter().flat_map(|i| i.services.iter().map(|s| s.name.as_str())).collect();
-        return Err(Error::usage(format!("no node offers a service `{service}`")).hint(suggest(service, offered)));
+        return Err(
+            Error::usage(format!("no node offers a service `{service}`")).hint(suggest(service, offered))
+        );
     }
     let deadline = args.deadline_ms.map_or(DEADLINE, Duration::from_millis);
     let result = client.call_raw(&target, method, codec::to_named(&params)?, deadline).await;
@@ -44,8 +48,10 @@ pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
             });
         }
     };
-    let answer: serde_json::Value = if bytes.is_empty() { serde_json::Value::Null } else { codec::from_slice(&bytes)? };
-    let text = if global.json { serde_json::to_string(&answer)? } else { serde_json::to_string_pretty(&answer)? };
+    let answer: serde_json::Value =
+        if bytes.is_empty() { serde_json::Value::Null } else { codec::from_slice(&bytes)? };
+    let text =
+        if global.json { serde_json::to_string(&answer)? } else { serde_json::to_string_pretty(&answer)? };
     print_line(&text)
 }
 
@@ -54,7 +60,8 @@ fn parse_method(text: &str) -> Result<(&str, &str)> {
         Some((service, method)) if !service.is_empty() && !method.is_empty() && !method.contains('/') => {
             Ok((service, method))
         }
-        _ => Err(Error::usage(format!("`{text}` is no method")).hint("write SERVICE/METHOD, such as shop.orders/Get")),
+        _ => Err(Error::usage(format!("`{text}` is no method"))
+            .hint("write SERVICE/METHOD, such as shop.orders/Get")),
     }
 }
 
@@ -71,7 +78,9 @@ fn parse_params(text: &str) -> Result<serde_json::Value> {
     let hint = "parameters are a JSON object in single quotes, such as '{\"id\":7}'";
     match serde_json::from_str::<serde_json::Value>(text) {
         Ok(object @ serde_json::Value::Object(_)) => Ok(object),
-        Ok(other) => Err(Error::usage(format!("the parameters are {other}, expected a JSON object")).hint(hint)),
+        Ok(other) => {
+            Err(Error::usage(format!("the parameters are {other}, expected a JSON object")).hint(hint))
+        }
         Err(error) => Err(Error::usage(format!("the parameters are not JSON: {error}")).hint(hint)),
     }
 }

@@ -50,7 +50,8 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
         print(&table(&["SETTING", "VALUE", "FROM", "WHAT IT IS FOR"], &rows))?;
         let rows: Vec<Vec<String>> = pipelines.into_iter().map(|(name, state)| vec![name, state]).collect();
         print(&format!("\n{}", table(&["PIPELINE", "STATE"], &rows)))?;
-        let services: Vec<Vec<String>> = app.service_names().into_iter().map(|name| vec![name.to_owned()]).collect();
+        let services: Vec<Vec<String>> =
+            app.service_names().into_iter().map(|name| vec![name.to_owned()]).collect();
         print(&format!("\n{}", table(&["SERVICE"], &services)))?;
         for warning in &warnings {
             print(&format!("\nwarning: {warning}\n"))?;
@@ -86,9 +87,6 @@ fn warnings(settings: &Settings) -> Vec<String> {
             "registry = embedded: the node that began the cluster holds registry and locks; its loss stops jobs until it returns"
                 .to_owned(),
         );
-    }
-    if settings.checkpoint_dir.is_empty() && settings.checkpoint_interval_ms > 0 {
-        warnings.push("checkpoint.interval_ms is set, but checkpoint.dir is empty: no checkpoint is written".to_owned());
     }
     warnings
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use afflux_stream::{Graph, JobSettings, OperatorKind};
 
-use super::args::{GraphArgs, GraphFormat, Global};
+use super::args::{Global, GraphArgs, GraphFormat};
 use super::output::{print, print_json};
 use crate::app::App;
 use crate::client::called;
@@ -70,7 +70,8 @@ fn text(graph: &Graph, tasks: &[TaskPlace]) -> String {
             let how = format!("{:?}", edge.exchange).to_lowercase();
             let _ = writeln!(text, "      └─ {how} → chain {}", edge.to_chain);
         }
-        let mut places: Vec<&TaskPlace> = tasks.iter().filter(|task| task.operators == chain.operators).collect();
+        let mut places: Vec<&TaskPlace> =
+            tasks.iter().filter(|task| task.operators == chain.operators).collect();
         places.sort_by_key(|task| task.subtask);
         for place in places {
             let _ = writeln!(text, "      [{}] on {}", place.subtask, place.node);
@@ -91,10 +92,14 @@ mod tests {
     #[test]
     fn a_graph_shows_chains_exchanges_and_places() {
         let flow = Flow::new("evens", JobSettings::default());
-        flow.source("numbers", vec_source((0..10_u64).collect())).untimed().filter(|x| x % 2 == 0).count("evens");
+        flow.source("numbers", vec_source((0..10_u64).collect()))
+            .untimed()
+            .filter(|x| x % 2 == 0)
+            .count("evens");
         let plan = flow.finish().unwrap();
         let chain = &plan.graph().chains[0];
-        let place = TaskPlace { operators: chain.operators.clone(), node: "node-2".into(), ..TaskPlace::default() };
+        let place =
+            TaskPlace { operators: chain.operators.clone(), node: "node-2".into(), ..TaskPlace::default() };
         let shown = text(plan.graph(), &[place]);
         assert!(shown.starts_with("evens\n\n  chain 0  1 task\n    numbers  (source"), "{shown}");
         assert!(shown.contains("[0] on node-2"), "{shown}");

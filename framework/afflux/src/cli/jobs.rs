@@ -42,6 +42,12 @@ pub(crate) async fn job(global: &Global, args: &JobArgs) -> Result<()> {
     show(global, &job)
 }
 
+pub(crate) async fn checkpoint(global: &Global, args: &JobArgs) -> Result<()> {
+    let client = super::connect(global, &args.cluster).await?;
+    let answer = client.jobs().await?.checkpoint(args.job.clone()).await;
+    show(global, &found(&client, &args.job, answer).await?)
+}
+
 pub(crate) async fn cancel(global: &Global, args: &JobArgs) -> Result<()> {
     let client = super::connect(global, &args.cluster).await?;
     let job = found(&client, &args.job, client.jobs().await?.cancel(args.job.clone()).await).await?;
@@ -49,7 +55,11 @@ pub(crate) async fn cancel(global: &Global, args: &JobArgs) -> Result<()> {
 }
 
 /// An unknown id is answered with the nearest one there is.
-async fn found(client: &Client, id: &str, answer: std::result::Result<JobInfo, CallError>) -> Result<JobInfo> {
+async fn found(
+    client: &Client,
+    id: &str,
+    answer: std::result::Result<JobInfo, CallError>,
+) -> Result<JobInfo> {
     match answer {
         Err(error) if error.code() == afflux_wire::Code::NotFound => {
             let jobs = called(client.jobs().await?.list().await)?;
@@ -79,10 +89,14 @@ pub(crate) fn text(job: &JobInfo) -> String {
         thousands(job.progress.records_out),
         thousands(job.progress.late),
     );
+    if let Some(epoch) = job.last_checkpoint {
+        text.push_str(&format!("  last checkpoint: {}/{epoch}\n", job.id));
+    }
     if let Some(error) = &job.error {
         text.push_str(&format!("  error: {error}\n"));
     }
-    let rows: Vec<Vec<String>> = job.tasks.iter().map(|t| vec![format!("  {}", t.path), t.node.clone()]).collect();
+    let rows: Vec<Vec<String>> =
+        job.tasks.iter().map(|t| vec![format!("  {}", t.path), t.node.clone()]).collect();
     if !rows.is_empty() {
         text.push_str(&table(&["  TASK", "NODE"], &rows));
     }

@@ -17,8 +17,8 @@ use std::path::Path;
 
 use clap::CommandFactory;
 
-pub(crate) use args::{DevArgs, Global};
 use args::{Cli, ClusterArgs, Command, Parsed};
+pub(crate) use args::{DevArgs, Global};
 pub(crate) use output::print_line;
 
 use crate::app::App;
@@ -44,6 +44,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Run(args) => run::run(&app, &global, &args).await,
                 Command::Jobs(cluster) => jobs::jobs(&global, &cluster).await,
                 Command::Job(args) => jobs::job(&global, &args).await,
+                Command::Checkpoint(args) => jobs::checkpoint(&global, &args).await,
                 Command::Cancel(args) => jobs::cancel(&global, &args).await,
                 Command::Nodes(cluster) => nodes::nodes(&global, &cluster).await,
                 Command::Graph(args) => graph::graph(&app, &global, &args).await,
@@ -85,7 +86,10 @@ async fn connect(global: &Global, cluster: &ClusterArgs) -> Result<Client> {
 
 fn endpoint(global: &Global, cluster: &ClusterArgs, directory: &Path) -> Result<Endpoint> {
     let settings = global.layers()?.settings();
-    let named = cluster.address.clone().or_else(|| (!settings.node_join.is_empty()).then(|| settings.node_join.clone()));
+    let named = cluster
+        .address
+        .clone()
+        .or_else(|| (!settings.node_join.is_empty()).then(|| settings.node_join.clone()));
     let dev = match &named {
         // The token of the cluster here serves when its own launcher or node is named.
         Some(address) => DevFile::read(directory).ok().flatten().filter(|file| {

@@ -1,7 +1,5 @@
 //! `node`: one node until it is stopped.
 
-use std::future::Future;
-
 use tokio::io::AsyncReadExt;
 
 use super::args::{Global, NodeArgs};
@@ -50,13 +48,11 @@ pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<
 }
 
 /// Resolves when stdin ends, if that is watched.
-fn parent_ends(watched: bool) -> impl Future<Output = ()> {
-    async move {
-        if !watched {
-            return futures_util::future::pending().await;
-        }
-        let mut stdin = tokio::io::stdin();
-        let mut ignored = [0; 64];
-        while !matches!(stdin.read(&mut ignored).await, Ok(0) | Err(_)) {}
+async fn parent_ends(watched: bool) {
+    if !watched {
+        return futures_util::future::pending().await;
     }
+    let mut stdin = tokio::io::stdin();
+    let mut ignored = [0; 64];
+    while !matches!(stdin.read(&mut ignored).await, Ok(0) | Err(_)) {}
 }

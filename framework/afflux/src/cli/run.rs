@@ -13,7 +13,9 @@ pub(crate) async fn run(app: &App, global: &Global, args: &RunArgs) -> Result<()
     let layers = global.layers()?;
     let client = super::connect(global, &args.cluster).await?;
     let jobs = client.jobs().await?;
-    let job = submit(&jobs, request(&pipeline, &layers, args.parallelism, args.replay)).await?;
+    let mut request = request(&pipeline, &layers, args.parallelism, args.replay);
+    request.restore = args.restore.clone();
+    let job = submit(&jobs, request).await?;
     if args.detach {
         return if global.json { print_json(&job) } else { print_line(&job.id) };
     }

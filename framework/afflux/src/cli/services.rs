@@ -72,7 +72,11 @@ fn signature(method: &MethodInfo) -> String {
         })
         .collect();
     let call = format!("{}({})", method.name, fields.join(", "));
-    if method.kind == "oneway" { format!("{call}, one-way") } else { format!("{call} -> {}", type_name(&method.returns)) }
+    if method.kind == "oneway" {
+        format!("{call}, one-way")
+    } else {
+        format!("{call} -> {}", type_name(&method.returns))
+    }
 }
 
 /// The type of a JSON Schema in a word.
@@ -135,7 +139,10 @@ mod tests {
         for (schema, word) in [
             (serde_json::json!({ "type": "integer", "format": "uint32" }), "uint32"),
             (serde_json::json!({ "type": ["string", "null"] }), "string | null"),
-            (serde_json::json!({ "anyOf": [{ "$ref": "#/$defs/Order" }, { "type": "null" }] }), "Order | null"),
+            (
+                serde_json::json!({ "anyOf": [{ "$ref": "#/$defs/Order" }, { "type": "null" }] }),
+                "Order | null",
+            ),
             (serde_json::json!(true), "any"),
         ] {
             assert_eq!(type_name(&schema), word);

@@ -59,14 +59,16 @@ impl Child {
     /// # Errors
     /// A program or a log file that cannot be opened.
     pub(crate) fn start(spec: ChildSpec) -> Result<Self> {
-        let place = Place::current().ok_or_else(|| Error::failed("a child can be started inside a system only"))?;
+        let place =
+            Place::current().ok_or_else(|| Error::failed("a child can be started inside a system only"))?;
         let mut command = Command::new(&spec.program);
         command.args(&spec.args).envs(spec.environment).stdin(Stdio::piped()).kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0);
         let log = match &spec.output {
             Output::File(path) => {
-                let failed = |error| Error::failed(format!("cannot write the log {}: {error}", path.display()));
+                let failed =
+                    |error| Error::failed(format!("cannot write the log {}: {error}", path.display()));
                 if let Some(directory) = path.parent() {
                     std::fs::create_dir_all(directory).map_err(failed)?;
                 }
@@ -224,7 +226,8 @@ mod tests {
     fn a_child_stops_when_its_stdin_ends() {
         let dir = tempfile::tempdir().unwrap();
         afflux_actor::system(|| async {
-            let mut children = vec![Child::start(shell(dir.path(), "cat; echo bye $AFFLUX_TOKEN; exit 3")).unwrap()];
+            let mut children =
+                vec![Child::start(shell(dir.path(), "cat; echo bye $AFFLUX_TOKEN; exit 3")).unwrap()];
             assert_eq!(children[0].status(), None);
             let killed = stop_all(&mut children, Duration::from_secs(30)).await;
             assert!(killed.is_empty());

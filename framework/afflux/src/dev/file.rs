@@ -53,7 +53,8 @@ impl DevFile {
     pub fn write(&self, directory: &Path) -> Result<()> {
         let path = Self::path(directory);
         let fresh = directory.join(format!("dev.json.{}", self.pid));
-        let failed = |error: std::io::Error| Error::failed(format!("cannot write {}: {error}", path.display()));
+        let failed =
+            |error: std::io::Error| Error::failed(format!("cannot write {}: {error}", path.display()));
         std::fs::create_dir_all(directory).map_err(failed)?;
         let text = serde_json::to_vec_pretty(self)?;
         let mut options = std::fs::OpenOptions::new();

@@ -76,9 +76,13 @@ struct Launcher {
 
 impl Launcher {
     fn start(settings: &Settings, pipeline: String) -> Result<Self> {
-        let place = Place::current().ok_or_else(|| Error::failed("`dev` needs `afflux_actor::system` around it"))?;
+        let place =
+            Place::current().ok_or_else(|| Error::failed("`dev` needs `afflux_actor::system` around it"))?;
         let token = if settings.token.is_empty() { random_token()? } else { settings.token.clone() };
-        let wall = Clock::new(std::time::SystemTime::now).wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let wall = Clock::new(std::time::SystemTime::now)
+            .wall()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         let id = format!("launcher-{}", std::process::id());
         let config = MeshConfig {
             incarnation: Incarnation(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
@@ -137,7 +141,13 @@ impl Launcher {
     }
 
     /// Starts the node processes.
-    fn start_children(&mut self, global: &Global, args: &DevArgs, settings: &Settings, count: usize) -> Result<()> {
+    fn start_children(
+        &mut self,
+        global: &Global,
+        args: &DevArgs,
+        settings: &Settings,
+        count: usize,
+    ) -> Result<()> {
         let program = std::env::current_exe()
             .map_err(|error| Error::failed(format!("this executable cannot be found again: {error}")))?;
         // Several nodes share this machine's processors.
@@ -160,17 +170,33 @@ impl Launcher {
                 }
             }
             arguments.extend(
-                ["node", "--until-stdin-ends", "--id", &id, "--join", &self.file.launcher, "--listen", "127.0.0.1:0"]
-                    .map(str::to_owned),
+                [
+                    "node",
+                    "--until-stdin-ends",
+                    "--id",
+                    &id,
+                    "--join",
+                    &self.file.launcher,
+                    "--listen",
+                    "127.0.0.1:0",
+                ]
+                .map(str::to_owned),
             );
-            arguments.extend(["--admin-listen", "127.0.0.1:0", "--slots", &slots.to_string()].map(str::to_owned));
+            arguments
+                .extend(["--admin-listen", "127.0.0.1:0", "--slots", &slots.to_string()].map(str::to_owned));
             let output = match args.logs {
                 true => Output::Prefixed,
                 false => Output::File(self.directory.join("logs").join(format!("{id}.log"))),
             };
             // Not as an argument: every user of the machine can read those.
             let environment = vec![("AFFLUX_TOKEN".to_owned(), self.file.token.clone())];
-            self.children.push(Child::start(ChildSpec { id, program: program.clone(), args: arguments, environment, output })?);
+            self.children.push(Child::start(ChildSpec {
+                id,
+                program: program.clone(),
+                args: arguments,
+                environment,
+                output,
+            })?);
         }
         Ok(())
     }
@@ -225,7 +251,9 @@ impl Launcher {
         let error = Error::failed(format!("node {} (process {}) {how}", child.id, child.pid));
         let lines = child.last_lines();
         match (lines.is_empty(), child.log()) {
-            (false, Some(log)) => error.hint(format!("its last words, from {}:\n    {}", log.display(), lines.join("\n    "))),
+            (false, Some(log)) => {
+                error.hint(format!("its last words, from {}:\n    {}", log.display(), lines.join("\n    ")))
+            }
             _ => error,
         }
     }
@@ -333,7 +361,8 @@ impl Launcher {
     /// Stops everything; returns the nodes that had to be killed.
     async fn stop(&mut self, settings: &Settings) -> Vec<String> {
         let start = Instant::now();
-        let grace = Duration::from_millis(settings.drain_lame_duck_ms + settings.drain_grace_ms) + STOP_MARGIN;
+        let grace =
+            Duration::from_millis(settings.drain_lame_duck_ms + settings.drain_grace_ms) + STOP_MARGIN;
         let killed = stop_all(&mut self.children, grace).await;
         tracing::debug!(elapsed = ?start.elapsed(), "all nodes have ended");
         self.mesh.close();
@@ -351,9 +380,11 @@ fn ready(view: &View) -> usize {
 fn random_token() -> Result<String> {
     use std::io::Read;
     let mut bytes = [0; TOKEN_BYTES];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .map_err(|error| Error::failed(format!("no random bytes for a token: {error}")).hint("set `token` (AFFLUX_TOKEN)"))?;
+    std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).map_err(
+        |error| {
+            Error::failed(format!("no random bytes for a token: {error}")).hint("set `token` (AFFLUX_TOKEN)")
+        },
+    )?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -481,7 +481,11 @@ impl JobReportsHandler for JobDesk {
     ) -> Result<(), Fault<NoError>> {
         let (attempt, task) = (Attempt(attempt), TaskId { chain, subtask });
         let event = match kind.as_str() {
-            "finished" => Event::TaskFinished(attempt, task),
+            "finished" => {
+                let last = serde_json::from_str(&body)
+                    .map_err(|e| Status::invalid(format!("a task's last words cannot be read: {e}")))?;
+                Event::TaskFinished(attempt, task, last)
+            }
             "saved" => {
                 let file: CheckpointFile = serde_json::from_str(&body)
                     .map_err(|e| Status::invalid(format!("a checkpoint file cannot be read: {e}")))?;

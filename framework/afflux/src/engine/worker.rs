@@ -178,7 +178,9 @@ impl WorkerActor {
             let (job, attempt) = (deployment.job.clone(), deployment.attempt.0);
             while let Some((id, event)) = events.recv().await {
                 let (kind, epoch, body) = match event {
-                    TaskEvent::Finished => ("finished", 0, String::new()),
+                    TaskEvent::Finished(last) => {
+                        ("finished", 0, serde_json::to_string(&last).unwrap_or_default())
+                    }
                     TaskEvent::Failed(status) => ("failed", u64::from(status.code.number()), status.message),
                     TaskEvent::Snapshot(snapshot) => {
                         let epoch = snapshot.epoch;

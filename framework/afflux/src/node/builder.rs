@@ -142,7 +142,8 @@ impl NodeBuilder {
             "" => None,
             listen => Some(crate::admin::bind(listen)?),
         };
-        let admin_address = admin_port.as_ref().map(|port| port.local_addr().map(|a| a.to_string())).transpose()?;
+        let admin_address =
+            admin_port.as_ref().map(|port| port.local_addr().map(|a| a.to_string())).transpose()?;
         let config = MeshConfig {
             incarnation,
             build: process::build_id().to_owned(),

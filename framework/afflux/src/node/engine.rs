@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use afflux_actor::{Clock, ServiceEntry, Serves, Spec};
+use afflux_actor::{Clock, Serves, ServiceEntry, Spec};
 use afflux_mesh::{PeerEvent, PeerState};
 use afflux_registry::InstanceState;
 use afflux_stream::job::{Executor, Storage};
@@ -10,6 +10,7 @@ use afflux_stream::{JobSettings, OnError};
 use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::Node;
+use super::hosted::Stop;
 use crate::engine::{DeskParts, JobDesk, JobReports, Pipelines, WorkerActor, WorkerParts};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -35,7 +36,9 @@ fn storage(settings: &Settings) -> Result<Option<Storage>> {
     let directory = std::path::Path::new(&settings.checkpoint_dir);
     match Storage::directory(directory) {
         Ok(storage) => Ok(Some(storage)),
-        Err(status) => Err(Error::failed(format!("checkpoint.dir = {}: {}", settings.checkpoint_dir, status.message))),
+        Err(status) => {
+            Err(Error::failed(format!("checkpoint.dir = {}: {}", settings.checkpoint_dir, status.message)))
+        }
     }
 }
 
@@ -76,7 +79,8 @@ impl Node {
             // A job runs on nodes of one build only.
             nodes: Arc::new(move || {
                 let view = watcher.latest();
-                let able = view.instances.iter().filter(|i| i.state == InstanceState::Ready && i.build == build);
+                let able =
+                    view.instances.iter().filter(|i| i.state == InstanceState::Ready && i.build == build);
                 able.map(|i| (i.node.clone(), i.slots)).collect::<Vec<(NodeId, u32)>>()
             }),
             now_ms: Arc::new(move || {
@@ -115,7 +119,8 @@ impl Node {
                     continue;
                 }
                 let reports = mesh.client_on::<JobReports>(mesh.node());
-                if let Err(error) = reports.node_down(peer.to_string(), reason.to_string()).fail_fast().await {
+                if let Err(error) = reports.node_down(peer.to_string(), reason.to_string()).fail_fast().await
+                {
                     tracing::warn!(%peer, %error, "the job desk was not told of a lost node");
                 }
             }
@@ -127,7 +132,7 @@ impl Node {
         &self,
         name: &str,
         factory: impl FnMut() -> std::result::Result<A, Status> + Send + 'static,
-    ) -> Box<dyn FnOnce(Status) + Send> {
+    ) -> Stop {
         let around = &self.inner.around;
         let spec =
             Spec::new(ActorPath::new(name), Arc::clone(&around.metrics)).caller(Arc::clone(&around.caller));

@@ -18,6 +18,9 @@ pub(crate) enum Spread {
     Once,
 }
 
+/// Asks an actor to stop, and withdraws what it served.
+pub(crate) type Stop = Box<dyn FnOnce(Status) + Send>;
+
 /// What a node gives to its actors.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
@@ -30,7 +33,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct Hosted {
     pub(crate) entries: Vec<ServiceEntry>,
     /// Asks the actor to stop.
-    pub(crate) stop: Box<dyn FnOnce(Status) + Send>,
+    pub(crate) stop: Stop,
     /// Resolves when it has ended.
     pub(crate) ended: BoxFuture<'static, StopReason>,
 }
@@ -54,16 +57,14 @@ impl Declared {
         let path = ActorPath::new(name);
         let start = move |around: &Surroundings| {
             let factory = factory.clone();
-            let spec = Spec::new(path.clone(), Arc::clone(&around.metrics)).caller(Arc::clone(&around.caller));
-            let handle = around.place.spawn::<A>(spec, move || factory().map_err(|error| error.into().into_status()));
+            let spec =
+                Spec::new(path.clone(), Arc::clone(&around.metrics)).caller(Arc::clone(&around.caller));
+            let handle =
+                around.place.spawn::<A>(spec, move || factory().map_err(|error| error.into().into_status()));
             let address: &Address<A::Mail> = handle.address();
             let entries = A::services(address);
             let watch = handle.watch();
-            Hosted {
-                entries,
-                stop: Box::new(move |reason| handle.stop(reason)),
-                ended: Box::pin(watch),
-            }
+            Hosted { entries, stop: Box::new(move |reason| handle.stop(reason)), ended: Box::pin(watch) }
         };
         Self { name: name.to_owned(), spread, start: Arc::new(start) }
     }

@@ -24,7 +24,7 @@ use crate::admin::{AdminServer, Probes};
 use crate::client::Client;
 use crate::settings::Settings;
 use facts::Facts;
-use hosted::{Hosted, Surroundings};
+use hosted::{Hosted, Stop, Surroundings};
 
 /// A running node. Cheap to clone; [`Node::close`] ends it.
 ///
@@ -62,7 +62,7 @@ struct Inner {
     /// Each is resolved when something that runs until `closing` has ended.
     closed: Mutex<Vec<oneshot::Receiver<()>>>,
     /// What stops the actors of services that run on every node.
-    stops: Mutex<Vec<Box<dyn FnOnce(Status) + Send>>>,
+    stops: Mutex<Vec<Stop>>,
 }
 
 impl Node {
@@ -125,13 +125,15 @@ impl Node {
     pub async fn ready(&self) {
         let mut registered = self.inner.registered.clone();
         // An error means that the node is closing: nothing changes any more.
-        let _gone = registered.wait_for(|state| state.as_ref().is_some_and(RegistrationState::is_registered)).await;
+        let _gone =
+            registered.wait_for(|state| state.as_ref().is_some_and(RegistrationState::is_registered)).await;
     }
 
     /// Resolves when a later life of this node has taken its place in the registry: this one has to end.
     pub async fn superseded(&self) {
         let mut registered = self.inner.registered.clone();
-        let taken = |state: &Option<RegistrationState>| matches!(state, Some(RegistrationState::Superseded { .. }));
+        let taken =
+            |state: &Option<RegistrationState>| matches!(state, Some(RegistrationState::Superseded { .. }));
         if registered.wait_for(taken).await.is_err() {
             futures_util::future::pending::<()>().await;
         }
@@ -163,7 +165,7 @@ impl Node {
     }
 
     /// Starts the actor of a declared service and offers what it serves.
-    fn host(&self, declared: &Declared) -> Box<dyn FnOnce(Status) + Send> {
+    fn host(&self, declared: &Declared) -> Stop {
         let Hosted { entries, stop, ended } = declared.start(&self.inner.around);
         let names: Vec<&'static str> = entries.iter().map(|entry| entry.name).collect();
         for entry in entries {
@@ -190,7 +192,10 @@ impl Node {
     }
 
     /// Runs something on the node that ends when `closing` is true; [`Node::close`] waits for it.
-    fn until_closing(&self, work: impl FnOnce(watch::Receiver<bool>) -> futures_util::future::BoxFuture<'static, ()>) {
+    fn until_closing(
+        &self,
+        work: impl FnOnce(watch::Receiver<bool>) -> futures_util::future::BoxFuture<'static, ()>,
+    ) {
         let (done, closed) = oneshot::channel();
         self.inner.closed.lock().push(closed);
         let work = work(self.inner.closing.subscribe());
@@ -201,12 +206,12 @@ impl Node {
     }
 
     /// Runs what is declared to run once in the cluster, while this node holds its lock.
-    fn lead(&self, lock: String, mut begin: impl FnMut() -> Box<dyn FnOnce(Status) + Send> + Send + 'static) {
+    fn lead(&self, lock: String, mut begin: impl FnMut() -> Stop + Send + 'static) {
         let registry = Arc::clone(&self.inner.registry);
         let holder = format!("{}/{}", self.id(), self.inner.mesh.incarnation().0);
         let ttl = Duration::from_millis(self.inner.settings.registry_ttl_ms);
         self.until_closing(move |closing| {
-            let mut running: Option<Box<dyn FnOnce(Status) + Send>> = None;
+            let mut running: Option<Stop> = None;
             Box::pin(crate::leader::hold(registry, lock, holder, ttl, closing, move |turn| match turn {
                 Some(_) => running = Some(begin()),
                 None => {

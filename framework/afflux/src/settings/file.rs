@@ -45,11 +45,8 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn walk(source: &Source<'_>, prefix: &str, table: &DeTable<'_>, entries: &mut Vec<Entry>) -> Result<()> {
     for (key, value) in table {
-        let name = if prefix.is_empty() {
-            key.get_ref().to_string()
-        } else {
-            format!("{prefix}.{}", key.get_ref())
-        };
+        let name =
+            if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         if let Some(setting) = find(&name) {
             // `registry` is a word, or a table whose key `kind` is that word.
             if let (DeValue::Table(inner), true) = (value.get_ref(), has_children(&name)) {
@@ -57,8 +54,9 @@ fn walk(source: &Source<'_>, prefix: &str, table: &DeTable<'_>, entries: &mut Ve
             } else {
                 entries.push(Entry {
                     setting,
-                    value: convert(setting, value)
-                        .map_err(|why| Error::usage(format!("{}: {name}: {why}", source.at(value.span().start))))?,
+                    value: convert(setting, value).map_err(|why| {
+                        Error::usage(format!("{}: {name}: {why}", source.at(value.span().start)))
+                    })?,
                     line: line_of(source.text, key.span().start),
                 });
             }
@@ -67,8 +65,9 @@ fn walk(source: &Source<'_>, prefix: &str, table: &DeTable<'_>, entries: &mut Ve
         if let Some(setting) = name.strip_suffix(".kind").and_then(find).filter(|s| has_children(s.name)) {
             entries.push(Entry {
                 setting,
-                value: convert(setting, value)
-                    .map_err(|why| Error::usage(format!("{}: {name}: {why}", source.at(value.span().start))))?,
+                value: convert(setting, value).map_err(|why| {
+                    Error::usage(format!("{}: {name}: {why}", source.at(value.span().start)))
+                })?,
                 line: line_of(source.text, key.span().start),
             });
             continue;
@@ -156,11 +155,7 @@ mod tests {
         let rows = read("cluster = \"shop\"\nnode.slots = 2\n[log]\nformat = \"json\"\n");
         assert_eq!(
             rows,
-            [
-                ("cluster", "shop".into(), 1),
-                ("log.format", "json".into(), 4),
-                ("node.slots", "2".into(), 2)
-            ]
+            [("cluster", "shop".into(), 1), ("log.format", "json".into(), 4), ("node.slots", "2".into(), 2)]
         );
     }
 
@@ -186,7 +181,10 @@ mod tests {
             refused("[node]\nslots = \"two\"\n"),
             "afflux.toml:2: node.slots: expected a whole number from 0 to 1024, got the text \"two\""
         );
-        assert_eq!(refused("cluster = 7"), "afflux.toml:1: cluster: expected a name of letters, digits, `-`, `_` and `.`, got the number 7");
+        assert_eq!(
+            refused("cluster = 7"),
+            "afflux.toml:1: cluster: expected a name of letters, digits, `-`, `_` and `.`, got the number 7"
+        );
         assert!(refused("node.slots = -1").contains("got `-1`"));
         assert!(refused("[registry]\nnodes = [1]").contains("a list with the number 1 in it"));
     }

@@ -85,8 +85,9 @@ impl Layers {
     /// # Errors
     /// As [`Layers::of_process`].
     pub fn file(&mut self, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::usage(format!("cannot read the settings file {}: {error}", path.display())))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::usage(format!("cannot read the settings file {}: {error}", path.display()))
+        })?;
         for entry in file::parse(path, &text)? {
             self.put(entry.setting, entry.value, Origin::File(path.to_path_buf(), entry.line));
         }
@@ -251,7 +252,13 @@ mod tests {
     #[test]
     fn variables_that_kubernetes_makes_for_a_service_are_left_alone() {
         let mut layers = Layers::default();
-        for name in ["AFFLUX_SERVICE_HOST", "AFFLUX_SERVICE_PORT_HTTP", "AFFLUX_PORT", "AFFLUX_PORT_7000_TCP_ADDR", "AFFLUX_SEED_PORT_7000_TCP"] {
+        for name in [
+            "AFFLUX_SERVICE_HOST",
+            "AFFLUX_SERVICE_PORT_HTTP",
+            "AFFLUX_PORT",
+            "AFFLUX_PORT_7000_TCP_ADDR",
+            "AFFLUX_SEED_PORT_7000_TCP",
+        ] {
             layers.environment(variable(name, "tcp://10.0.0.1:7000")).unwrap();
         }
         assert_eq!(layers.settings(), Settings::default());
@@ -266,8 +273,20 @@ mod tests {
         layers.set("source.on_error=skip").unwrap();
         assert_eq!(layers.settings().source_on_error, "skip");
         assert!(layers.set("source.on_error").unwrap_err().to_string().contains("expected KEY=VALUE"));
-        assert!(layers.set("source.onerror=skip").unwrap_err().to_string().contains("did you mean `source.on_error`?"));
-        assert!(layers.set("source.on_error=ignore").unwrap_err().to_string().contains("expected one of fail, skip"));
+        assert!(
+            layers
+                .set("source.onerror=skip")
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean `source.on_error`?")
+        );
+        assert!(
+            layers
+                .set("source.on_error=ignore")
+                .unwrap_err()
+                .to_string()
+                .contains("expected one of fail, skip")
+        );
     }
 
     #[test]
@@ -281,6 +300,9 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let error = Layers::default().file(Path::new("nowhere/afflux.toml")).unwrap_err();
-        assert!(error.to_string().starts_with("cannot read the settings file nowhere/afflux.toml"), "{error}");
+        assert!(
+            error.to_string().starts_with("cannot read the settings file nowhere/afflux.toml"),
+            "{error}"
+        );
     }
 }

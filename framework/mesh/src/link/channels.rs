@@ -1,8 +1,11 @@
 //! Channels over a link: what their two ends write.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use afflux_wire::{Attach, Code, Mark, Status, put_attach, put_credit, put_data_header, put_detach, put_mark};
+use afflux_wire::{
+    Attach, Code, Mark, Status, put_attach, put_credit, put_data_header, put_detach, put_mark,
+};
 use bytes::Bytes;
 
 use super::{FRAME_OVERHEAD_BYTES, Link};

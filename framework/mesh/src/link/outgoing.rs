@@ -230,7 +230,7 @@ impl Link {
     }
 
     /// The number that the peer bound to a method.
-    fn number(&self, service: &str, method: &str) -> Option<u32> {
+    pub(super) fn number(&self, service: &str, method: &str) -> Option<u32> {
         self.offers.read().get(service)?.get(method).copied().filter(|number| *number > 0)
     }
 
@@ -245,7 +245,7 @@ impl Link {
         pending.slot.complete(result);
     }
 
-    fn count(&self, state: &ControlState, pending: &Pending, code: Option<Code>, now: Instant) {
+    pub(super) fn count(&self, state: &ControlState, pending: &Pending, code: Option<Code>, now: Instant) {
         if let Some(bound) = state.bound.get(pending.method as usize) {
             bound.metrics.answered(&bound.service, &bound.method, code);
             if let Some(started) = pending.started {
@@ -255,7 +255,7 @@ impl Link {
     }
 
     /// Fails calls that were taken out of the table. What the peer cannot have seen was not executed.
-    fn fail_calls(&self, calls: Vec<(u64, Pending)>, known: Option<Executed>, status: &Status) {
+    pub(super) fn fail_calls(&self, calls: Vec<(u64, Pending)>, known: Option<Executed>, status: &Status) {
         let written = self.written.load(Ordering::Acquire);
         for (_, pending) in calls {
             let executed = known.unwrap_or(match pending.end > written {
@@ -285,7 +285,7 @@ impl Link {
     }
 
     /// Fails the calls whose deadline passed; says when to look again, and when a closing is over.
-    fn expire(&self, now: Instant) -> (Option<Instant>, Option<Instant>) {
+    pub(super) fn expire(&self, now: Instant) -> (Option<Instant>, Option<Instant>) {
         let mut state = self.control.lock();
         let expired = state.in_flight.expire(now);
         let next = (state.in_flight.earliest(), state.closing_at);

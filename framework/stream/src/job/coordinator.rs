@@ -13,6 +13,7 @@ use afflux_wire::{Attempt, Code, NodeId, Status};
 
 use super::deployment::{Deployment, TaskId};
 use super::storage::{CheckpointFile, Manifest};
+use crate::snapshot::TaskSnapshot;
 
 /// Where a job stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub enum Event {
     /// A node has made its tasks, or refused to.
     Deployed(NodeId, Result<(), Status>),
     /// A task has finished.
-    TaskFinished(Attempt, TaskId),
+    TaskFinished(Attempt, TaskId, TaskSnapshot),
     /// A task cannot go on.
     TaskFailed(Attempt, TaskId, Status),
     /// A task's part of an epoch is stored.
@@ -94,7 +95,8 @@ pub struct Coordinator {
     nodes: BTreeSet<NodeId>,
     deploying: BTreeSet<NodeId>,
     tasks: BTreeSet<TaskId>,
-    finished: BTreeSet<TaskId>,
+    /// With what they left to later epochs.
+    finished: BTreeMap<TaskId, TaskSnapshot>,
     next_epoch: u64,
     epochs: BTreeMap<u64, BTreeMap<TaskId, CheckpointFile>>,
     committing: Option<u64>,
@@ -120,7 +122,7 @@ impl Coordinator {
             tasks,
             deployment,
             state: JobState::Deploying,
-            finished: BTreeSet::new(),
+            finished: BTreeMap::new(),
             next_epoch,
             epochs: BTreeMap::new(),
             committing: None,
@@ -175,11 +177,11 @@ impl Coordinator {
                 status.message = format!("node {node} cannot run its part: {}", status.message);
                 self.fail(status)
             }
-            Event::TaskFinished(attempt, task) => {
+            Event::TaskFinished(attempt, task, last) => {
                 if attempt != self.deployment.attempt {
                     return Vec::new();
                 }
-                self.finished.insert(task);
+                self.finished.insert(task, last);
                 if self.finished.len() < self.tasks.len() {
                     return self.try_commit();
                 }
@@ -209,7 +211,7 @@ impl Coordinator {
                 )))
             }
             Event::Checkpoint => {
-                if self.state != JobState::Running || !self.epochs.is_empty() || !self.finished.is_empty() {
+                if self.state != JobState::Running || !self.epochs.is_empty() {
                     return Vec::new();
                 }
                 let epoch = self.next_epoch;
@@ -271,7 +273,7 @@ impl Coordinator {
             return Vec::new();
         }
         let complete = self.epochs.iter().find(|(_, files)| {
-            self.tasks.iter().all(|t| files.contains_key(t) || self.finished.contains(t))
+            self.tasks.iter().all(|t| files.contains_key(t) || self.finished.contains_key(t))
         });
         let Some((&epoch, files)) = complete else { return Vec::new() };
         let manifest = Manifest {
@@ -283,6 +285,7 @@ impl Coordinator {
             fingerprint: self.deployment.fingerprint,
             settings: self.deployment.settings.clone(),
             files: files.values().cloned().collect(),
+            finished: self.finished.values().cloned().collect(),
         };
         self.committing = Some(epoch);
         vec![Action::Commit(Box::new(manifest))]

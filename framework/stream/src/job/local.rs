@@ -26,6 +26,7 @@ pub struct LocalRun {
     running: Running,
     events: mpsc::Receiver<(TaskId, TaskEvent)>,
     left: usize,
+    finished: Vec<TaskSnapshot>,
     snapshots: BTreeMap<u64, Vec<TaskSnapshot>>,
     lost: Arc<Mutex<u64>>,
 }
@@ -72,7 +73,7 @@ pub fn start_local(
         }),
     )?;
     let left = running.tasks.len();
-    Ok(LocalRun { running, events, left, snapshots: BTreeMap::new(), lost })
+    Ok(LocalRun { running, events, left, finished: Vec::new(), snapshots: BTreeMap::new(), lost })
 }
 
 /// Runs a bounded plan to its end and returns what each task counted.
@@ -105,13 +106,14 @@ impl LocalRun {
     /// The first failure of a task, or `FAILED_PRECONDITION` when the run ended first.
     pub async fn checkpoint(&mut self, epoch: u64) -> Result<Restore> {
         self.running.trigger(epoch);
-        while self.snapshots.get(&epoch).map_or(0, Vec::len) < self.running.tasks.len() {
+        while self.snapshots.get(&epoch).map_or(0, Vec::len) < self.left {
             if !self.step().await? {
                 return Err(Status::precondition("the run ended before the checkpoint was complete"));
             }
         }
         self.running.completed(epoch);
-        Ok(Restore::new(self.snapshots.remove(&epoch).unwrap_or_default()))
+        let saved = self.snapshots.remove(&epoch).unwrap_or_default();
+        Ok(Restore::new(saved.into_iter().chain(self.finished.iter().cloned())))
     }
 
     /// Waits for the end.
@@ -142,8 +144,9 @@ impl LocalRun {
                 status.message = format!("task {id}: {}", status.message);
                 Err(status)
             }
-            Some((_, TaskEvent::Finished)) => {
+            Some((_, TaskEvent::Finished(last))) => {
                 self.left -= 1;
+                self.finished.push(last);
                 Ok(self.left > 0)
             }
             Some((_, TaskEvent::Snapshot(snapshot))) => {

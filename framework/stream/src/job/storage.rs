@@ -51,6 +51,9 @@ pub struct Manifest {
     pub settings: JobSettings,
     /// The files.
     pub files: Vec<CheckpointFile>,
+    /// What tasks that had finished before left: where their splits ended.
+    #[serde(default)]
+    pub finished: Vec<TaskSnapshot>,
 }
 
 /// Keeps checkpoints below one directory.
@@ -172,6 +175,7 @@ impl Storage {
                 Status::new(Code::DataLoss, format!("checkpoint file {}/{path}: {e}", self.place))
             })?);
         }
+        snapshots.extend(manifest.finished.iter().cloned());
         Ok((manifest, Restore::new(snapshots)))
     }
 
