@@ -61,6 +61,36 @@ impl SinkWriter<u64> for TotalWriter {
     }
 }
 
+/// Takes 1,000 records a second.
+struct Slow(Total);
+
+struct SlowWriter(Box<dyn SinkWriter<u64>>);
+
+impl Sink<u64> for Slow {
+    fn open(&self, state: Option<&[u8]>, cx: &IoContext) -> afflux_stream::Result<Box<dyn SinkWriter<u64>>> {
+        Ok(Box::new(SlowWriter(self.0.open(state, cx)?)))
+    }
+    fn kind(&self) -> &'static str {
+        "slow"
+    }
+    fn single(&self) -> bool {
+        true
+    }
+}
+
+impl SinkWriter<u64> for SlowWriter {
+    fn write(&mut self, batch: &mut Batch<u64>) -> afflux_stream::Result<()> {
+        std::thread::sleep(std::time::Duration::from_millis(batch.len() as u64));
+        self.0.write(batch)
+    }
+    fn snapshot(&mut self, epoch: u64) -> afflux_stream::Result<Vec<u8>> {
+        self.0.snapshot(epoch)
+    }
+    fn end(&mut self) -> afflux_stream::Result<()> {
+        self.0.end()
+    }
+}
+
 /// The four pipelines.
 fn plan(workload: &str, records: u64, parallelism: u32, tally: &Arc<Tally>) -> Result<Plan, String> {
     let flow = Flow::new(workload, JobSettings { parallelism, ..JobSettings::default() });
@@ -126,7 +156,13 @@ fn plan(workload: &str, records: u64, parallelism: u32, tally: &Arc<Tally>) -> R
             )
             .sink("checksum", total)
         }
-        other => return Err(format!("unknown workload `{other}`: w1, w2, w3 or w4")),
+        // Not a race: a consumer of 1,000 records a second behind an endless source. Memory must stand.
+        "slow" => flow
+            .source("numbers", generate(records, rnd))
+            .untimed()
+            .rebalance()
+            .sink("slow", Slow(total)),
+        other => return Err(format!("unknown workload `{other}`: w1, w2, w3, w4 or slow")),
     }
     flow.finish().map_err(|e| e.to_string())
 }
@@ -204,6 +240,9 @@ fn work(
                 let _ = sender.try_send((id, event));
             }))
             .map_err(|e| e.to_string())?;
+        if workload == "slow" {
+            return watch_memory(index).await;
+        }
         let mut left = running.tasks.len();
         while left > 0 {
             match events.recv().await {
@@ -235,6 +274,22 @@ fn work(
         Ok(share)
     })
     .map_err(|e| e.to_string())?
+}
+
+/// Prints this process's resident memory after 10 and after 60 seconds and their ratio.
+async fn watch_memory(index: usize) -> Result<Share, String> {
+    let mut seen = Vec::new();
+    for wait in [10, 50] {
+        tokio::time::sleep(std::time::Duration::from_secs(wait)).await;
+        let status = std::fs::read_to_string("/proc/self/status").map_err(|e| e.to_string())?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| "VmRSS is no number")?;
+        seen.push(kib / 1024.0);
+    }
+    eprintln!("node {index}: {:.1} MiB after 10 s, {:.1} MiB after 60 s", seen[0], seen[1]);
+    let share = Share { wall_s: 60.0, cpu_s: 0.0, rss_mb: seen[1], checksum: 0, results: 0 };
+    println!("{}", serde_json::to_string(&share).map_err(|e| e.to_string())?);
+    std::future::pending().await
 }
 
 /// Records that reached W1's counter.

@@ -202,7 +202,7 @@ mod tests {
     fn comments_texts_and_characters_are_no_code() {
         assert_eq!(code("a /* b /* c */ d */ e"), "a                   e");
         assert_eq!(code(r#"f("x\"y", 'z', '\'')"#), r#"f("    ", ' ', '  ')"#);
-        assert_eq!(code("f(r#\"x\"y\"#) + g"), "f(r#\"   \" ) + g".replace("\" )", "  #)"));
+        assert_eq!(code("f(r#\"x\"y\"#) + g"), "f(r#\"    #) + g");
         assert_eq!(code("fn f<'a>(x: &'a str) {} // it's"), "fn f<'a>(x: &'a str) {}        ");
     }
 
@@ -210,7 +210,7 @@ mod tests {
     fn an_item_under_cfg_test_is_no_code_and_what_follows_it_is() {
         let text = "#[cfg(test)]\n#[expect(x)]\nmod tests { fn a() { { b } } }\nfn c() {}";
         assert_eq!(code(text).trim(), "fn c() {}");
-        assert_eq!(code("#[cfg(test)]\nuse a::{b, c};\nd").trim(), ";\nd".trim_start_matches(';').trim());
+        assert_eq!(code("#[cfg(test)]\nconst A: [u8; 2] = [0; 2];\nfn d() {}").trim(), "fn d() {}");
     }
 
     #[test]

@@ -1,0 +1,185 @@
+//! Links, quoted paths, tests that a specification names, metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use afflux_tidy::{Findings, House, Page};
+
+/// Where metrics are listed.
+const METRICS: &str = "docs/metrics.md";
+
+/// What stands in front of a metric's name in code.
+const OPENINGS: [&str; 11] = [
+    "Opts::new(",
+    "IntCounter::new(",
+    "IntGauge::new(",
+    "Counter::new(",
+    "Gauge::new(",
+    "IntCounter::with_opts(",
+    "histogram(",
+    "counter(",
+    "gauge(",
+    "spans(",
+    "seconds(",
+];
+
+/// Joins a link to the directory of the page it stands in; `None` when it leaves the repository.
+fn resolve(page: &str, target: &str) -> Option<String> {
+    let mut parts: Vec<&str> = page.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+#[test]
+fn links_between_documents_resolve() {
+    let house = House::open();
+    let pages = house.pages();
+    let anchors: BTreeMap<&str, Vec<String>> = pages.iter().map(|p| (p.path.as_str(), p.anchors())).collect();
+    let mut findings = Findings::new(
+        "a link in a Markdown file leads to a file, and to a heading in it",
+        "correct the path (it is relative to the file it stands in) or the anchor",
+    );
+    let mut seen = 0;
+    for page in &pages {
+        for (line, link) in page.links() {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            seen += 1;
+            let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let path = if target.is_empty() { Some(page.path.clone()) } else { resolve(&page.path, target) };
+            let Some(path) = path.filter(|path| house.exists(path)) else {
+                findings.add(&page.path, line, format!("{link} leads nowhere"));
+                continue;
+            };
+            let known = anchors.get(path.as_str());
+            if !anchor.is_empty() && known.is_some_and(|known| !known.iter().any(|a| a == anchor)) {
+                findings.add(&page.path, line, format!("{path} has no heading `{anchor}`"));
+            }
+        }
+    }
+    assert!(seen >= 10, "only {seen} links were seen");
+    findings.finish();
+}
+
+#[test]
+fn paths_that_documents_quote_exist() {
+    let house = House::open();
+    let mut findings = Findings::new("a path in backticks exists", "correct the path, or take it out of the backticks");
+    for page in house.pages() {
+        for (line, quoted) in page.quoted() {
+            let ours = ["framework/", "services/", "examples/", "tests/", "docs/", "helm/", ".ci/"];
+            let path = quoted.split(['#', ' ']).next().unwrap_or_default().trim_end_matches('/');
+            let exact = !path.contains(['*', '<', '{', '…']) && !quoted.contains(' ');
+            // Below a crate's own directory a page may speak of that crate's files.
+            let beside = resolve(&page.path, path).is_some_and(|p| house.exists(&p));
+            if ours.iter().any(|root| path.starts_with(root)) && exact && !house.exists(path) && !beside {
+                findings.add(&page.path, line, format!("there is no `{path}`"));
+            }
+        }
+    }
+    findings.finish();
+}
+
+#[test]
+fn every_chapter_of_the_book_is_in_its_summary() {
+    let house = House::open();
+    let mut findings = Findings::new("SUMMARY.md links every chapter of the book", "add the chapter to docs/book/SUMMARY.md");
+    let pages = house.pages();
+    let summary = pages.iter().find(|p| p.path == "docs/book/SUMMARY.md").expect("the book has a summary");
+    let linked: BTreeSet<String> = summary.links().iter().filter_map(|(_, l)| resolve(&summary.path, l)).collect();
+    for page in pages.iter().filter(|p| p.path.starts_with("docs/book/") && p.path != summary.path) {
+        if !linked.contains(&page.path) {
+            findings.add(&page.path, 1, "is not in the summary");
+        }
+    }
+    findings.finish();
+}
+
+#[test]
+fn tests_that_a_specification_names_exist() {
+    let house = House::open();
+    let mut known = BTreeSet::new();
+    for directory in ["framework", "services", "tests"] {
+        for source in house.sources(directory) {
+            for (at, _) in source.whole.match_indices("fn ") {
+                let name = source.whole[at + 3..].split(|c: char| !c.is_alphanumeric() && c != '_').next();
+                known.extend(name.map(str::to_owned));
+            }
+        }
+    }
+    let mut findings = Findings::new(
+        "each test that docs/specs names is there",
+        "name the test that holds the rule now, or write it",
+    );
+    let specs: Vec<Page> = house.pages().into_iter().filter(|p| p.path.starts_with("docs/specs/")).collect();
+    assert!(!specs.is_empty(), "there is no specification");
+    for page in specs {
+        for (line, name) in page.quoted() {
+            let sentence = name.matches('_').count() >= 3;
+            let word = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if sentence && word && !known.contains(name) {
+                findings.add(&page.path, line, format!("there is no test `{name}`"));
+            }
+        }
+    }
+    findings.finish();
+}
+
+/// A metric's whole name.
+fn whole(name: &str) -> String {
+    match name.starts_with("afflux_") || name.starts_with("process_") {
+        true => name.to_owned(),
+        false => format!("afflux_{name}"),
+    }
+}
+
+#[test]
+fn metrics_in_code_are_those_that_are_listed() {
+    let house = House::open();
+    let mut used: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    for source in house.product() {
+        for opening in OPENINGS {
+            for (line, name) in source.texts_behind(opening) {
+                let metric = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+                if metric && source.code.contains("prometheus") {
+                    used.insert(whole(&name), (source.path.clone(), line));
+                }
+            }
+        }
+    }
+    assert!(used.len() >= 30, "only {} metrics were seen in code", used.len());
+    let text = house.text(METRICS).expect("metrics are listed");
+    // A row of a table begins with the metric's name in backticks.
+    let listed: BTreeMap<String, usize> = text
+        .lines()
+        .zip(1..)
+        .filter_map(|(line, number)| {
+            let name = line.strip_prefix("| `")?.split('`').next()?;
+            Some((name.to_owned(), number))
+        })
+        .collect();
+    let mut findings = Findings::new(
+        "docs/metrics.md lists every metric of the code, and no other",
+        "add or remove the row; a dashboard and an alert rely on it",
+    );
+    for (name, (path, line)) in &used {
+        if !listed.contains_key(name) {
+            findings.add(path, *line, format!("`{name}` is not in {METRICS}"));
+        }
+    }
+    for (name, line) in &listed {
+        if !used.contains_key(name) {
+            findings.add(METRICS, *line, format!("`{name}` is in no code"));
+        }
+    }
+    findings.finish();
+}

@@ -1,0 +1,9 @@
+//! The rules of the house. Each is one test; a failure names file, line and the cure.
+//!
+//! `crates`: who may depend on whom. `names`: what may be named where. `bounds`: queues, threads, clocks,
+//! `unsafe`. `documents`: links, quoted paths, metrics.
+
+mod bounds;
+mod crates;
+mod documents;
+mod names;
