@@ -12,9 +12,7 @@ use std::time::Instant;
 
 use afflux_actor::{Actor, ActorMetrics, Options, Place, Serves, Spec, system};
 use afflux_wire::ActorPath;
-use afflux_wire::contract::{
-    CallMeta, Caller, Handle, Mail, MethodSpec, Outgoing, Panic, Started, Target,
-};
+use afflux_wire::contract::{CallMeta, Caller, Handle, Mail, MethodSpec, Outgoing, Panic, Started, Target};
 use afflux_wire::{Status, contract::Cx};
 use ping::{Echo, Echoer, Local};
 
@@ -78,8 +76,7 @@ fn main() {
         let entry = Echoer::services(echoer.address()).remove(0);
         let target = Target::service("test.ping");
         let timed = ping::client(&entry);
-        let timeless =
-            Handle::new(Some(Arc::new(Timeless(Local(Arc::clone(&entry.endpoint)))) as _), target);
+        let timeless = Handle::new(Some(Arc::new(Timeless(Local(Arc::clone(&entry.endpoint)))) as _), target);
         for _ in 0..ROUNDS {
             for (what, ping) in [("ask", &timed), ("ask without a timer a call", &timeless)] {
                 let began = Instant::now();

@@ -284,9 +284,7 @@ mod tests {
             let stage = status.details.as_ref().and_then(|d| d.stage);
             let stage = stage.map_or_else(String::new, |s| s.to_string());
             let executed = status.was_executed();
-            self.log
-                .lock()
-                .push(format!("{:?} rejected {} {executed:?} {stage}", self.what, status.code));
+            self.log.lock().push(format!("{:?} rejected {} {executed:?} {stage}", self.what, status.code));
         }
     }
 
@@ -324,9 +322,7 @@ mod tests {
             match order.what {
                 Do::Note(n) => {
                     self.notes += 1;
-                    self.log
-                        .lock()
-                        .push(format!("note {n} as {} of life {}", self.notes, self.life));
+                    self.log.lock().push(format!("note {n} as {} of life {}", self.notes, self.life));
                 }
                 Do::Panic => panic!("boom"),
                 Do::Caught => return Err(Panic { message: "caught".into() }),
@@ -404,13 +400,9 @@ mod tests {
     #[test]
     fn a_thousand_clones_against_capacity_eight_give_eight_admitted_and_992_refused() {
         paused(|| async {
-            let bench = Bench::new(
-                Options { mailbox_messages_max: 8, ..Options::default() },
-                Bad::default(),
-            );
+            let bench = Bench::new(Options { mailbox_messages_max: 8, ..Options::default() }, Bad::default());
             let clones: Vec<_> = (0..1000).map(|_| bench.handle.address().clone()).collect();
-            let admitted =
-                clones.iter().filter(|a| a.try_send(bench.order(Do::Note(0))).is_ok()).count();
+            let admitted = clones.iter().filter(|a| a.try_send(bench.order(Do::Note(0))).is_ok()).count();
             assert_eq!((admitted, bench.handle.address().depth()), (8, 8));
             assert_eq!(bench.metrics.kind("Worker").rejected_full.get(), 992);
             let log = bench.settled().await;
@@ -547,11 +539,7 @@ mod tests {
             bench.send(Do::Panic);
             let reason = bench.handle.watch().await;
             assert_eq!(reason, StopReason::Panicked(Panic { message: "boom".into() }));
-            assert_eq!(
-                bench.settled().await,
-                ["life 1"],
-                "a state that panicked is not asked to stop"
-            );
+            assert_eq!(bench.settled().await, ["life 1"], "a state that panicked is not asked to stop");
         });
     }
 
@@ -592,10 +580,7 @@ mod tests {
 
                 let impatient = Bench::new(restart(RestartPolicy::Transient, 1), bad);
                 let reason = impatient.handle.watch().await;
-                assert!(
-                    matches!(reason, StopReason::RestartBudget { restarts: 1, .. }),
-                    "{reason}"
-                );
+                assert!(matches!(reason, StopReason::RestartBudget { restarts: 1, .. }), "{reason}");
             }
         });
     }
@@ -680,8 +665,7 @@ mod tests {
             let refused = bench.handle.address().try_send(bench.order(Do::Note(9)));
             assert!(matches!(refused, Err(Refused::Full(_))));
             let log = bench.settled().await;
-            let notes: Vec<_> =
-                (0..4).map(|n| format!("note {n} as {} of life 1", n + 1)).collect();
+            let notes: Vec<_> = (0..4).map(|n| format!("note {n} as {} of life 1", n + 1)).collect();
             assert_eq!(log[1..], notes);
         });
     }
@@ -699,10 +683,7 @@ mod tests {
             let dead = threads.slot(1);
             threads.join();
             let reason = lost.handle.watch().await;
-            assert!(
-                matches!(&reason, StopReason::Failed(s) if s.code == Code::Unavailable),
-                "{reason}"
-            );
+            assert!(matches!(&reason, StopReason::Failed(s) if s.code == Code::Unavailable), "{reason}");
             assert_eq!(lost.log.lock().last().unwrap(), "Note(1) rejected UNAVAILABLE No queued");
             let stillborn = Bench::at(&dead, Options::default(), Bad::default());
             assert!(matches!(stillborn.handle.watch().await, StopReason::Failed(_)));

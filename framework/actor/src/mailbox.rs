@@ -127,8 +127,7 @@ impl<M: Mail> Mailbox<M> {
         drop(queue);
         self.reject_given_up(given_up);
         if !messages.is_empty() {
-            let refused =
-                if closed { &self.kind.rejected_closed } else { &self.kind.rejected_full };
+            let refused = if closed { &self.kind.rejected_closed } else { &self.kind.rejected_full };
             refused.inc_by(messages.len() as u64);
         }
         if let Some(waker) = waker {
@@ -353,11 +352,7 @@ mod tests {
     type Rejected = Arc<Mutex<Vec<(u64, Status)>>>;
 
     fn note(number: u64, deadline: Option<Instant>, rejected: &Rejected) -> Note {
-        Note {
-            number,
-            meta: CallMeta { deadline, ..CallMeta::default() },
-            rejected: Arc::clone(rejected),
-        }
+        Note { number, meta: CallMeta { deadline, ..CallMeta::default() }, rejected: Arc::clone(rejected) }
     }
 
     fn mailbox(messages_max: usize, wait: Option<usize>) -> Mailbox<Note> {

@@ -7,16 +7,15 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::watch::StopReason;
 
 /// 1 µs to 16.8 s in steps of four.
 const SPAN_BUCKETS_SECONDS: [f64; 13] = [
-    1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1.024e-3, 4.096e-3, 16.384e-3, 65.536e-3, 0.262_144,
-    1.048_576, 4.194_304, 16.777_216,
+    1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1.024e-3, 4.096e-3, 16.384e-3, 65.536e-3, 0.262_144, 1.048_576,
+    4.194_304, 16.777_216,
 ];
 
 /// A mailbox whose gauges are read when metrics are collected.
@@ -80,16 +79,14 @@ impl ActorMetrics {
     pub fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Self::build()?;
         registry.register(Box::new(metrics.actors.clone()))?;
-        for counters in
-            [
-                &metrics.starts,
-                &metrics.stops,
-                &metrics.restarts,
-                &metrics.panics,
-                &metrics.failed,
-                &metrics.rejected,
-            ]
-        {
+        for counters in [
+            &metrics.starts,
+            &metrics.stops,
+            &metrics.restarts,
+            &metrics.panics,
+            &metrics.failed,
+            &metrics.rejected,
+        ] {
             registry.register(Box::new(counters.clone()))?;
         }
         registry.register(Box::new(metrics.wait.clone()))?;
@@ -115,8 +112,7 @@ impl ActorMetrics {
             IntCounterVec::new(Opts::new(format!("afflux_{name}"), help), labels)
         };
         let histogram = |name: &str, help: &str| {
-            HistogramOpts::new(format!("afflux_{name}"), help)
-                .buckets(SPAN_BUCKETS_SECONDS.to_vec())
+            HistogramOpts::new(format!("afflux_{name}"), help).buckets(SPAN_BUCKETS_SECONDS.to_vec())
         };
         Ok(Self {
             actors: IntGaugeVec::new(Opts::new("afflux_actors", "Actors alive"), kind)?,
@@ -201,9 +197,8 @@ struct Live {
 
 impl Mailboxes {
     fn new() -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, help: &str| {
-            IntGaugeVec::new(Opts::new(format!("afflux_{name}"), help), &["kind"])
-        };
+        let gauge =
+            |name: &str, help: &str| IntGaugeVec::new(Opts::new(format!("afflux_{name}"), help), &["kind"]);
         Ok(Self(Arc::new(MailboxGauges {
             messages: gauge("mailbox_messages", "Messages waiting, all mailboxes of the kind")?,
             fullest: gauge("mailbox_messages_max", "Messages waiting in the fullest mailbox")?,
@@ -227,10 +222,7 @@ impl Mailboxes {
 impl Collector for Mailboxes {
     fn desc(&self) -> Vec<&Desc> {
         let gauges = &self.0;
-        [&gauges.messages, &gauges.fullest, &gauges.capacity]
-            .iter()
-            .flat_map(|g| g.desc())
-            .collect()
+        [&gauges.messages, &gauges.fullest, &gauges.capacity].iter().flat_map(|g| g.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -258,10 +250,7 @@ impl Collector for Mailboxes {
             set(&gauges.fullest, fullest);
             set(&gauges.capacity, capacity);
         }
-        [&gauges.messages, &gauges.fullest, &gauges.capacity]
-            .iter()
-            .flat_map(|g| g.collect())
-            .collect()
+        [&gauges.messages, &gauges.fullest, &gauges.capacity].iter().flat_map(|g| g.collect()).collect()
     }
 }
 

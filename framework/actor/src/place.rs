@@ -64,10 +64,7 @@ impl Place {
     }
 
     /// Runs a future here that is made here and need not be `Send`.
-    pub fn spawn_with<F: Future<Output = ()> + 'static>(
-        &self,
-        make: impl FnOnce() -> F + Send + 'static,
-    ) {
+    pub fn spawn_with<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F + Send + 'static) {
         let sent = self.arbiter.spawn_fn(move || {
             actix_rt::spawn(guarded(async move { make().await }));
         });

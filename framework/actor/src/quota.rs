@@ -18,9 +18,7 @@ pub fn cpu_quota() -> usize {
 fn quota_below(root: &Path) -> usize {
     let read = |path: PathBuf| std::fs::read_to_string(path).ok();
     let affinity = read(root.join("proc/self/status"))
-        .and_then(|status| {
-            status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).map(count_list)
-        })
+        .and_then(|status| status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:")).map(count_list))
         .filter(|n| *n > 0)
         .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
         .unwrap_or(1);
@@ -28,8 +26,7 @@ fn quota_below(root: &Path) -> usize {
     let mut least = affinity;
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
             continue;
         };
         let path = Path::new(path.trim_start_matches('/'));
@@ -37,8 +34,7 @@ fn quota_below(root: &Path) -> usize {
         // may be the host's: the ancestors end at the mount point, which is the container's own group.
         for group in path.ancestors() {
             let limit = if id == "0" && controllers.is_empty() {
-                read(root.join("sys/fs/cgroup").join(group).join("cpu.max"))
-                    .and_then(|t| max_v2(&t))
+                read(root.join("sys/fs/cgroup").join(group).join("cpu.max")).and_then(|t| max_v2(&t))
             } else if controllers.split(',').any(|c| c == "cpu") {
                 let base = root.join("sys/fs/cgroup/cpu").join(group);
                 read(base.join("cpu.cfs_quota_us"))
@@ -59,8 +55,7 @@ fn count_list(list: &str) -> usize {
         .split(',')
         .filter_map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let (first, last) =
-                (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
+            let (first, last) = (first.trim().parse::<usize>().ok()?, last.trim().parse::<usize>().ok()?);
             Some(last.checked_sub(first)?.saturating_add(1))
         })
         .fold(0, usize::saturating_add)
@@ -94,29 +89,21 @@ mod tests {
         quota_below(root.path())
     }
 
-    const SIXTEEN: (&str, &str) =
-        ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-11,16-19\n");
+    const SIXTEEN: (&str, &str) = ("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-11,16-19\n");
 
     #[test]
     fn without_a_quota_the_affinity_decides() {
         assert_eq!(quota_with(&[SIXTEEN]), 16);
         assert_eq!(
-            quota_with(&[
-                SIXTEEN,
-                ("proc/self/cgroup", "0::/\n"),
-                ("sys/fs/cgroup/cpu.max", "max 100000\n")
-            ]),
+            quota_with(&[SIXTEEN, ("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/cpu.max", "max 100000\n")]),
             16
         );
     }
 
     #[test]
     fn a_fraction_of_a_version_2_quota_counts_as_a_whole_processor() {
-        let files = [
-            SIXTEEN,
-            ("proc/self/cgroup", "0::/a/b\n"),
-            ("sys/fs/cgroup/a/b/cpu.max", "150000 100000\n"),
-        ];
+        let files =
+            [SIXTEEN, ("proc/self/cgroup", "0::/a/b\n"), ("sys/fs/cgroup/a/b/cpu.max", "150000 100000\n")];
         assert_eq!(quota_with(&files), 2);
     }
 
@@ -136,18 +123,10 @@ mod tests {
         let group = ("proc/self/cgroup", "4:memory:/x\n1:cpu,cpuacct:/\n");
         let period = ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
         assert_eq!(
-            quota_with(&[
-                SIXTEEN,
-                group,
-                period,
-                ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "250000\n")
-            ]),
+            quota_with(&[SIXTEEN, group, period, ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "250000\n")]),
             3
         );
-        assert_eq!(
-            quota_with(&[SIXTEEN, group, period, ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")]),
-            16
-        );
+        assert_eq!(quota_with(&[SIXTEEN, group, period, ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n")]), 16);
     }
 
     #[test]

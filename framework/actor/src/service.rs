@@ -87,9 +87,7 @@ impl<S: Service> Typed<S> {
                 ),
             )
             .retry_after_ms(RETRY_AFTER_FULL_MS),
-            Refused::Closed(_) => {
-                Status::unavailable(format!("the actor of {} has stopped", S::NAME))
-            }
+            Refused::Closed(_) => Status::unavailable(format!("the actor of {} has stopped", S::NAME)),
         }
         .executed(Executed::No)
         .stage(Stage::Admission);
@@ -116,11 +114,8 @@ impl<S: Service> Dispatch for Typed<S> {
                 MethodKind::OneWay => ("one-way", "a request that expects an answer"),
                 MethodKind::Unary => ("unary", "a notification"),
             };
-            let status = Status::invalid(format!(
-                "{}/{} is {is}, but the peer sent {sent}",
-                S::NAME,
-                spec.name
-            ));
+            let status =
+                Status::invalid(format!("{}/{} is {is}, but the peer sent {sent}", S::NAME, spec.name));
             return refuse(status, reply);
         }
         match S::decode(method, params, meta, reply) {

@@ -15,10 +15,10 @@ use afflux_wire::{Code, Status};
 /// assert_eq!(afflux_actor::system(|| async { 1 + 1 }).unwrap(), 2);
 /// ```
 pub fn system<F: Future>(main: impl FnOnce() -> F) -> Result<F::Output, Status> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-            Status::new(Code::ResourceExhausted, format!("no runtime can be made: {error}"))
-        })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Status::new(Code::ResourceExhausted, format!("no runtime can be made: {error}")))?;
     Ok(run(runtime, main))
 }
 

@@ -46,12 +46,8 @@ impl Threads {
             }
         }
         let here = here()?;
-        let mut threads = Self {
-            arbiters: Vec::new(),
-            slots: Vec::new(),
-            io: Vec::new(),
-            next_io: AtomicUsize::new(0),
-        };
+        let mut threads =
+            Self { arbiters: Vec::new(), slots: Vec::new(), io: Vec::new(), next_io: AtomicUsize::new(0) };
         let slots = if slots == 0 { cpu_quota().min(THREADS_MAX) } else { slots };
         for _ in 0..slots {
             let place = threads.thread()?;
@@ -156,9 +152,7 @@ impl Threads {
 
 fn here() -> Result<Place, Status> {
     Place::current().ok_or_else(|| {
-        Status::precondition(
-            "threads are started inside `afflux_actor::system`, and this is outside",
-        )
+        Status::precondition("threads are started inside `afflux_actor::system`, and this is outside")
     })
 }
 

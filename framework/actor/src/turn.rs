@@ -39,11 +39,7 @@ enum Next {
 }
 
 /// Messages and work, until this state ends.
-pub(crate) async fn serve<A: Actor>(
-    seat: &mut Seat<A::Mail>,
-    state: &mut A,
-    cx: &mut Cx,
-) -> StopReason {
+pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx: &mut Cx) -> StopReason {
     let mut share = Share::default();
     let mut now = clock::now();
     loop {
@@ -68,10 +64,7 @@ pub(crate) async fn serve<A: Actor>(
         share.messages += 1;
         seat.mailbox.started();
         if let Some(admitted_at) = entry.admitted_at {
-            seat.mailbox
-                .kind()
-                .wait
-                .observe(now.saturating_duration_since(admitted_at).as_secs_f64());
+            seat.mailbox.kind().wait.observe(now.saturating_duration_since(admitted_at).as_secs_f64());
         }
         if gave_up(&entry.mail, now) {
             seat.mailbox.reject_unrun(entry.mail, Stage::Queued);
@@ -217,11 +210,7 @@ mod tests {
             Ok(())
         }
 
-        fn poll_work(
-            &mut self,
-            cx: &mut Cx,
-            task: &mut Context<'_>,
-        ) -> Poll<Result<(), StopReason>> {
+        fn poll_work(&mut self, cx: &mut Cx, task: &mut Context<'_>) -> Poll<Result<(), StopReason>> {
             let mut job = self.job.lock();
             job.sees_a_deadline |= cx.meta().deadline.is_some();
             assert!(!job.panics, "a bad batch");
@@ -258,10 +247,8 @@ mod tests {
 
         fn ticks(&self, n: usize) {
             for _ in 0..n {
-                let meta = CallMeta {
-                    deadline: Some(clock::now() + Duration::from_secs(9)),
-                    ..CallMeta::default()
-                };
+                let meta =
+                    CallMeta { deadline: Some(clock::now() + Duration::from_secs(9)), ..CallMeta::default() };
                 assert!(self.handle.address().try_send(Tick(meta)).is_ok());
             }
         }
@@ -327,8 +314,7 @@ mod tests {
     #[test]
     fn work_ends_its_actor_with_its_own_reason() {
         paused(|| async {
-            let bench =
-                Bench::new(Job { batches: 1, ends: Some(StopReason::Finished), ..Job::default() });
+            let bench = Bench::new(Job { batches: 1, ends: Some(StopReason::Finished), ..Job::default() });
             assert_eq!(bench.handle.watch().await, StopReason::Finished);
             assert_eq!(bench.read().await, "w1");
         });

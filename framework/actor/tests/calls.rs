@@ -17,8 +17,7 @@ use ping::{Answers, Echo, Echoer, PingCall, Touch, UNLUCKY, Wait, client, unexec
 
 fn echoer(options: Options) -> (ActorHandle<PingCall>, ServiceEntry) {
     let spec = Spec::new(ActorPath::new("test.ping"), ActorMetrics::unregistered());
-    let actor =
-        Place::current().unwrap().spawn_with_options(spec, options, || Ok(Echoer::default()));
+    let actor = Place::current().unwrap().spawn_with_options(spec, options, || Ok(Echoer::default()));
     let entry = Echoer::services(actor.address()).remove(0);
     (actor, entry)
 }
@@ -161,8 +160,7 @@ fn a_local_caller_gives_up_at_its_deadline() {
         let (_actor, entry) = echoer(small(2));
         let ping = client(&entry);
         let before = afflux_actor::clock::now();
-        let error =
-            ping.call(Wait { ms: 60_000 }).deadline(Duration::from_secs(1)).await.unwrap_err();
+        let error = ping.call(Wait { ms: 60_000 }).deadline(Duration::from_secs(1)).await.unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded);
         assert_eq!(afflux_actor::clock::now() - before, Duration::from_secs(1));
     });

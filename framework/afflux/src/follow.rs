@@ -1,5 +1,6 @@
 //! Following a job from its start to its end, on the terminal.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub(crate) fn request(
     JobRequest { pipeline: pipeline.to_owned(), settings, replay, restore: None }
 }
 
-/// Shows a job until it ends or this process is asked to stop.
+/// Shows a job until it ends or this process is asked to stop; `latest` is what was last heard of it.
 ///
 /// # Errors
 /// A coordinator that no longer answers.
@@ -58,6 +59,7 @@ pub(crate) async fn follow(
     started: JobInfo,
     show: &mut Show,
     signals: &mut Signals,
+    latest: &RefCell<JobInfo>,
 ) -> Result<Followed> {
     let start = Instant::now();
     let mut heard = start;
@@ -79,6 +81,7 @@ pub(crate) async fn follow(
         match jobs.show(job.id.clone()).deadline(Duration::from_secs(2)).await {
             Ok(now) => {
                 heard = Instant::now();
+                latest.replace(now.clone());
                 job = now;
             }
             Err(error) if heard.elapsed() < SILENCE_MAX && is_passing(&error) => {
@@ -126,8 +129,9 @@ pub(crate) fn summary(job: &JobInfo) -> Summary {
         records_in: job.progress.records_in,
         records_out: job.progress.records_out,
         late: job.progress.late,
+        skipped: job.progress.skipped,
         wall_s: job.wall_s,
-        cpu_s: job.cpu_s,
+        cpu_s: (job.cpu_s * 1e3).round() / 1e3,
         output: job.output.clone(),
     }
 }

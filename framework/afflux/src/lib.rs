@@ -74,6 +74,12 @@ pub mod macros {
     pub use afflux_macros::{Actor, Event, Key, RpcError, Service};
 }
 
+/// Sources and sinks of the outside world.
+#[cfg(feature = "node")]
+pub mod connectors {
+    pub use afflux_connectors::*;
+}
+
 /// What a service promises and how it is called; all that is here without the feature `node`.
 pub mod contract {
     pub use afflux_wire::contract::*;

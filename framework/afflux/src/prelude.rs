@@ -11,7 +11,9 @@ pub use crate::actor::{Actor, Serves};
 pub use crate::contract::{Call, CallError, Code, Cx, Fault, NoError, RpcError, Service, Status};
 #[cfg(feature = "node")]
 pub use crate::stream::{
-    Aggregate, BoundedOutOfOrder, Event, Flow, Key, Late, Timestamp, Tumbling, hours, millis_of, minutes,
-    secs,
+    Aggregate, BoundedOutOfOrder, Event, Flow, Global, Key, Late, Timestamp, Tumbling, Window, fold,
+    generate, hours, millis_of, minutes, secs,
 };
+#[cfg(feature = "node")]
+pub use crate::{App, connectors::Csv};
 pub use crate::{Error, Result};

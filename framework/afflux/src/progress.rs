@@ -35,6 +35,8 @@ pub struct JobProgress {
     pub records_out: u64,
     /// Records that came too late for their window.
     pub late: u64,
+    /// Inputs that were skipped because they could not be read.
+    pub skipped: u64,
     /// The lowest watermark of the sinks, milliseconds since 1970.
     pub watermark_ms: Option<i64>,
     /// The operators, sources first.
@@ -74,6 +76,9 @@ pub struct Summary {
     pub records_out: u64,
     /// Records that came too late.
     pub late: u64,
+    /// Inputs that were skipped because they could not be read; told to people only.
+    #[serde(skip)]
+    pub skipped: u64,
     /// Seconds from running to finished.
     pub wall_s: f64,
     /// Processor seconds of all nodes in that time, user and system.
@@ -98,7 +103,11 @@ impl Summary {
         if !self.output.is_empty() {
             let _ = write!(text, " to {}", self.output);
         }
-        let _ = write!(text, "\n  late   {} records\n  cpu    {}", thousands(self.late), seconds(self.cpu_s));
+        let _ = write!(text, "\n  late   {} records", thousands(self.late));
+        if self.skipped > 0 {
+            let _ = write!(text, "\n  skip   {} inputs that could not be read", thousands(self.skipped));
+        }
+        let _ = write!(text, "\n  cpu    {}", seconds(self.cpu_s));
         text
     }
 }
@@ -398,6 +407,7 @@ mod tests {
             records_in: 336_776,
             records_out: 42,
             late: 0,
+            skipped: 0,
             wall_s: 0.5,
             cpu_s: 0.75,
             output: "out/hourly.csv".into(),

@@ -281,7 +281,7 @@ fn a_killed_node_fails_the_job_within_two_seconds_and_is_named_with_its_tasks() 
     let (code, rest) = dev.end();
     let said = format!("{said}\n{rest}");
     assert_eq!(code, Some(1), "{said}");
-    for part in ["endless failed", "node-2", "killed by signal 9", "endless/evens/1", "was running there"] {
+    for part in ["endless failed", "node-2", "killed by signal 9", "endless/evens/1", "it was running"] {
         assert!(said.contains(part), "`{part}` is missing: {said}");
     }
     all_end(&pids);

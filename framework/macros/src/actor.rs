@@ -23,11 +23,7 @@ const RESTARTS_MAX: u64 = 1_000_000;
 
 impl Settings {
     fn read(input: &DeriveInput) -> syn::Result<Self> {
-        let mut settings = Self {
-            krate: args::default_crate(),
-            serves: Vec::new(),
-            changes: Vec::new(),
-        };
+        let mut settings = Self { krate: args::default_crate(), serves: Vec::new(), changes: Vec::new() };
         let mut overflow = None;
         let mut restart: Vec<(String, TokenStream)> = Vec::new();
         const KNOWN: &[&str] = &["serves", "mailbox", "overflow", "restart", "crate"];
@@ -36,31 +32,25 @@ impl Settings {
                 "serves" => {
                     let list;
                     if !meta.input.peek(syn::token::Paren) {
-                        return Err(meta.error(
-                            "`serves` wants the contracts in parentheses: `serves(Orders, Admin)`",
-                        ));
+                        return Err(meta
+                            .error("`serves` wants the contracts in parentheses: `serves(Orders, Admin)`"));
                     }
                     syn::parenthesized!(list in meta.input);
                     let span = list.span();
-                    let paths = Punctuated::<Path, Token![,]>::parse_terminated_with(
-                        &list,
-                        Path::parse_mod_style,
-                    )
-                    .map_err(|_| {
-                        syn::Error::new(
-                            span,
-                            "`serves` wants the names of contracts: `serves(Orders, Admin)`",
-                        )
-                    })?;
+                    let paths =
+                        Punctuated::<Path, Token![,]>::parse_terminated_with(&list, Path::parse_mod_style)
+                            .map_err(|_| {
+                                syn::Error::new(
+                                    span,
+                                    "`serves` wants the names of contracts: `serves(Orders, Admin)`",
+                                )
+                            })?;
                     settings.serves = paths.into_iter().collect();
                 }
                 "mailbox" => {
-                    let messages =
-                        args::number(meta, option, "messages", 1024, 1..=MAILBOX_MESSAGES_MAX)?;
+                    let messages = args::number(meta, option, "messages", 1024, 1..=MAILBOX_MESSAGES_MAX)?;
                     let messages = proc_macro2::Literal::u64_unsuffixed(messages);
-                    settings
-                        .changes
-                        .push(quote!(options.mailbox_messages_max = #messages;));
+                    settings.changes.push(quote!(options.mailbox_messages_max = #messages;));
                 }
                 "overflow" => overflow = Some(args::word(meta, option, &["reject", "wait"])?),
                 "restart" => {
@@ -90,25 +80,13 @@ impl Settings {
             quote!(#krate::actor)
         };
         if let Some(word) = overflow {
-            let overflow = if word == "wait" {
-                quote!(Wait)
-            } else {
-                quote!(Reject)
-            };
-            settings
-                .changes
-                .push(quote!(options.overflow = #actor::Overflow::#overflow;));
+            let overflow = if word == "wait" { quote!(Wait) } else { quote!(Reject) };
+            settings.changes.push(quote!(options.overflow = #actor::Overflow::#overflow;));
         }
         for (name, value) in restart {
             let field = format_ident!("{name}");
-            let value = if name == "policy" {
-                quote!(#actor::RestartPolicy::#value)
-            } else {
-                value
-            };
-            settings
-                .changes
-                .push(quote!(options.restart.#field = #value;));
+            let value = if name == "policy" { quote!(#actor::RestartPolicy::#value) } else { value };
+            settings.changes.push(quote!(options.restart.#field = #value;));
         }
         Ok(settings)
     }
@@ -116,13 +94,11 @@ impl Settings {
 
 fn restart_value(name: &str, meta: &syn::meta::ParseNestedMeta<'_>) -> syn::Result<TokenStream> {
     Ok(match name {
-        "policy" => {
-            match args::word(meta, name, &["permanent", "transient", "temporary"])?.as_str() {
-                "transient" => quote!(Transient),
-                "temporary" => quote!(Temporary),
-                _ => quote!(Permanent),
-            }
-        }
+        "policy" => match args::word(meta, name, &["permanent", "transient", "temporary"])?.as_str() {
+            "transient" => quote!(Transient),
+            "temporary" => quote!(Temporary),
+            _ => quote!(Permanent),
+        },
         "max" => {
             let max = proc_macro2::Literal::u64_unsuffixed(args::number(
                 meta,
@@ -135,8 +111,7 @@ fn restart_value(name: &str, meta: &syn::meta::ParseNestedMeta<'_>) -> syn::Resu
         }
         _ => {
             let example = if name == "within" { "30s" } else { "100ms" };
-            let ms =
-                u64::try_from(args::duration(meta, name, example)?.as_millis()).unwrap_or(u64::MAX);
+            let ms = u64::try_from(args::duration(meta, name, example)?.as_millis()).unwrap_or(u64::MAX);
             quote!(::core::time::Duration::from_millis(#ms))
         }
     })
@@ -153,10 +128,7 @@ fn variants(serves: &[Path]) -> syn::Result<Vec<Ident>> {
         if names.contains(&last.ident) {
             errors.at(
                 path,
-                format!(
-                    "`{}` is served twice: leave one, or import one under another name",
-                    last.ident
-                ),
+                format!("`{}` is served twice: leave one, or import one under another name", last.ident),
             );
         }
         names.push(last.ident.clone());
@@ -167,16 +139,9 @@ fn variants(serves: &[Path]) -> syn::Result<Vec<Ident>> {
 
 pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     if let Data::Union(data) = &input.data {
-        return Err(syn::Error::new_spanned(
-            data.union_token,
-            "an actor is a struct or an enum",
-        ));
+        return Err(syn::Error::new_spanned(data.union_token, "an actor is a struct or an enum"));
     }
-    let Settings {
-        krate,
-        serves,
-        changes,
-    } = Settings::read(&input)?;
+    let Settings { krate, serves, changes } = Settings::read(&input)?;
     let (vis, ident) = (&input.vis, &input.ident);
     if serves.is_empty() {
         return Err(syn::Error::new_spanned(
@@ -189,10 +154,8 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let mail = format_ident!("{ident}Mail");
     let kind = ident.to_string();
     let doc = format!("The mail of [`{ident}`]: the calls of every contract it serves.");
-    let calls: Vec<_> = serves
-        .iter()
-        .map(|path| quote_spanned!(path.span()=> <#path as #contract::Service>::Call))
-        .collect();
+    let calls: Vec<_> =
+        serves.iter().map(|path| quote_spanned!(path.span()=> <#path as #contract::Service>::Call)).collect();
     let docs = variants.iter().map(|name| format!("A call of `{name}`."));
     // The span of the contract's name: there the compiler shows a handler that is missing.
     let dispatch = serves.iter().zip(&variants).map(|(path, name)| {
@@ -306,31 +269,17 @@ mod tests {
 
     #[test]
     fn an_actor_without_options_keeps_the_defaults_of_the_runtime() {
-        let text = expand(syn::parse_quote! { #[actor(serves(Orders))] struct Desk; })
-            .unwrap()
-            .to_string();
+        let text = expand(syn::parse_quote! { #[actor(serves(Orders))] struct Desk; }).unwrap().to_string();
         assert!(!text.contains("fn options"), "{text}");
     }
 
     #[test]
     fn wrong_options_name_the_value_and_the_cure() {
         for (input, part) in [
-            (
-                syn::parse_quote! { struct D; },
-                "add `#[actor(serves(Orders))]`",
-            ),
-            (
-                syn::parse_quote! { #[actor(serves = Orders)] struct D; },
-                "`serves(Orders, Admin)`",
-            ),
-            (
-                syn::parse_quote! { #[actor(serves("Orders"))] struct D; },
-                "wants the names of contracts",
-            ),
-            (
-                syn::parse_quote! { #[actor(serves(A, b::A))] struct D; },
-                "`A` is served twice",
-            ),
+            (syn::parse_quote! { struct D; }, "add `#[actor(serves(Orders))]`"),
+            (syn::parse_quote! { #[actor(serves = Orders)] struct D; }, "`serves(Orders, Admin)`"),
+            (syn::parse_quote! { #[actor(serves("Orders"))] struct D; }, "wants the names of contracts"),
+            (syn::parse_quote! { #[actor(serves(A, b::A))] struct D; }, "`A` is served twice"),
             (
                 syn::parse_quote! { #[actor(serves(A), mailbox = "9")] struct D; },
                 "`mailbox` wants a number of messages such as 1024, got `\"9\"`",
@@ -351,10 +300,7 @@ mod tests {
                 syn::parse_quote! { #[actor(serves(A), restart(within = "3"))] struct D; },
                 "`within` wants text such as \"30s\", got \"3\"",
             ),
-            (
-                syn::parse_quote! { #[actor] struct D; },
-                "wants its options in parentheses",
-            ),
+            (syn::parse_quote! { #[actor] struct D; }, "wants its options in parentheses"),
         ] {
             let text = error_of(input);
             assert!(text.contains(part), "{part} is missing in:\n{text}");

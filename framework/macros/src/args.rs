@@ -45,10 +45,7 @@ pub(crate) fn option(
 ) -> syn::Result<()> {
     let name = text_of(&meta.path);
     if !known.contains(&name.as_str()) {
-        return Err(meta.error(format!(
-            "`{group}` has no option `{name}`: {}",
-            suggestion(&name, known)
-        )));
+        return Err(meta.error(format!("`{group}` has no option `{name}`: {}", suggestion(&name, known))));
     }
     if seen.contains(&name) {
         return Err(meta.error(format!("`{name}` is given twice: leave one")));
@@ -73,17 +70,9 @@ pub(crate) fn text_of(tokens: impl ToTokens) -> String {
 pub(crate) fn doc_of(attrs: &[Attribute]) -> String {
     let lines = attrs.iter().filter_map(|attr| match &attr.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
-            Expr::Lit(ExprLit {
-                lit: Lit::Str(text),
-                ..
-            }) => {
+            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
                 let text = text.value();
-                Some(
-                    text.strip_prefix(' ')
-                        .unwrap_or(&text)
-                        .trim_end()
-                        .to_owned(),
-                )
+                Some(text.strip_prefix(' ').unwrap_or(&text).trim_end().to_owned())
             }
             _ => None,
         },
@@ -92,24 +81,14 @@ pub(crate) fn doc_of(attrs: &[Attribute]) -> String {
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 
-fn value<'a, T: Parse>(
-    meta: &ParseNestedMeta<'a>,
-    name: &str,
-    wants: &str,
-    example: &str,
-) -> syn::Result<T> {
+fn value<'a, T: Parse>(meta: &ParseNestedMeta<'a>, name: &str, wants: &str, example: &str) -> syn::Result<T> {
     if !meta.input.peek(Token![=]) {
-        return Err(meta.error(format!(
-            "`{name}` wants {wants}: write `{name} = {example}`"
-        )));
+        return Err(meta.error(format!("`{name}` wants {wants}: write `{name} = {example}`")));
     }
     let input = meta.value()?;
     let span = input.span();
     input.parse().map_err(|_: syn::Error| {
-        syn::Error::new(
-            span,
-            format!("`{name}` wants {wants}: write `{name} = {example}`"),
-        )
+        syn::Error::new(span, format!("`{name}` wants {wants}: write `{name} = {example}`"))
     })
 }
 
@@ -142,10 +121,7 @@ pub(crate) fn text(meta: &ParseNestedMeta<'_>, name: &str, example: &str) -> syn
         Some(Lit::Str(text)) => Ok(text),
         _ => Err(syn::Error::new_spanned(
             &expr,
-            format!(
-                "`{name}` wants text such as {example:?}, got `{}`",
-                text_of(&expr)
-            ),
+            format!("`{name}` wants text such as {example:?}, got `{}`", text_of(&expr)),
         )),
     }
 }
@@ -157,10 +133,7 @@ pub(crate) fn word(meta: &ParseNestedMeta<'_>, name: &str, known: &[&str]) -> sy
     if known.contains(&word.as_str()) {
         return Ok(word);
     }
-    Err(syn::Error::new_spanned(
-        &text,
-        format!("`{name}` is never {word:?}: {}", suggestion(&word, known)),
-    ))
+    Err(syn::Error::new_spanned(&text, format!("`{name}` is never {word:?}: {}", suggestion(&word, known))))
 }
 
 /// An option whose value is a whole number from `min` to `max`, in some unit.
@@ -178,32 +151,20 @@ pub(crate) fn number(
         _ => {
             return Err(syn::Error::new_spanned(
                 &expr,
-                format!(
-                    "`{name}` wants {wants} such as {example}, got `{}`",
-                    text_of(&expr)
-                ),
+                format!("`{name}` wants {wants} such as {example}, got `{}`", text_of(&expr)),
             ));
         }
     };
     number.filter(|n| range.contains(n)).ok_or_else(|| {
         syn::Error::new_spanned(
             &expr,
-            format!(
-                "`{name}` is from {} to {} {unit}, got `{}`",
-                range.start(),
-                range.end(),
-                text_of(&expr)
-            ),
+            format!("`{name}` is from {} to {} {unit}, got `{}`", range.start(), range.end(), text_of(&expr)),
         )
     })
 }
 
 /// An option whose value is a length of time above zero, as text.
-pub(crate) fn duration(
-    meta: &ParseNestedMeta<'_>,
-    name: &str,
-    example: &str,
-) -> syn::Result<Duration> {
+pub(crate) fn duration(meta: &ParseNestedMeta<'_>, name: &str, example: &str) -> syn::Result<Duration> {
     let text = text(meta, name, example)?;
     parse_duration(&text.value()).ok_or_else(|| {
         syn::Error::new_spanned(
@@ -229,9 +190,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     let ms = text[..digits].parse::<u64>().ok()?.checked_mul(unit_ms)?;
-    (1..=DURATION_MS_MAX)
-        .contains(&ms)
-        .then(|| Duration::from_millis(ms))
+    (1..=DURATION_MS_MAX).contains(&ms).then(|| Duration::from_millis(ms))
 }
 
 /// An option whose value is a type.
@@ -260,10 +219,7 @@ pub(crate) fn crate_path(meta: &ParseNestedMeta<'_>) -> syn::Result<Path> {
     text.parse_with(Path::parse_mod_style).map_err(|_| {
         syn::Error::new_spanned(
             &text,
-            format!(
-                "`crate` wants a path such as \"::afflux\", got {:?}",
-                text.value()
-            ),
+            format!("`crate` wants a path such as \"::afflux\", got {:?}", text.value()),
         )
     })
 }
@@ -284,18 +240,9 @@ mod tests {
         assert_eq!(parse_duration("2s"), Some(Duration::from_secs(2)));
         assert_eq!(parse_duration("250 ms"), Some(Duration::from_millis(250)));
         assert_eq!(parse_duration("1d"), Some(Duration::from_secs(86_400)));
-        for wrong in [
-            "",
-            "2",
-            "s",
-            "0s",
-            "-1s",
-            "1.5s",
-            "2 seconds",
-            "99999999999999999999s",
-            "99999999d",
-            "٣s",
-        ] {
+        for wrong in
+            ["", "2", "s", "0s", "-1s", "1.5s", "2 seconds", "99999999999999999999s", "99999999d", "٣s"]
+        {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
         }
     }

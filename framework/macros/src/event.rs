@@ -19,17 +19,12 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let arms: Vec<TokenStream> = match &input.data {
         Data::Struct(data) => {
             let field = errors.take(time_field(ident, &data.fields));
-            field
-                .map(|field| arm(quote!(Self), field))
-                .into_iter()
-                .collect()
+            field.map(|field| arm(quote!(Self), field)).into_iter().collect()
         }
         Data::Enum(data) => {
             let fields = data.variants.iter().filter_map(|variant| {
                 let name = &variant.ident;
-                errors
-                    .take(time_field(name, &variant.fields))
-                    .map(|field| arm(quote!(Self::#name), field))
+                errors.take(time_field(name, &variant.fields)).map(|field| arm(quote!(Self::#name), field))
             });
             fields.collect()
         }
@@ -39,11 +34,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         }
     };
     errors.finish()?;
-    let subject = if arms.is_empty() {
-        quote!(*self)
-    } else {
-        quote!(self)
-    };
+    let subject = if arms.is_empty() { quote!(*self) } else { quote!(self) };
     let (generics, types, bounds) = input.generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
@@ -133,11 +124,9 @@ fn wrong_type(ty: &Type) -> Option<&'static str> {
             "every record has a time; give those without one a time, or drop them, before the source yields them",
         ),
         "String" => Some("parse it where the record is made"),
-        "i64" | "u64" | "i32" | "u32" | "i128" | "u128" | "usize" | "isize" | "f64" | "f32" => {
-            Some(
-                "a number does not say its unit; a `Timestamp` is read and written as milliseconds since 1970",
-            )
-        }
+        "i64" | "u64" | "i32" | "u32" | "i128" | "u128" | "usize" | "isize" | "f64" | "f32" => Some(
+            "a number does not say its unit; a `Timestamp` is read and written as milliseconds since 1970",
+        ),
         "SystemTime" | "Instant" | "DateTime" | "Zoned" => {
             Some("turn it into a `Timestamp` where the record is made")
         }
@@ -164,9 +153,8 @@ mod tests {
             .unwrap()
             .to_string();
         assert!(text.contains("Self { at : time , .. } => * time"), "{text}");
-        let text = expand(syn::parse_quote! { struct F<T>(T, #[event(time)] Timestamp); })
-            .unwrap()
-            .to_string();
+        let text =
+            expand(syn::parse_quote! { struct F<T>(T, #[event(time)] Timestamp); }).unwrap().to_string();
         assert!(text.contains("Self { 1 : time , .. } => * time"), "{text}");
     }
 
@@ -175,10 +163,7 @@ mod tests {
         let text = error_of(syn::parse_quote! { struct F { a: u8, at: Timestamp } });
         assert!(text.contains("put `#[event(time)]` above `at`"), "{text}");
         let text = error_of(syn::parse_quote! { struct F { a: u8 } });
-        assert!(
-            text.contains("add a field `#[event(time)] at: Timestamp`"),
-            "{text}"
-        );
+        assert!(text.contains("add a field `#[event(time)] at: Timestamp`"), "{text}");
     }
 
     #[test]
@@ -188,10 +173,7 @@ mod tests {
         );
         assert!(text.contains("two event times, `a` and `b`"), "{text}");
         let text = error_of(syn::parse_quote! { struct F { #[event(time)] a: Option<Timestamp> } });
-        assert!(
-            text.contains("is a `Timestamp`, not `Option<Timestamp>`"),
-            "{text}"
-        );
+        assert!(text.contains("is a `Timestamp`, not `Option<Timestamp>`"), "{text}");
         let text = error_of(syn::parse_quote! { struct F { #[event(tiem)] a: Timestamp } });
         assert!(text.contains("did you mean `time`?"), "{text}");
     }

@@ -21,13 +21,7 @@ pub(crate) fn expand(mut input: DeriveInput) -> syn::Result<TokenStream> {
         Data::Enum(data) => {
             let each = data.variants.iter().zip(0_u32..).map(|(variant, index)| {
                 let name = &variant.ident;
-                arm(
-                    quote!(Self::#name),
-                    &variant.fields,
-                    Some(index),
-                    &key,
-                    &mut errors,
-                )
+                arm(quote!(Self::#name), &variant.fields, Some(index), &key, &mut errors)
             });
             each.collect()
         }
@@ -37,24 +31,12 @@ pub(crate) fn expand(mut input: DeriveInput) -> syn::Result<TokenStream> {
         }
     };
     errors.finish()?;
-    let parameters: Vec<_> = input
-        .generics
-        .type_params()
-        .map(|p| p.ident.clone())
-        .collect();
+    let parameters: Vec<_> = input.generics.type_params().map(|p| p.ident.clone()).collect();
     for parameter in parameters {
-        input
-            .generics
-            .make_where_clause()
-            .predicates
-            .push(parse_quote!(#parameter: #key));
+        input.generics.make_where_clause().predicates.push(parse_quote!(#parameter: #key));
     }
     let ident = &input.ident;
-    let subject = if arms.is_empty() {
-        quote!(*self)
-    } else {
-        quote!(self)
-    };
+    let subject = if arms.is_empty() { quote!(*self) } else { quote!(self) };
     let (generics, types, bounds) = input.generics.split_for_impl();
     Ok(quote! {
         #[automatically_derived]
@@ -76,19 +58,14 @@ fn arm(
     errors: &mut Errors,
 ) -> TokenStream {
     let members: Vec<_> = fields.members().collect();
-    let names: Vec<_> = (0..members.len())
-        .map(|i| format_ident!("field{i}"))
-        .collect();
+    let names: Vec<_> = (0..members.len()).map(|i| format_ident!("field{i}")).collect();
     let index = index.map(|index| quote!(out.put(&#index.to_le_bytes());));
     let encode = fields.iter().zip(&names).map(|(field, name)| {
         if let Some(cure) = wrong_type(&field.ty) {
             errors.at(&field.ty, cure);
         }
         if let Some(attr) = field.attrs.iter().find(|a| a.path().is_ident("key")) {
-            errors.at(
-                attr,
-                "every field is part of the key: a field of a key has no options",
-            );
+            errors.at(attr, "every field is part of the key: a field of a key has no options");
         }
         let ty = &field.ty;
         quote_spanned!(ty.span()=> <#ty as #key>::encode_key(#name, out);)
@@ -101,9 +78,9 @@ fn arm(
 fn wrong_type(ty: &Type) -> Option<&'static str> {
     let Type::Path(path) = ty else {
         return match ty {
-            Type::Reference(_) => Some(
-                "a key is owned, since it is kept in the state: use `String` or the type itself",
-            ),
+            Type::Reference(_) => {
+                Some("a key is owned, since it is kept in the state: use `String` or the type itself")
+            }
             _ => None,
         };
     };
@@ -114,9 +91,7 @@ fn wrong_type(ty: &Type) -> Option<&'static str> {
         "HashMap" | "HashSet" => Some(
             "a hash map is no key, since its order changes: use a sorted `Vec`, or key by what identifies it",
         ),
-        "usize" | "isize" => {
-            Some("the width of this type depends on the machine: use `u64` or `i64`")
-        }
+        "usize" | "isize" => Some("the width of this type depends on the machine: use `u64` or `i64`"),
         _ => None,
     }
 }
@@ -131,18 +106,10 @@ mod tests {
 
     #[test]
     fn an_enum_writes_its_index_before_its_fields() {
-        let text = expand(syn::parse_quote! { enum K { A, B(u8, String) } })
-            .unwrap()
-            .to_string();
-        assert!(
-            text.contains("Self :: A { } => { out . put (& 0u32 . to_le_bytes ()) ; }"),
-            "{text}"
-        );
+        let text = expand(syn::parse_quote! { enum K { A, B(u8, String) } }).unwrap().to_string();
+        assert!(text.contains("Self :: A { } => { out . put (& 0u32 . to_le_bytes ()) ; }"), "{text}");
         let b = text.split("Self :: B").nth(1).unwrap();
-        let at = |part: &str| {
-            b.find(part)
-                .unwrap_or_else(|| panic!("{part} is missing in {b}"))
-        };
+        let at = |part: &str| b.find(part).unwrap_or_else(|| panic!("{part} is missing in {b}"));
         assert!(
             at("1u32") < at(":: encode_key (field0")
                 && at(":: encode_key (field0") < at(":: encode_key (field1")
@@ -151,13 +118,8 @@ mod tests {
 
     #[test]
     fn a_type_parameter_must_be_a_key() {
-        let text = expand(syn::parse_quote! { struct K<T>(T); })
-            .unwrap()
-            .to_string();
-        assert!(
-            text.contains("where T : :: afflux :: stream :: Key"),
-            "{text}"
-        );
+        let text = expand(syn::parse_quote! { struct K<T>(T); }).unwrap().to_string();
+        assert!(text.contains("where T : :: afflux :: stream :: Key"), "{text}");
     }
 
     #[test]

@@ -27,22 +27,13 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> syn::Result<Tok
     let mut errors = Errors::default();
     let sig = &function.sig;
     if sig.asyncness.is_none() {
-        errors.at(
-            sig.fn_token,
-            "`main` is `async` here: write `async fn main() -> afflux::Result<()>`",
-        );
+        errors.at(sig.fn_token, "`main` is `async` here: write `async fn main() -> afflux::Result<()>`");
     }
     if sig.ident != "main" {
-        errors.at(
-            &sig.ident,
-            format!("`#[afflux::main]` is for `main`, not `{}`", sig.ident),
-        );
+        errors.at(&sig.ident, format!("`#[afflux::main]` is for `main`, not `{}`", sig.ident));
     }
     if !sig.inputs.is_empty() {
-        errors.at(
-            &sig.inputs,
-            "`main` has no parameters: the command line is read by `App::run`",
-        );
+        errors.at(&sig.inputs, "`main` has no parameters: the command line is read by `App::run`");
     }
     if !sig.generics.params.is_empty() {
         errors.at(&sig.generics, "`main` has no type parameters");
@@ -94,14 +85,8 @@ mod tests {
         )
         .unwrap()
         .to_string();
-        assert!(
-            text.starts_with("fn main () -> :: std :: process :: ExitCode"),
-            "{text}"
-        );
-        assert!(
-            text.contains(":: afflux :: __private :: run_main (body ())"),
-            "{text}"
-        );
+        assert!(text.starts_with("fn main () -> :: std :: process :: ExitCode"), "{text}");
+        assert!(text.contains(":: afflux :: __private :: run_main (body ())"), "{text}");
     }
 
     #[test]
@@ -109,11 +94,7 @@ mod tests {
         let text = error_of(quote!(
             fn main(a: u8) {}
         ));
-        for part in [
-            "`main` is `async` here",
-            "no parameters",
-            "says how it ended",
-        ] {
+        for part in ["`main` is `async` here", "no parameters", "says how it ended"] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         assert!(

@@ -47,7 +47,12 @@ pub(crate) fn read(service: &Ident, data: &DataEnum) -> syn::Result<Vec<Method>>
     let mut errors = Errors::default();
     let mut methods: Vec<Method> = Vec::with_capacity(data.variants.len());
     if data.variants.is_empty() {
-        errors.at(service, format!("`{service}` has no methods: each variant of the enum is one, such as `Get {{ id: u64 }}`"));
+        errors.at(
+            service,
+            format!(
+                "`{service}` has no methods: each variant of the enum is one, such as `Get {{ id: u64 }}`"
+            ),
+        );
     }
     for variant in &data.variants {
         let Some(method) = errors.take(method(service, variant)) else {
@@ -75,13 +80,7 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         errors.at(ident, format!("a method `{ident}` would need the name `{service}{ident}`, which the derive writes for something else: rename the method"));
     }
     if let Some((_, value)) = &variant.discriminant {
-        errors.at(
-            value,
-            format!(
-                "a method has no number of its own: remove `= {}`",
-                args::text_of(value)
-            ),
-        );
+        errors.at(value, format!("a method has no number of its own: remove `= {}`", args::text_of(value)));
     }
     let name = method_ident(&snake(&ident.to_string()), ident.span());
     if name.is_none() {
@@ -105,14 +104,7 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         deadline: DEADLINE_DEFAULT,
     };
     let mut returns = None;
-    const KNOWN: &[&str] = &[
-        "returns",
-        "deadline",
-        "idempotent",
-        "oneway",
-        "streams",
-        "accepts",
-    ];
+    const KNOWN: &[&str] = &["returns", "deadline", "idempotent", "oneway", "streams", "accepts"];
     let options = args::read(&variant.attrs, "rpc", KNOWN, |name, meta| {
         match name {
             "returns" => returns = Some(args::ty(meta, name, "Receipt")?),
@@ -153,23 +145,13 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
 fn fields(method: &Ident, fields: &Fields, errors: &mut Errors) -> Vec<Param> {
     match fields {
         Fields::Unit => Vec::new(),
-        Fields::Named(named) => named
-            .named
-            .iter()
-            .filter_map(|field| param(field, errors))
-            .collect(),
+        Fields::Named(named) => named.named.iter().filter_map(|field| param(field, errors)).collect(),
         Fields::Unnamed(unnamed) => {
             let named: Vec<String> = unnamed
                 .unnamed
                 .iter()
                 .enumerate()
-                .map(|(i, field)| {
-                    format!(
-                        "{}: {}",
-                        example_name(&field.ty, i),
-                        args::text_of(&field.ty)
-                    )
-                })
+                .map(|(i, field)| format!("{}: {}", example_name(&field.ty, i), args::text_of(&field.ty)))
                 .collect();
             errors.push(syn::Error::new(
                 unnamed.span(),
@@ -189,11 +171,7 @@ fn example_name(ty: &Type, index: usize) -> String {
         Type::Path(path) => match path.path.segments.last() {
             Some(last) if last.ident.to_string().starts_with(char::is_uppercase) => {
                 let name = snake(&last.ident.to_string());
-                if syn::parse_str::<Ident>(&name).is_ok() {
-                    name
-                } else {
-                    format!("p{index}")
-                }
+                if syn::parse_str::<Ident>(&name).is_ok() { name } else { format!("p{index}") }
             }
             _ => format!("p{index}"),
         },
@@ -204,20 +182,11 @@ fn example_name(ty: &Type, index: usize) -> String {
 fn param(field: &Field, errors: &mut Errors) -> Option<Param> {
     let name = field.ident.clone()?;
     if name == "cx" {
-        errors.at(
-            &name,
-            "`cx` is the context that every handler gets: call the parameter something else",
-        );
+        errors.at(&name, "`cx` is the context that every handler gets: call the parameter something else");
     }
-    if let Some(attr) = field
-        .attrs
-        .iter()
-        .find(|a| a.path().is_ident("rpc") || a.path().is_ident("service"))
+    if let Some(attr) = field.attrs.iter().find(|a| a.path().is_ident("rpc") || a.path().is_ident("service"))
     {
-        errors.at(
-            attr,
-            "a parameter has no options of its own: `#[rpc(…)]` stands above the method",
-        );
+        errors.at(attr, "a parameter has no options of its own: `#[rpc(…)]` stands above the method");
     }
     if let Type::Reference(reference) = &field.ty {
         errors.at(

@@ -49,11 +49,7 @@ pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// " — did you mean `x`? (known: …)", the end of every message about an unknown word.
 pub(crate) fn suggestion(name: &str, known: &[&str]) -> String {
-    let list = known
-        .iter()
-        .map(|k| format!("`{k}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
+    let list = known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
     match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`? Known are {list}"),
         None => format!("known are {list}"),
@@ -88,14 +84,8 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found_over_a_slip_or_another_case() {
-        assert_eq!(
-            nearest("retruns", &["returns", "deadline"]),
-            Some("returns")
-        );
-        assert_eq!(
-            nearest("NOT_FOUND", &["NotFound", "Internal"]),
-            Some("NotFound")
-        );
+        assert_eq!(nearest("retruns", &["returns", "deadline"]), Some("returns"));
+        assert_eq!(nearest("NOT_FOUND", &["NotFound", "Internal"]), Some("NotFound"));
         assert_eq!(nearest("zzz", &["returns", "deadline"]), None);
     }
 }

@@ -43,13 +43,8 @@ impl Verdict {
             match option {
                 "code" => verdict.code = Some(code(args::ident(meta, option, "NotFound")?)?),
                 "retry_after_ms" => {
-                    verdict.retry_after_ms = Some(args::number(
-                        meta,
-                        option,
-                        "milliseconds",
-                        50,
-                        0..=86_400_000,
-                    )?);
+                    verdict.retry_after_ms =
+                        Some(args::number(meta, option, "milliseconds", 50, 0..=86_400_000)?);
                 }
                 _ => verdict.krate = Some(args::crate_path(meta)?),
             }
@@ -64,10 +59,7 @@ fn code(ident: Ident) -> syn::Result<Ident> {
     if CODES.contains(&name.as_str()) {
         return Ok(ident);
     }
-    Err(syn::Error::new_spanned(
-        &ident,
-        format!("there is no code `{name}`: {}", suggestion(&name, CODES)),
-    ))
+    Err(syn::Error::new_spanned(&ident, format!("there is no code `{name}`: {}", suggestion(&name, CODES))))
 }
 
 pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
@@ -89,9 +81,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
             let list = CODES.join(", ");
             errors.at(
                 name,
-                format!(
-                    "`{name}` says no code: add `#[rpc(code = {example})]`; the codes are {list}"
-                ),
+                format!("`{name}` says no code: add `#[rpc(code = {example})]`; the codes are {list}"),
             );
             return;
         };
@@ -107,9 +97,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         Data::Struct(_) => arm(quote!(Self { .. }), ident, Verdict::default(), &mut errors),
         Data::Enum(data) => {
             for variant in &data.variants {
-                if let Some(own) =
-                    errors.take(Verdict::read(&variant.attrs, &["code", "retry_after_ms"]))
-                {
+                if let Some(own) = errors.take(Verdict::read(&variant.attrs, &["code", "retry_after_ms"])) {
                     let name = &variant.ident;
                     arm(quote!(Self::#name { .. }), name, own, &mut errors);
                 }
@@ -119,11 +107,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     }
     errors.finish()?;
     // An enum without variants is matched by value: a reference is never empty.
-    let subject = if codes.is_empty() {
-        quote!(*self)
-    } else {
-        quote!(self)
-    };
+    let subject = if codes.is_empty() { quote!(*self) } else { quote!(self) };
     Ok(quote! {
         #[automatically_derived]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
@@ -177,31 +161,21 @@ mod tests {
 
     #[test]
     fn a_wrong_hint_says_what_it_wants() {
-        let text = error_of(
-            syn::parse_quote! { #[rpc(code = Aborted)] enum E { #[rpc(retry_after_ms = "50")] A } },
-        );
+        let text =
+            error_of(syn::parse_quote! { #[rpc(code = Aborted)] enum E { #[rpc(retry_after_ms = "50")] A } });
         assert!(
-            text.contains(
-                "`retry_after_ms` wants a number of milliseconds such as 50, got `\"50\"`"
-            ),
+            text.contains("`retry_after_ms` wants a number of milliseconds such as 50, got `\"50\"`"),
             "{text}"
         );
     }
 
     #[test]
     fn a_code_on_the_type_holds_for_all_variants() {
-        let text = expand(
-            syn::parse_quote! { #[rpc(code = Aborted)] enum E { A, #[rpc(code = Internal)] B } },
-        )
-        .unwrap()
-        .to_string();
-        assert!(
-            text.contains("Self :: A { .. } => :: afflux :: contract :: Code :: Aborted"),
-            "{text}"
-        );
-        assert!(
-            text.contains("Self :: B { .. } => :: afflux :: contract :: Code :: Internal"),
-            "{text}"
-        );
+        let text =
+            expand(syn::parse_quote! { #[rpc(code = Aborted)] enum E { A, #[rpc(code = Internal)] B } })
+                .unwrap()
+                .to_string();
+        assert!(text.contains("Self :: A { .. } => :: afflux :: contract :: Code :: Aborted"), "{text}");
+        assert!(text.contains("Self :: B { .. } => :: afflux :: contract :: Code :: Internal"), "{text}");
     }
 }

@@ -67,27 +67,19 @@ impl Contract {
         let mut version = None;
         let mut error: Option<Type> = None;
         let mut krate: Path = args::default_crate();
-        args::read(
-            &input.attrs,
-            "service",
-            &["name", "version", "error", "crate"],
-            |option, meta| {
-                match option {
-                    "name" => name = Some(args::text(meta, option, "shop.orders")?),
-                    "version" => version = Some(args::text(meta, option, "1.0")?),
-                    "error" => error = Some(args::ty(meta, option, "OrderError")?),
-                    _ => krate = args::crate_path(meta)?,
-                }
-                Ok(())
-            },
-        )?;
+        args::read(&input.attrs, "service", &["name", "version", "error", "crate"], |option, meta| {
+            match option {
+                "name" => name = Some(args::text(meta, option, "shop.orders")?),
+                "version" => version = Some(args::text(meta, option, "1.0")?),
+                "error" => error = Some(args::ty(meta, option, "OrderError")?),
+                _ => krate = args::crate_path(meta)?,
+            }
+            Ok(())
+        })?;
         let name = service_name(&input.ident, name)?;
         let version = match version {
             Some(text) if text.value().trim().is_empty() => {
-                return Err(syn::Error::new_spanned(
-                    text,
-                    "`version` is empty: write such as \"1.0\"",
-                ));
+                return Err(syn::Error::new_spanned(text, "`version` is empty: write such as \"1.0\""));
             }
             Some(text) => text.value(),
             None => "1.0".to_owned(),
@@ -113,16 +105,7 @@ impl Contract {
 
     /// One type a method: its parameters.
     fn params(&self) -> TokenStream {
-        let Self {
-            vis,
-            ident,
-            contract,
-            private,
-            error,
-            call,
-            body,
-            ..
-        } = self;
+        let Self { vis, ident, contract, private, error, call, body, .. } = self;
         let quiet = quiet();
         let serde = format!("{private}::serde").replace(' ', "");
         let schemars = format!("{private}::schemars").replace(' ', "");
@@ -171,20 +154,10 @@ impl Contract {
 
     /// What lies in a mailbox, and how it reaches the handler.
     fn call(&self) -> TokenStream {
-        let Self {
-            vis,
-            contract,
-            error,
-            call,
-            body,
-            handler,
-            ..
-        } = self;
+        let Self { vis, contract, error, call, body, handler, .. } = self;
         let quiet = quiet();
-        let doc = format!(
-            "One call of `{}` with the obligation to answer it, as it lies in a mailbox.",
-            self.name
-        );
+        let doc =
+            format!("One call of `{}` with the obligation to answer it, as it lies in a mailbox.", self.name);
         let variants: Vec<_> = self.methods.iter().map(|m| &m.variant).collect();
         let names: Vec<_> = variants.iter().map(|v| v.to_string()).collect();
         let params = self.methods.iter().map(|m| &m.params);
@@ -259,24 +232,13 @@ impl Contract {
 
     /// What a user implements.
     fn handler(&self) -> TokenStream {
-        let Self {
-            vis,
-            ident,
-            contract,
-            error,
-            handler,
-            ..
-        } = self;
+        let Self { vis, ident, contract, error, handler, .. } = self;
         let quiet = quiet();
-        let doc = format!(
-            "What serves `{}`: implement it with one `async fn` a method.",
-            self.name
-        );
+        let doc = format!("What serves `{}`: implement it with one `async fn` a method.", self.name);
         let message = format!("`{{Self}}` does not handle the calls of `{ident}`");
         let label = format!("needs `impl {handler} for {{Self}}`");
-        let note = format!(
-            "write `impl {handler} for {{Self}}` with one `async fn` for each method of `{ident}`"
-        );
+        let note =
+            format!("write `impl {handler} for {{Self}}` with one `async fn` for each method of `{ident}`");
         let each = self.methods.iter().map(|method| {
             let Method { name, returns, doc, .. } = method;
             let doc = if doc.is_empty() { format!("Handles `{}/{}`.", self.name, method.variant) } else { doc.clone() };
@@ -301,13 +263,7 @@ impl Contract {
 
     /// What a caller holds.
     fn client(&self) -> TokenStream {
-        let Self {
-            vis,
-            ident,
-            contract,
-            client,
-            ..
-        } = self;
+        let Self { vis, ident, contract, client, .. } = self;
         let quiet = quiet();
         let doc = format!(
             "Calls `{}`: a name, not a connection. Cheap to clone; a call starts when it is awaited.",
@@ -315,9 +271,7 @@ impl Contract {
         );
         let text = client.to_string();
         let each = self.methods.iter().map(|method| {
-            let Method {
-                name, params, doc, ..
-            } = method;
+            let Method { name, params, doc, .. } = method;
             let doc = if doc.is_empty() {
                 format!("Calls `{}/{}`.", self.name, method.variant)
             } else {
@@ -367,36 +321,12 @@ impl Contract {
 
     /// `impl Service`.
     fn service(&self) -> TokenStream {
-        let Self {
-            ident,
-            contract,
-            name,
-            version,
-            doc,
-            error,
-            call,
-            client,
-            ..
-        } = self;
+        let Self { ident, contract, name, version, doc, error, call, client, .. } = self;
         let specs = self.methods.iter().map(|method| {
-            let Method {
-                variant,
-                params,
-                doc,
-                idempotent,
-                returns,
-                ..
-            } = method;
+            let Method { variant, params, doc, idempotent, returns, .. } = method;
             let name = variant.to_string();
-            let kind = if method.one_way {
-                quote!(OneWay)
-            } else {
-                quote!(Unary)
-            };
-            let fields = method
-                .fields
-                .iter()
-                .map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
+            let kind = if method.one_way { quote!(OneWay) } else { quote!(Unary) };
+            let fields = method.fields.iter().map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
             let deadline_ms = u64::try_from(method.deadline.as_millis()).unwrap_or(u64::MAX);
             let returns = quote_spanned!(returns.span()=> #contract::schema_of::<#returns>);
             quote! {
@@ -451,12 +381,7 @@ impl Contract {
         let ident = &self.ident;
         // Not made in the arms below: what an arm makes of its own variant does not count.
         let made = self.methods.iter().map(|method| {
-            let Method {
-                variant,
-                name,
-                params,
-                ..
-            } = method;
+            let Method { variant, name, params, .. } = method;
             let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
             quote! {
                 #[allow(dead_code)]
@@ -497,9 +422,7 @@ fn service_name(ident: &Ident, name: Option<LitStr>) -> syn::Result<String> {
     let name = text.value();
     let part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_lowercase())
-            && part
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
     };
     if name.split('.').all(part) {
         return Ok(name);
@@ -518,11 +441,7 @@ mod tests {
 
     fn error_of(input: DeriveInput) -> String {
         let error = expand(input).expect_err("must be refused");
-        error
-            .into_iter()
-            .map(|e| e.to_string())
-            .collect::<Vec<_>>()
-            .join("\n")
+        error.into_iter().map(|e| e.to_string()).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -548,14 +467,7 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            [
-                "OrdersPlace",
-                "OrdersTouch",
-                "OrdersCall",
-                "OrdersBody",
-                "OrdersHandler",
-                "OrdersClient"
-            ]
+            ["OrdersPlace", "OrdersTouch", "OrdersCall", "OrdersBody", "OrdersHandler", "OrdersClient"]
         );
     }
 
@@ -590,35 +502,24 @@ mod tests {
     #[test]
     fn a_contract_without_a_name_is_told_where_to_put_it() {
         let text = error_of(syn::parse_quote! { enum Orders { Get { id: u64 } } });
-        assert!(
-            text.contains("#[service(name = \"shop.orders\")]"),
-            "{text}"
-        );
-        let text = error_of(
-            syn::parse_quote! { #[service(name = "Shop/Orders")] enum Orders { Get { id: u64 } } },
-        );
-        assert!(text.contains("not a dotted name"), "{text}");
+        assert!(text.contains("#[service(name = \"shop.orders\")]"), "{text}");
         let text =
-            error_of(syn::parse_quote! { #[service(name = "s", name = "t")] enum Orders { Get } });
+            error_of(syn::parse_quote! { #[service(name = "Shop/Orders")] enum Orders { Get { id: u64 } } });
+        assert!(text.contains("not a dotted name"), "{text}");
+        let text = error_of(syn::parse_quote! { #[service(name = "s", name = "t")] enum Orders { Get } });
         assert!(text.contains("`name` is given twice"), "{text}");
     }
 
     #[test]
     fn two_variants_that_are_one_method_are_refused() {
-        let text =
-            error_of(syn::parse_quote! { #[service(name = "s")] enum S { GetHTTP, GetHttp } });
+        let text = error_of(syn::parse_quote! { #[service(name = "s")] enum S { GetHTTP, GetHttp } });
         assert!(text.contains("both the method `get_http`"), "{text}");
     }
 
     #[test]
     fn only_an_enum_without_parameters_is_a_contract() {
         assert!(error_of(syn::parse_quote! { struct S; }).contains("a contract is an enum"));
-        assert!(
-            error_of(syn::parse_quote! { enum S<T> { A { t: T } } }).contains("no type parameters")
-        );
-        assert!(
-            error_of(syn::parse_quote! { #[service(name = "s")] enum S {} })
-                .contains("has no methods")
-        );
+        assert!(error_of(syn::parse_quote! { enum S<T> { A { t: T } } }).contains("no type parameters"));
+        assert!(error_of(syn::parse_quote! { #[service(name = "s")] enum S {} }).contains("has no methods"));
     }
 }

@@ -181,6 +181,11 @@ impl Link {
         self.state.load(Ordering::Acquire) == UP
     }
 
+    /// Whether the peer listens, and so has a port; a client has none.
+    pub(crate) fn is_node(&self) -> bool {
+        self.address.contains(':')
+    }
+
     pub(crate) fn is_lost(&self) -> bool {
         self.state.load(Ordering::Acquire) == LOST
     }

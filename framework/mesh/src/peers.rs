@@ -10,7 +10,7 @@ use afflux_wire::{Code, Executed, Incarnation, NodeId, Status};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::config::name_hash;
-use crate::handshake::{self, Greeted};
+use crate::handshake::{self, Greeted, Wire};
 use crate::link::{Introduction, Link, Side};
 use crate::mesh::Shared;
 use crate::{reader, writer};
@@ -261,9 +261,17 @@ impl Shared {
             let window = self.config.connect_timeout;
             let older = old.incarnation > link.incarnation;
             let equal = old.incarnation == link.incarnation;
-            if older || equal && survives(own, old, dialled, link.id, age, window) {
-                tracing::debug!(peer = %link.peer, "a crossing dial was dropped");
+            if older {
+                tracing::debug!(peer = %link.peer, "a link of an older life was dropped");
                 return;
+            }
+            if equal && survives(own, old, dialled, link.id, age, window) {
+                drop(peers);
+                tracing::debug!(peer = %link.peer, "a crossing dial was retired");
+                // The peer may use it already: what it has sent is answered, then the link ends.
+                self.run_link(&link, control, data);
+                let life = link.incarnation;
+                return self.retire(link, life);
             }
         }
         let before = std::mem::replace(&mut peer.generation, generation);
@@ -282,27 +290,35 @@ impl Shared {
         if let Some(old) = old {
             self.retire(old, link.incarnation);
         }
-        tracing::info!(peer = %link.peer, incarnation = link.incarnation.0, address = link.address, dialled, "linked");
+        // Clients come and go with every command: only nodes are news.
+        if link.is_node() {
+            tracing::info!(peer = %link.peer, incarnation = link.incarnation.0, address = link.address, dialled, "linked");
+        }
+        self.run_link(&link, control, data);
+        let services = self.services();
+        if services.version != services_version {
+            link.put_bind(&services.bound());
+        }
+        self.routes_changed();
+    }
+
+    /// Starts what reads, writes and watches a link.
+    fn run_link(self: &Arc<Self>, link: &Arc<Link>, control: Wire, data: Wire) {
         for side in [Side::Control, Side::Data] {
             self.metrics.opened.with_label_values(&[side.name()]).inc();
             self.metrics.connections.with_label_values(&[side.name(), "false"]).inc();
         }
         let (read, write) = control.conn.split();
-        self.place.spawn_future(reader::run_control(Arc::clone(self), Arc::clone(&link), read, control.buf));
-        self.place.spawn_future(writer::run_control(Arc::clone(&link), write));
+        self.place.spawn_future(reader::run_control(Arc::clone(self), Arc::clone(link), read, control.buf));
+        self.place.spawn_future(writer::run_control(Arc::clone(link), write));
         let (read, write) = data.conn.split();
-        self.place.spawn_future(reader::run_data(Arc::clone(self), Arc::clone(&link), read, data.buf));
-        self.place.spawn_future(writer::run_data(Arc::clone(&link), write));
-        let services = self.services();
-        if services.version != services_version {
-            link.put_bind(&services.bound());
-        }
-        let shared = Arc::clone(self);
+        self.place.spawn_future(reader::run_data(Arc::clone(self), Arc::clone(link), read, data.buf));
+        self.place.spawn_future(writer::run_data(Arc::clone(link), write));
+        let (shared, link) = (Arc::clone(self), Arc::clone(link));
         self.place.spawn_future(async move {
             Arc::clone(&link).run_timer().await;
             shared.on_lost(&link);
         });
-        self.routes_changed();
     }
 
     /// A link that was superseded: of an older life, it is lost; crossed, it takes nothing new, finishes
@@ -349,7 +365,9 @@ impl Shared {
             }
         }
         if let Some(generation) = down {
-            tracing::info!(peer = %link.peer, %status, "link lost");
+            if link.is_node() {
+                tracing::info!(peer = %link.peer, %status, "link lost");
+            }
             peers.remember_down(generation, status);
             peers.tidy(&link.peer);
         }

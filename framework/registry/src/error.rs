@@ -48,9 +48,7 @@ pub enum RegistryError {
         fence: u64,
     },
     /// This registry cannot do that at all.
-    #[error(
-        "the registry {registry} has no {what}: use memory, etcd, ZooKeeper or Kubernetes for that"
-    )]
+    #[error("the registry {registry} has no {what}: use memory, etcd, ZooKeeper or Kubernetes for that")]
     Unsupported {
         /// The registry's name.
         registry: &'static str,

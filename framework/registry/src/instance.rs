@@ -66,11 +66,7 @@ pub struct Instance {
 
 impl Instance {
     /// A ready node that offers nothing yet.
-    pub fn new(
-        node: impl Into<NodeId>,
-        incarnation: Incarnation,
-        address: impl Into<String>,
-    ) -> Self {
+    pub fn new(node: impl Into<NodeId>, incarnation: Incarnation, address: impl Into<String>) -> Self {
         Self {
             node: node.into(),
             incarnation,
@@ -108,8 +104,7 @@ mod tests {
 
     #[test]
     fn a_record_of_a_later_version_is_read_with_its_unknown_state_as_draining() {
-        let text =
-            r#"{"node":"n","incarnation":3,"address":"h:1","state":"hibernating","mood":[1]}"#;
+        let text = r#"{"node":"n","incarnation":3,"address":"h:1","state":"hibernating","mood":[1]}"#;
         let instance: Instance = serde_json::from_str(text).unwrap();
         assert_eq!(instance.state, InstanceState::Draining);
         assert_eq!(instance.services, []);

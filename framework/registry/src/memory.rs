@@ -163,11 +163,7 @@ impl Registry for MemoryRegistry {
         NAME
     }
 
-    fn register(
-        &self,
-        instance: Instance,
-        ttl: Duration,
-    ) -> BoxFuture<'_, Result<LeaseId, RegistryError>> {
+    fn register(&self, instance: Instance, ttl: Duration) -> BoxFuture<'_, Result<LeaseId, RegistryError>> {
         done(check_ttl(ttl).and_then(|()| {
             self.with(|state, inner| {
                 match state.records.get(&instance.node) {
@@ -258,11 +254,7 @@ impl Registry for MemoryRegistry {
         }))
     }
 
-    fn renew<'a>(
-        &'a self,
-        name: &'a str,
-        fence: Fence,
-    ) -> BoxFuture<'a, Result<(), RegistryError>> {
+    fn renew<'a>(&'a self, name: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>> {
         done(self.with(|state, _| match state.locks.get_mut(name) {
             Some(lock) if lock.fence == fence => {
                 lock.expires_at = Instant::now() + lock.ttl;
@@ -272,11 +264,7 @@ impl Registry for MemoryRegistry {
         }))
     }
 
-    fn release<'a>(
-        &'a self,
-        name: &'a str,
-        fence: Fence,
-    ) -> BoxFuture<'a, Result<(), RegistryError>> {
+    fn release<'a>(&'a self, name: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>> {
         done(self.with(|state, _| {
             if state.locks.get(name).is_some_and(|lock| lock.fence == fence) {
                 state.locks.remove(name);
@@ -285,10 +273,7 @@ impl Registry for MemoryRegistry {
         }))
     }
 
-    fn holder<'a>(
-        &'a self,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>> {
+    fn holder<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>> {
         done(self.with(|state, _| Ok(state.locks.get(name).map(|l| (l.holder.clone(), l.fence)))))
     }
 }
@@ -334,10 +319,7 @@ mod tests {
         let registry = MemoryRegistry::new();
         for ttl in [Duration::ZERO, Duration::from_secs(3601)] {
             let instance = Instance::new("a", Incarnation(1), "h:1");
-            assert!(matches!(
-                registry.register(instance, ttl).await,
-                Err(RegistryError::Ttl { .. })
-            ));
+            assert!(matches!(registry.register(instance, ttl).await, Err(RegistryError::Ttl { .. })));
         }
     }
 

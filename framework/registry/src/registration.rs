@@ -277,8 +277,7 @@ impl Driver {
                 }
             });
         }
-        let pause =
-            RETRY_PAUSE_MIN.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let pause = RETRY_PAUSE_MIN.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
         pause.min(self.interval())
     }
@@ -347,18 +346,10 @@ mod tests {
         ) -> BoxFuture<'a, Result<Option<Fence>, RegistryError>> {
             self.memory.acquire(name, holder, ttl)
         }
-        fn renew<'a>(
-            &'a self,
-            name: &'a str,
-            fence: Fence,
-        ) -> BoxFuture<'a, Result<(), RegistryError>> {
+        fn renew<'a>(&'a self, name: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>> {
             self.memory.renew(name, fence)
         }
-        fn release<'a>(
-            &'a self,
-            name: &'a str,
-            fence: Fence,
-        ) -> BoxFuture<'a, Result<(), RegistryError>> {
+        fn release<'a>(&'a self, name: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>> {
             self.memory.release(name, fence)
         }
         fn holder<'a>(

@@ -46,11 +46,7 @@ pub trait Registry: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`RegistryError::Superseded`] when a later life of the node is registered.
-    fn register(
-        &self,
-        instance: Instance,
-        ttl: Duration,
-    ) -> BoxFuture<'_, Result<LeaseId, RegistryError>>;
+    fn register(&self, instance: Instance, ttl: Duration) -> BoxFuture<'_, Result<LeaseId, RegistryError>>;
 
     /// Extends a lease by its time to live, from now.
     ///
@@ -89,27 +85,19 @@ pub trait Registry: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`RegistryError::NotHeld`]: it expired. Whatever is done under it has to stop.
-    fn renew<'a>(&'a self, name: &'a str, fence: Fence)
-    -> BoxFuture<'a, Result<(), RegistryError>>;
+    fn renew<'a>(&'a self, name: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>>;
 
     /// Gives a lock back; one that is not held with this token any more is no error.
     ///
     /// # Errors
     /// [`RegistryError::Unsupported`] where there are no locks.
-    fn release<'a>(
-        &'a self,
-        name: &'a str,
-        fence: Fence,
-    ) -> BoxFuture<'a, Result<(), RegistryError>>;
+    fn release<'a>(&'a self, name: &'a str, fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>>;
 
     /// Who holds a lock.
     ///
     /// # Errors
     /// [`RegistryError::Unsupported`] where there are no locks.
-    fn holder<'a>(
-        &'a self,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>>;
+    fn holder<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>>;
 }
 
 /// Checks a time to live: there is no record without one.

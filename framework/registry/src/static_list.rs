@@ -44,9 +44,8 @@ impl StaticRegistry {
     /// A node that is known by its address alone bears it as its name, until a handshake tells more.
     fn publish(&self, own: Option<&Instance>) {
         let others = self.addresses.iter().filter(|a| own.is_none_or(|own| own.address != **a));
-        let mut instances: Vec<_> = others
-            .map(|a| Instance::new(NodeId::new(a.as_str()), Incarnation(0), a.as_str()))
-            .collect();
+        let mut instances: Vec<_> =
+            others.map(|a| Instance::new(NodeId::new(a.as_str()), Incarnation(0), a.as_str())).collect();
         instances.extend(own.cloned());
         self.publisher.seen(instances);
     }
@@ -61,11 +60,7 @@ impl Registry for StaticRegistry {
         NAME
     }
 
-    fn register(
-        &self,
-        instance: Instance,
-        _ttl: Duration,
-    ) -> BoxFuture<'_, Result<LeaseId, RegistryError>> {
+    fn register(&self, instance: Instance, _ttl: Duration) -> BoxFuture<'_, Result<LeaseId, RegistryError>> {
         let mut own = self.own.lock();
         let lease = LeaseId(own.as_ref().map_or(1, |(lease, _)| lease.0 + 1));
         self.publish(Some(&instance));
@@ -105,26 +100,15 @@ impl Registry for StaticRegistry {
         no_locks()
     }
 
-    fn renew<'a>(
-        &'a self,
-        _name: &'a str,
-        _fence: Fence,
-    ) -> BoxFuture<'a, Result<(), RegistryError>> {
+    fn renew<'a>(&'a self, _name: &'a str, _fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>> {
         no_locks()
     }
 
-    fn release<'a>(
-        &'a self,
-        _name: &'a str,
-        _fence: Fence,
-    ) -> BoxFuture<'a, Result<(), RegistryError>> {
+    fn release<'a>(&'a self, _name: &'a str, _fence: Fence) -> BoxFuture<'a, Result<(), RegistryError>> {
         no_locks()
     }
 
-    fn holder<'a>(
-        &'a self,
-        _name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>> {
+    fn holder<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>> {
         no_locks()
     }
 }

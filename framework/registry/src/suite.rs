@@ -79,11 +79,7 @@ async fn seen(registry: &dyn Registry) -> Vec<String> {
 }
 
 /// The first view that fits, or a panic after ten times the time to live.
-async fn until(
-    fixture: &dyn Fixture,
-    watcher: &mut Watcher,
-    fits: impl Fn(&View) -> bool,
-) -> Arc<View> {
+async fn until(fixture: &dyn Fixture, watcher: &mut Watcher, fits: impl Fn(&View) -> bool) -> Arc<View> {
     let search = async {
         loop {
             let view = watcher.next().await.unwrap();
@@ -283,10 +279,7 @@ pub async fn fencing_tokens_grow_with_every_holder(f: &dyn Fixture) {
     assert!(released < expired && expired < forgotten && forgotten < last);
     // Nothing that an earlier holder does touches the present one.
     registry.release("leader", expired).await.unwrap();
-    assert!(matches!(
-        registry.renew("leader", forgotten).await,
-        Err(RegistryError::NotHeld { .. })
-    ));
+    assert!(matches!(registry.renew("leader", forgotten).await, Err(RegistryError::NotHeld { .. })));
     assert_eq!(registry.holder("leader").await.unwrap(), Some(("a/1".to_owned(), last)));
 }
 

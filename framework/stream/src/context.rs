@@ -27,10 +27,13 @@ use crate::task::TaskReport;
 /// Where each task of a job runs: `placement[chain][subtask]` is a node.
 pub type Placement = Vec<Vec<NodeId>>;
 
+/// By edge, producing subtask and consuming subtask.
+type Queues = BTreeMap<(u32, u32, u32), Arc<dyn Any + Send + Sync>>;
+
 /// The queues between tasks of one process, found by edge and ends.
 #[derive(Clone, Default)]
 pub(crate) struct LocalEdges {
-    queues: Arc<Mutex<BTreeMap<(u32, u32, u32), Arc<dyn Any + Send + Sync>>>>,
+    queues: Arc<Mutex<Queues>>,
 }
 
 impl LocalEdges {
@@ -143,8 +146,7 @@ impl TaskContext {
         routing: Routing<T>,
         name: &str,
     ) -> Result<OutputGate<T>> {
-        let wires =
-            (0..self.width(id.to_chain)).map(|to| self.wire(id, to)).collect::<Result<Vec<_>>>()?;
+        let wires = (0..self.width(id.to_chain)).map(|to| self.wire(id, to)).collect::<Result<Vec<_>>>()?;
         Ok(OutputGate::new(wires, routing, self.linger(), self.meter.operator(name)))
     }
 
@@ -171,7 +173,10 @@ impl TaskContext {
     }
 
     /// The gate of an edge from the same subtask of another chain.
-    pub(crate) fn forward_input<T: DeserializeOwned + Send + 'static>(&self, id: EdgeId) -> Result<InputGate<T>> {
+    pub(crate) fn forward_input<T: DeserializeOwned + Send + 'static>(
+        &self,
+        id: EdgeId,
+    ) -> Result<InputGate<T>> {
         Ok(InputGate::new(vec![self.source(id, self.subtask)?]))
     }
 

@@ -170,9 +170,18 @@ impl Flow {
             kind,
             detail: detail.to_owned(),
             chain,
+            target: None,
         });
         if let Some(chain) = draft.graph.chains.get_mut(chain as usize) {
             chain.operators.push(name.to_owned());
+        }
+    }
+
+    /// Adds a sink under its name, with what it writes to.
+    pub(crate) fn add_sink(&self, name: &str, detail: &str, chain: u32, target: Option<String>) {
+        self.add_operator(name, OperatorKind::Sink, detail, chain);
+        if let Some(operator) = self.draft.borrow_mut().graph.operators.last_mut() {
+            operator.target = target;
         }
     }
 
@@ -239,7 +248,11 @@ impl Plan {
     ///
     /// # Errors
     /// What the builder or [`Flow::finish`] refuses.
-    pub fn build(pipeline: &str, settings: JobSettings, builder: &dyn Fn(&Flow) -> Result<()>) -> Result<Self> {
+    pub fn build(
+        pipeline: &str,
+        settings: JobSettings,
+        builder: &dyn Fn(&Flow) -> Result<()>,
+    ) -> Result<Self> {
         let flow = Flow::new(pipeline, settings);
         builder(&flow)?;
         flow.finish()

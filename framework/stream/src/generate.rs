@@ -26,9 +26,7 @@ pub fn generate<T, F: Fn(u64) -> T + Send + Sync + 'static>(records: u64, f: F) 
 }
 
 /// A source of these records, for tests: one split.
-pub fn vec_source<T: Clone + Send + Sync + 'static>(
-    rows: Vec<T>,
-) -> impl Source<Item = T> {
+pub fn vec_source<T: Clone + Send + Sync + 'static>(rows: Vec<T>) -> impl Source<Item = T> {
     let rows = Arc::new(rows);
     SingleSplit(generate(rows.len() as u64, move |i| rows.get(i as usize).cloned()), std::marker::PhantomData)
 }
@@ -43,7 +41,13 @@ impl<T: Send + 'static, F: Fn(u64) -> Option<T> + Send + Sync + 'static> Source 
     fn open(&self, split: &Split, position: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SplitReader<T>>> {
         let next = start(split, position)?;
         let f = Arc::clone(&self.0.f);
-        Ok(Box::new(Reader { first: next.0, next: next.2.unwrap_or(next.0), step: next.1, end: self.0.records, f: move |i| f(i) }))
+        Ok(Box::new(Reader {
+            first: next.0,
+            next: next.2.unwrap_or(next.0),
+            step: next.1,
+            end: self.0.records,
+            f: move |i| f(i),
+        }))
     }
     fn kind(&self) -> &'static str {
         "vector"
@@ -67,7 +71,13 @@ impl<T: Send + 'static, F: Fn(u64) -> T + Send + Sync + 'static> Source for Gene
     fn open(&self, split: &Split, position: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SplitReader<T>>> {
         let (first, step, next) = start(split, position)?;
         let f = Arc::clone(&self.f);
-        Ok(Box::new(Reader { first, next: next.unwrap_or(first), step, end: self.records, f: move |i| Some(f(i)) }))
+        Ok(Box::new(Reader {
+            first,
+            next: next.unwrap_or(first),
+            step,
+            end: self.records,
+            f: move |i| Some(f(i)),
+        }))
     }
 
     fn kind(&self) -> &'static str {
@@ -99,7 +109,12 @@ struct Reader<F> {
 }
 
 impl<T: Send + 'static, F: Fn(u64) -> Option<T> + Send> SplitReader<T> for Reader<F> {
-    fn poll_read(&mut self, _: &mut Context<'_>, batch: &mut Batch<T>, rows_max: usize) -> Poll<Result<ReadState>> {
+    fn poll_read(
+        &mut self,
+        _: &mut Context<'_>,
+        batch: &mut Batch<T>,
+        rows_max: usize,
+    ) -> Poll<Result<ReadState>> {
         let left = self.end.saturating_sub(self.next).div_ceil(self.step.max(1));
         let count = left.min(rows_max as u64);
         let (next, step) = (self.next, self.step);

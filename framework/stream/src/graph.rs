@@ -48,6 +48,9 @@ pub struct Operator {
     pub detail: String,
     /// The chain it is part of.
     pub chain: u32,
+    /// What a sink writes to, such as a path.
+    #[serde(default)]
+    pub target: Option<String>,
 }
 
 /// Operators that run as one actor, and how many of it.
@@ -152,6 +155,7 @@ mod tests {
             kind: OperatorKind::Keyed,
             detail: detail.into(),
             chain: 0,
+            target: None,
         };
         let a = Graph { operators: vec![operator("x", "1h")], ..Graph::default() };
         let b = Graph { operators: vec![operator("x", "2h")], ..Graph::default() };

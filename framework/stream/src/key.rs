@@ -201,8 +201,7 @@ mod tests {
                     assert_eq!(KeyGroup(group as u16).owner(parallelism), subtask);
                 }
             }
-            let all: u32 =
-                (0..parallelism).map(|s| KeyGroup::range_of(s, parallelism).len() as u32).sum();
+            let all: u32 = (0..parallelism).map(|s| KeyGroup::range_of(s, parallelism).len() as u32).sum();
             assert_eq!(all, KEY_GROUPS);
         }
     }

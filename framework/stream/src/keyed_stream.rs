@@ -29,9 +29,8 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
         let key = Arc::new(key);
         let routing = Arc::clone(&key);
         let to = stream.flow.settings().parallelism.max(1);
-        let stream = stream.exchange(to, Exchange::Hash, move || {
-            Routing::Split(Box::new(ByKey::new(Arc::clone(&routing))))
-        });
+        let stream = stream
+            .exchange(to, Exchange::Hash, move || Routing::Split(Box::new(ByKey::new(Arc::clone(&routing)))));
         Self { stream, key }
     }
 
@@ -113,11 +112,10 @@ impl<T: Record, F: KeyOf<T>> Windowed<T, F, Tumbling, SideLate> {
         let edge = flow.new_edge(chain, side, Exchange::Forward);
         let edge_name = format!("edge-{}", edge.edge);
         let detail = format!("tumbling {} ms, late aside", self.window.size_ms());
-        let results =
-            aggregate_in(self.keyed, name, aggregate, Some(self.window), &detail, move |cx| {
-                let gate = cx.forward_output::<T>(edge, &edge_name)?;
-                Ok(Some(Box::new(gate) as Next<T>))
-            });
+        let results = aggregate_in(self.keyed, name, aggregate, Some(self.window), &detail, move |cx| {
+            let gate = cx.forward_output::<T>(edge, &edge_name)?;
+            Ok(Some(Box::new(gate) as Next<T>))
+        });
         let open: Open<T> = Arc::new(move |cx, first| {
             Ok(Box::new(Chain {
                 input: Box::new(cx.forward_input::<T>(edge)?),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Counters of one operator in one task.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub(crate) struct Meter {
     records_in: AtomicU64,
     records_out: AtomicU64,
     late: AtomicU64,

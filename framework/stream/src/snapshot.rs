@@ -50,9 +50,8 @@ impl TaskSnapshot {
         rows: u64,
         value: &V,
     ) -> Result<()> {
-        let bytes = rmp_serde::to_vec(value).map_err(|e| {
-            Status::internal(format!("state {operator}/{state} cannot be encoded: {e}"))
-        })?;
+        let bytes = rmp_serde::to_vec(value)
+            .map_err(|e| Status::internal(format!("state {operator}/{state} cannot be encoded: {e}")))?;
         self.parts.push(Part {
             operator: operator.to_owned(),
             state: state.to_owned(),

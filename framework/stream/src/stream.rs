@@ -116,7 +116,11 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
         Stream::new(self.flow, self.chain, self.timed, open)
     }
 
-    fn with_step<Q: Step<In = P::In>>(self, name: &'static str, wrap: impl FnOnce(P) -> Q) -> Stream<Q::Out, Q> {
+    fn with_step<Q: Step<In = P::In>>(
+        self,
+        name: &'static str,
+        wrap: impl FnOnce(P) -> Q,
+    ) -> Stream<Q::Out, Q> {
         let mut steps = self.steps;
         steps.push(name);
         Stream {
@@ -201,9 +205,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
         T: Record,
     {
         let to = self.flow.settings().parallelism.max(1);
-        self.settle().exchange(to, Exchange::Rebalance, || {
-            Routing::Split(Box::new(RoundRobin::default()))
-        })
+        self.settle().exchange(to, Exchange::Rebalance, || Routing::Split(Box::new(RoundRobin::default())))
     }
 
     /// Gives every record to all tasks of the next operators.
@@ -280,11 +282,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
         T: Record,
     {
         let this = if sink.single() { self.gather() } else { self.settle() };
-        let detail = match sink.target() {
-            Some(target) => format!("{} {target}", sink.kind()),
-            None => sink.kind().to_owned(),
-        };
-        this.flow.add_operator(name, OperatorKind::Sink, &detail, this.chain);
+        this.flow.add_sink(name, sink.kind(), this.chain, sink.target());
         let operator = name.to_owned();
         let open = this.open;
         this.flow.close(

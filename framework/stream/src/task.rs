@@ -198,8 +198,7 @@ impl Actor for Task {
             TaskMail::Completed(epoch) => {
                 let waker = futures_util::task::noop_waker();
                 let mut task = Context::from_waker(&waker);
-                let mut turn =
-                    Turn { task: &mut task, full: false, snapshot: None, now: self.clock.now() };
+                let mut turn = Turn { task: &mut task, full: false, snapshot: None, now: self.clock.now() };
                 if let Err(status) = self.work.completed(epoch, &mut turn) {
                     (self.report)(TaskEvent::Failed(status));
                 }
@@ -238,8 +237,7 @@ impl Actor for Task {
                 }
                 Poll::Ready(Err(status)) => return self.fail(status),
                 Poll::Pending => {
-                    let doing =
-                        if self.work.backpressured() { Doing::Backpressured } else { Doing::Idle };
+                    let doing = if self.work.backpressured() { Doing::Backpressured } else { Doing::Idle };
                     self.account(start, now, doing);
                     return Poll::Pending;
                 }

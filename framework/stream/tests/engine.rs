@@ -1,6 +1,8 @@
 //! The engine in one process: a pipeline gives what a plain loop gives, at any parallelism, with a
 //! checkpoint and a restore in the middle too.
 
+#![allow(clippy::unwrap_used)] // a test fails where it unwraps
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -8,8 +10,8 @@ use std::time::SystemTime;
 use afflux_actor::{Clock, Threads};
 use afflux_stream::job::{run_local, start_local};
 use afflux_stream::{
-    Batch, BoundedOutOfOrder, Flow, Global, IoContext, JobSettings, Late, Plan, Result, Sink,
-    SinkWriter, Timestamp, Tumbling, Window, fold, generate, millis_of, vec_source,
+    Batch, BoundedOutOfOrder, Flow, Global, IoContext, JobSettings, Late, Plan, Result, Sink, SinkWriter,
+    Timestamp, Tumbling, Window, fold, generate, millis_of, vec_source,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -72,7 +74,12 @@ fn clock() -> Clock {
     Clock::starting_at(SystemTime::UNIX_EPOCH)
 }
 
-fn windowed(readings: impl Fn(u64) -> Reading + Send + Sync + 'static, count: u64, parallelism: u32, out: &Collect) -> Plan {
+fn windowed(
+    readings: impl Fn(u64) -> Reading + Send + Sync + 'static,
+    count: u64,
+    parallelism: u32,
+    out: &Collect,
+) -> Plan {
     let flow = Flow::new("sums", settings(parallelism));
     let (sums, late) = flow
         .source("readings", generate(count, readings))
@@ -161,10 +168,8 @@ fn a_checkpoint_restored_at_any_parallelism_gives_the_same_result() {
 
 #[test]
 fn a_record_behind_its_window_goes_aside_and_is_counted() {
-    let rows = [10, 250, 20, 400, 30]
-        .into_iter()
-        .map(|at| Reading { at, key: 1, value: 1 })
-        .collect::<Vec<_>>();
+    let rows =
+        [10, 250, 20, 400, 30].into_iter().map(|at| Reading { at, key: 1, value: 1 }).collect::<Vec<_>>();
     // One row a batch is what makes the watermark pass between them: a source that paces itself.
     let out = Collect::default();
     let flow = Flow::new("late", JobSettings { replay: Some(1e9), ..settings(1) });

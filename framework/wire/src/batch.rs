@@ -77,11 +77,7 @@ pub fn encode_row<T: Serialize + ?Sized>(row: &T, buffer: &mut Vec<u8>) -> Resul
 /// assert_eq!(rows, [(1, true), (2, false)]);
 /// ```
 #[inline]
-pub fn decode_rows<T: DeserializeOwned>(
-    input: &[u8],
-    count: usize,
-    out: &mut Vec<T>,
-) -> Result<(), Status> {
+pub fn decode_rows<T: DeserializeOwned>(input: &[u8], count: usize, out: &mut Vec<T>) -> Result<(), Status> {
     let row_bytes = size_of::<T>().max(1);
     out.reserve(count.min(input.len()).min(RESERVE_BYTES_MAX / row_bytes));
     let mut decoder = Decoder::new(input);
@@ -91,11 +87,7 @@ pub fn decode_rows<T: DeserializeOwned>(
             Err(error) => return Err(refused::<T>("decoded", Code::DataLoss, &error)),
         }
     }
-    if decoder.rest().is_empty() {
-        Ok(())
-    } else {
-        Err(left_over::<T>(count, decoder.rest().len()))
-    }
+    if decoder.rest().is_empty() { Ok(()) } else { Err(left_over::<T>(count, decoder.rest().len())) }
 }
 
 /// Decodes rows one by one and shows what is left, for batches with a tail of another format and for consumers that
@@ -122,11 +114,7 @@ impl<'a, T: DeserializeOwned> RowDecoder<'a, T> {
     #[inline]
     #[must_use]
     pub fn new(input: &'a [u8], count: usize) -> Self {
-        Self {
-            decoder: Decoder::new(input),
-            left: count,
-            row: PhantomData,
-        }
+        Self { decoder: Decoder::new(input), left: count, row: PhantomData }
     }
 
     /// What no row has taken yet.
@@ -155,10 +143,7 @@ impl<'a, T: DeserializeOwned> RowDecoder<'a, T> {
         let bytes = self.decoder.rest().len();
         Err(Status::new(
             Code::DataLoss,
-            format!(
-                "batch of {}: {rows} rows and {bytes} bytes are left",
-                std::any::type_name::<T>()
-            ),
+            format!("batch of {}: {rows} rows and {bytes} bytes are left", std::any::type_name::<T>()),
         ))
     }
 }
@@ -192,13 +177,7 @@ impl<T> std::fmt::Debug for RowDecoder<'_, T> {
 #[cold]
 #[inline(never)]
 fn refused<T: ?Sized>(verb: &str, code: Code, error: &BatchError) -> Status {
-    Status::new(
-        code,
-        format!(
-            "row {} cannot be {verb}: {error}",
-            std::any::type_name::<T>()
-        ),
-    )
+    Status::new(code, format!("row {} cannot be {verb}: {error}", std::any::type_name::<T>()))
 }
 
 #[cold]
@@ -207,9 +186,7 @@ fn left_over<T>(count: usize, bytes: usize) -> Status {
     let name = std::any::type_name::<T>();
     Status::new(
         Code::DataLoss,
-        format!(
-            "{bytes} bytes stand after {count} rows of {name}: do both ends run the same build?"
-        ),
+        format!("{bytes} bytes stand after {count} rows of {name}: do both ends run the same build?"),
     )
 }
 
@@ -258,10 +235,7 @@ mod tests {
                 Shape::Unit,
                 Shape::New(7),
                 Shape::Pair(8, "x".into()),
-                Shape::Named {
-                    at: -1,
-                    of: Some(Box::new(Shape::Unit)),
-                },
+                Shape::Named { at: -1, of: Some(Box::new(Shape::Unit)) },
             ],
             map: BTreeMap::from([("k".into(), Some(3)), ("l".into(), None)]),
             unit: (),
@@ -271,8 +245,7 @@ mod tests {
 
     fn encode<T: Serialize>(rows: &[T]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        rows.iter()
-            .for_each(|row| encode_row(row, &mut bytes).unwrap());
+        rows.iter().for_each(|row| encode_row(row, &mut bytes).unwrap());
         bytes
     }
 
@@ -283,28 +256,15 @@ mod tests {
 
     #[test]
     fn rows_of_every_serde_type_come_back() {
-        let rows = vec![
-            row(),
-            Row {
-                s: String::new(),
-                nested: None,
-                ..row()
-            },
-        ];
+        let rows = vec![row(), Row { s: String::new(), nested: None, ..row() }];
         assert_eq!(decode::<Row>(&encode(&rows), 2).unwrap(), rows);
     }
 
     #[test]
     fn the_layout_is_that_of_the_table() {
-        assert_eq!(
-            encode(&[(1u16, -1i8, true, 'a')]),
-            [1, 0, 0xff, 1, b'a', 0, 0, 0]
-        );
+        assert_eq!(encode(&[(1u16, -1i8, true, 'a')]), [1, 0, 0xff, 1, b'a', 0, 0, 0]);
         assert_eq!(encode(&[1.0f32]), [0, 0, 0x80, 0x3f]);
-        assert_eq!(
-            encode(&[("ab", vec![9u8])]),
-            [2, 0, 0, 0, b'a', b'b', 1, 0, 0, 0, 9]
-        );
+        assert_eq!(encode(&[("ab", vec![9u8])]), [2, 0, 0, 0, b'a', b'b', 1, 0, 0, 0, 9]);
         assert_eq!(encode(&[(None::<u8>, Some(4u8))]), [0, 1, 4]);
         assert_eq!(encode(&[Shape::New(7)]), [1, 0, 0, 0, 7]);
         assert_eq!(encode(&[((), Shape::Unit)]), [0, 0, 0, 0]);
@@ -315,10 +275,7 @@ mod tests {
         let bytes = encode(&[(1u64, 2u64)]);
         assert!(decode::<(u64, u64)>(&bytes[..15], 1).is_err());
         let error = decode::<(u64, u64)>(&[bytes.as_slice(), &[0]].concat(), 1).unwrap_err();
-        assert!(
-            error.message.contains("1 bytes stand after 1 rows"),
-            "{error}"
-        );
+        assert!(error.message.contains("1 bytes stand after 1 rows"), "{error}");
         assert!(decode::<(u64, u64)>(&bytes, 2).is_err());
         assert!(decode::<(u64, u64)>(&bytes, 0).is_err());
     }
@@ -331,10 +288,7 @@ mod tests {
                 serializer.collect_seq((0..10u8).filter(|n| n % 2 == 1))
             }
         }
-        assert_eq!(
-            decode::<(Vec<u8>, u8)>(&encode(&[(Odd, 5u8)]), 1).unwrap(),
-            [(vec![1, 3, 5, 7, 9], 5)]
-        );
+        assert_eq!(decode::<(Vec<u8>, u8)>(&encode(&[(Odd, 5u8)]), 1).unwrap(), [(vec![1, 3, 5, 7, 9], 5)]);
     }
 
     #[test]
@@ -345,50 +299,29 @@ mod tests {
                 serializer.collect_str(&format_args!("{}-{}", 1, 2))
             }
         }
-        assert_eq!(
-            decode::<(String, u8)>(&encode(&[(Shown, 5u8)]), 1).unwrap(),
-            [("1-2".to_owned(), 5)]
-        );
+        assert_eq!(decode::<(String, u8)>(&encode(&[(Shown, 5u8)]), 1).unwrap(), [("1-2".to_owned(), 5)]);
     }
 
     #[test]
     fn a_length_beyond_the_input_is_refused_before_it_is_allocated() {
         let claim = u32::MAX.to_le_bytes();
-        assert!(
-            decode::<String>(&claim, 1)
-                .unwrap_err()
-                .message
-                .contains("4294967295")
-        );
+        assert!(decode::<String>(&claim, 1).unwrap_err().message.contains("4294967295"));
         assert!(decode::<serde_bytes::ByteBuf>(&claim, 1).is_err());
         assert!(decode::<Vec<u64>>(&claim, 1).is_err());
         assert!(decode::<HashMap<u64, u64>>(&claim, 1).is_err());
         let mut rows = Vec::<[u64; 8]>::new();
         assert!(decode_rows(&[0; 1 << 16], u32::MAX as usize, &mut rows).is_err());
-        assert!(
-            rows.capacity() * 64 <= 2 << 20,
-            "{} rows reserved",
-            rows.capacity()
-        );
+        assert!(rows.capacity() * 64 <= 2 << 20, "{} rows reserved", rows.capacity());
     }
 
     #[test]
     fn elements_without_bytes_are_bounded() {
-        assert_eq!(
-            decode::<Vec<()>>(&encode(&[vec![(); 1000]]), 1).unwrap()[0].len(),
-            1000
-        );
+        assert_eq!(decode::<Vec<()>>(&encode(&[vec![(); 1000]]), 1).unwrap()[0].len(), 1000);
         let error = decode::<Vec<()>>(&u32::MAX.to_le_bytes(), 1).unwrap_err();
         assert!(error.message.contains("1048576"), "{error}");
         assert!(decode::<HashMap<(), ()>>(&u32::MAX.to_le_bytes(), 1).is_err());
         assert!(decode::<()>(&[], u32::MAX as usize).is_err());
-        assert!(
-            encode_row(
-                &vec![(); ZERO_SIZED_ELEMENTS_MAX as usize + 1],
-                &mut Vec::new()
-            )
-            .is_err()
-        );
+        assert!(encode_row(&vec![(); ZERO_SIZED_ELEMENTS_MAX as usize + 1], &mut Vec::new()).is_err());
         // The bound is on the batch, so many rows with a few each cannot multiply it.
         let hostile = (1u32 << 19).to_le_bytes().repeat(100);
         assert!(decode::<Vec<()>>(&hostile, 100).is_err());
@@ -399,26 +332,17 @@ mod tests {
 
     #[test]
     fn recursion_ends_at_the_limit_on_both_sides() {
-        let chain =
-            |levels: usize| (0..levels).fold(Chain(None), |inner, _| Chain(Some(Box::new(inner))));
+        let chain = |levels: usize| (0..levels).fold(Chain(None), |inner, _| Chain(Some(Box::new(inner))));
         assert!(decode::<Chain>(&encode(&[chain(64)]), 1).is_ok());
         let error = encode_row(&chain(65), &mut Vec::new()).unwrap_err();
         assert!(error.message.contains("depth_max = 64"), "{error}");
-        assert!(
-            decode::<Chain>(&vec![1; 1 << 20], 1)
-                .unwrap_err()
-                .message
-                .contains("depth_max = 64")
-        );
+        assert!(decode::<Chain>(&vec![1; 1 << 20], 1).unwrap_err().message.contains("depth_max = 64"));
     }
 
     #[test]
     fn values_side_by_side_do_not_add_to_the_depth() {
         let wide = vec![Some(vec![Some(1u8)]); 1000];
-        assert_eq!(
-            decode::<Vec<Option<Vec<Option<u8>>>>>(&encode(&[&wide]), 1).unwrap(),
-            [wide]
-        );
+        assert_eq!(decode::<Vec<Option<Vec<Option<u8>>>>>(&encode(&[&wide]), 1).unwrap(), [wide]);
     }
 
     #[test]
@@ -437,10 +361,7 @@ mod tests {
         assert!(error.message.contains("untagged"), "{error}");
         assert!(encode_row(&Skips { gap: Some(1) }, &mut Vec::new()).is_ok());
         let error = encode_row(&Skips { gap: None }, &mut Vec::new()).unwrap_err();
-        assert!(
-            error.message.contains("gap") && error.message.contains("skip_serializing_if"),
-            "{error}"
-        );
+        assert!(error.message.contains("gap") && error.message.contains("skip_serializing_if"), "{error}");
     }
 
     #[test]
@@ -477,12 +398,7 @@ mod tests {
     fn finishing_early_says_what_is_left() {
         let mut rows = RowDecoder::<u8>::new(&[1, 2, 3], 2);
         let _ = rows.next();
-        assert!(
-            rows.finish()
-                .unwrap_err()
-                .message
-                .contains("1 rows and 2 bytes")
-        );
+        assert!(rows.finish().unwrap_err().message.contains("1 rows and 2 bytes"));
         assert!(RowDecoder::<u8>::new(&[], 0).finish().is_ok());
     }
 
@@ -493,23 +409,15 @@ mod tests {
             (any::<u8>(), ".*").prop_map(|(n, s)| Shape::Pair(n, s)),
         ];
         leaf.prop_recursive(8, 32, 1, |inner| {
-            (any::<i64>(), proptest::option::of(inner)).prop_map(|(at, of)| Shape::Named {
-                at,
-                of: of.map(Box::new),
-            })
+            (any::<i64>(), proptest::option::of(inner))
+                .prop_map(|(at, of)| Shape::Named { at, of: of.map(Box::new) })
         })
     }
 
     fn survives<T: DeserializeOwned + Serialize + Debug + PartialEq>(bytes: &[u8], count: usize) {
         if let Ok(rows) = decode::<T>(bytes, count) {
             assert_eq!(rows.len(), count);
-            assert_eq!(
-                decode::<T>(&encode(&rows), count)
-                    .ok()
-                    .as_ref()
-                    .map(Vec::len),
-                Some(count)
-            );
+            assert_eq!(decode::<T>(&encode(&rows), count).ok().as_ref().map(Vec::len), Some(count));
         }
     }
 

@@ -45,17 +45,12 @@ pub fn to_named<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Status> {
 #[inline]
 pub fn to_named_in<T: Serialize + ?Sized>(value: &T, buffer: &mut Vec<u8>) -> Result<(), Status> {
     let start = buffer.len();
-    let mut serializer = Serializer::new(&mut *buffer)
-        .with_struct_map()
-        .with_human_readable();
+    let mut serializer = Serializer::new(&mut *buffer).with_struct_map().with_human_readable();
     match value.serialize(&mut serializer) {
         Ok(()) => Ok(()),
         Err(error) => {
             buffer.truncate(start);
-            Err(Status::internal(format!(
-                "{} cannot be encoded: {error}",
-                std::any::type_name::<T>()
-            )))
+            Err(Status::internal(format!("{} cannot be encoded: {error}", std::any::type_name::<T>())))
         }
     }
 }
@@ -138,32 +133,20 @@ mod tests {
     fn order() -> Order {
         Order {
             id: 1,
-            lines: vec![
-                Line { qty: 2, note: None },
-                Line {
-                    qty: 3,
-                    note: Some("n".into()),
-                },
-            ],
+            lines: vec![Line { qty: 2, note: None }, Line { qty: 3, note: Some("n".into()) }],
             blob: vec![1],
         }
     }
 
     fn refusal<T: DeserializeOwned + std::fmt::Debug>(value: &impl Serialize) -> String {
         let status = from_slice::<T>(&to_named(value).unwrap()).unwrap_err();
-        assert_eq!(
-            (status.code, status.was_executed()),
-            (Code::InvalidArgument, Executed::No)
-        );
+        assert_eq!((status.code, status.was_executed()), (Code::InvalidArgument, Executed::No));
         status.message
     }
 
     #[test]
     fn a_value_comes_back() {
-        assert_eq!(
-            from_slice::<Order>(&to_named(&order()).unwrap()).unwrap(),
-            order()
-        );
+        assert_eq!(from_slice::<Order>(&to_named(&order()).unwrap()).unwrap(), order());
     }
 
     #[test]
@@ -188,37 +171,21 @@ mod tests {
             added: BTreeMap<String, Vec<u8>>,
             qty: u32,
         }
-        let bytes = to_named(&Later {
-            added: BTreeMap::from([("k".into(), vec![1])]),
-            qty: 5,
-        })
-        .unwrap();
-        assert_eq!(
-            from_slice::<Line>(&bytes).unwrap(),
-            Line { qty: 5, note: None }
-        );
+        let bytes = to_named(&Later { added: BTreeMap::from([("k".into(), vec![1])]), qty: 5 }).unwrap();
+        assert_eq!(from_slice::<Line>(&bytes).unwrap(), Line { qty: 5, note: None });
     }
 
     #[test]
     fn a_wrong_type_is_named_with_its_path() {
         let wrong = serde_json::json!({"id": 1, "lines": [{"qty": 1}, {"qty": "two"}]});
-        assert_eq!(
-            refusal::<Order>(&wrong),
-            "lines[1].qty: expected u32, got str"
-        );
+        assert_eq!(refusal::<Order>(&wrong), "lines[1].qty: expected u32, got str");
     }
 
     #[test]
     fn a_number_out_of_range_and_a_missing_field_are_named() {
         let wrong = serde_json::json!({"id": 1, "lines": [{"qty": 5_000_000_000_u64}]});
-        assert_eq!(
-            refusal::<Order>(&wrong),
-            "lines[0].qty: expected u32, got 5000000000"
-        );
-        assert_eq!(
-            refusal::<Order>(&serde_json::json!({"id": 1})),
-            "missing field `lines`"
-        );
+        assert_eq!(refusal::<Order>(&wrong), "lines[0].qty: expected u32, got 5000000000");
+        assert_eq!(refusal::<Order>(&serde_json::json!({"id": 1})), "missing field `lines`");
         let wrong = serde_json::json!({"id": 1, "lines": [{}]});
         assert_eq!(refusal::<Order>(&wrong), "lines[0]: missing field `qty`");
     }
@@ -233,11 +200,7 @@ mod tests {
             lines: [u8; 0],
         }
         assert_eq!(
-            refusal::<Order>(&Wrong {
-                blob: &[1, 2],
-                id: "x",
-                lines: []
-            }),
+            refusal::<Order>(&Wrong { blob: &[1, 2], id: "x", lines: [] }),
             "id: expected u64, got str"
         );
     }
@@ -256,19 +219,11 @@ mod tests {
         for value in [to_named(&order()).unwrap(), to_named(&7u8).unwrap()] {
             for tail in [&[0u8][..], &[0xc0], &[0xcc], &[0x91], &[0xc1]] {
                 let bytes = [&value, tail].concat();
-                assert!(
-                    from_slice::<serde::de::IgnoredAny>(&bytes).is_err(),
-                    "{tail:02x?}"
-                );
+                assert!(from_slice::<serde::de::IgnoredAny>(&bytes).is_err(), "{tail:02x?}");
             }
         }
         let long = [to_named(&"x".repeat(500)).unwrap(), vec![0xc0]].concat();
-        assert!(
-            from_slice::<String>(&long)
-                .unwrap_err()
-                .message
-                .contains("after the end")
-        );
+        assert!(from_slice::<String>(&long).unwrap_err().message.contains("after the end"));
     }
 
     #[test]
@@ -292,18 +247,12 @@ mod tests {
 
     /// Runs on the stack that a thread gets by default.
     fn on_two_mib<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-        std::thread::Builder::new()
-            .stack_size(2 << 20)
-            .spawn(work)
-            .unwrap()
-            .join()
-            .unwrap()
+        std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap()
     }
 
     #[test]
     fn a_megabyte_of_nested_arrays_is_an_error_on_a_small_stack() {
-        let error =
-            on_two_mib(|| from_slice::<serde_json::Value>(&vec![0x91; 1 << 20]).unwrap_err());
+        let error = on_two_mib(|| from_slice::<serde_json::Value>(&vec![0x91; 1 << 20]).unwrap_err());
         assert_eq!(error.message, "values nest deeper than depth_max = 64");
     }
 

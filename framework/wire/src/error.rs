@@ -155,11 +155,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_value_the_limit_and_the_cure() {
-        let text = WireError::FrameTooLarge {
-            bytes: 20_000_000,
-            frame_bytes_max: 16_777_216,
-        }
-        .to_string();
+        let text = WireError::FrameTooLarge { bytes: 20_000_000, frame_bytes_max: 16_777_216 }.to_string();
         for part in ["20000000", "16777216", "frame_bytes_max", "chunks"] {
             assert!(text.contains(part), "{text} lacks {part}");
         }

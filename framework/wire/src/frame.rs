@@ -20,9 +20,9 @@ use crate::status::Status;
 
 pub use crate::contract::TraceParent;
 pub use encode::{
-    FRAME_PREFIX_BYTES, FrameBuf, REASON_BYTES_MAX, put_attach, put_bind, put_cancel, put_credit,
-    put_data, put_data_header, put_detach, put_goaway, put_health, put_hello, put_mark, put_notify,
-    put_ping, put_pong, put_reject, put_request, put_response_err, put_response_ok, put_welcome,
+    FRAME_PREFIX_BYTES, FrameBuf, REASON_BYTES_MAX, put_attach, put_bind, put_cancel, put_credit, put_data,
+    put_data_header, put_detach, put_goaway, put_health, put_hello, put_mark, put_notify, put_ping, put_pong,
+    put_reject, put_request, put_response_err, put_response_ok, put_welcome,
 };
 pub use meta::{Meta, RareMeta};
 pub use split::{Frames, READ_AHEAD_BYTES, next_frame, take_frames};
@@ -132,13 +132,7 @@ impl Kind {
     pub const fn is_carried(self) -> bool {
         !matches!(
             self,
-            Self::Open
-                | Self::Item
-                | Self::End
-                | Self::Chunk
-                | Self::Watch
-                | Self::Down
-                | Self::Redirect
+            Self::Open | Self::Item | Self::End | Self::Chunk | Self::Watch | Self::Down | Self::Redirect
         )
     }
 

@@ -93,25 +93,12 @@ impl Preface {
     pub const BYTES: usize = 8;
 
     /// What this crate sends.
-    pub const CURRENT: Self = Self {
-        major: PROTOCOL_MAJOR,
-        minor: PROTOCOL_MINORS.1,
-        flags: 0,
-    };
+    pub const CURRENT: Self = Self { major: PROTOCOL_MAJOR, minor: PROTOCOL_MINORS.1, flags: 0 };
 
     /// The bytes.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; Self::BYTES] {
-        [
-            PREFACE_FIRST,
-            b'A',
-            b'F',
-            b'X',
-            self.major,
-            self.minor,
-            self.flags,
-            0,
-        ]
+        [PREFACE_FIRST, b'A', b'F', b'X', self.major, self.minor, self.flags, 0]
     }
 
     /// Reads the bytes. The version is not judged here: another major gets a REJECT that names both sides.
@@ -120,11 +107,7 @@ impl Preface {
     /// [`WireError::BadPreface`].
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Result<Self, WireError> {
         match bytes {
-            [PREFACE_FIRST, b'A', b'F', b'X', major, minor, flags, 0] => Ok(Self {
-                major,
-                minor,
-                flags,
-            }),
+            [PREFACE_FIRST, b'A', b'F', b'X', major, minor, flags, 0] => Ok(Self { major, minor, flags }),
             got => Err(WireError::BadPreface { got }),
         }
     }
@@ -143,11 +126,8 @@ pub struct ProtocolRange {
 
 impl ProtocolRange {
     /// What this crate speaks.
-    pub const CURRENT: Self = Self {
-        major: PROTOCOL_MAJOR,
-        minor_min: PROTOCOL_MINORS.0,
-        minor_max: PROTOCOL_MINORS.1,
-    };
+    pub const CURRENT: Self =
+        Self { major: PROTOCOL_MAJOR, minor_min: PROTOCOL_MINORS.0, minor_max: PROTOCOL_MINORS.1 };
 }
 
 impl Default for ProtocolRange {
@@ -158,11 +138,7 @@ impl Default for ProtocolRange {
 
 impl std::fmt::Display for ProtocolRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            major,
-            minor_min,
-            minor_max,
-        } = self;
+        let Self { major, minor_min, minor_max } = self;
         if minor_min == minor_max {
             write!(f, "{major}.{minor_max}")
         } else {
@@ -375,16 +351,8 @@ pub fn negotiate(hello: &Hello, local: &LocalIdentity) -> Result<u8, Status> {
 
 /// `orders-7 (build 1.4.2)`.
 fn side(node: &str, build: &str) -> String {
-    let node = if node.is_empty() {
-        "without a name"
-    } else {
-        shorten(node)
-    };
-    if build.is_empty() {
-        node.to_owned()
-    } else {
-        format!("{node} (build {})", shorten(build))
-    }
+    let node = if node.is_empty() { "without a name" } else { shorten(node) };
+    if build.is_empty() { node.to_owned() } else { format!("{node} (build {})", shorten(build)) }
 }
 
 /// A peer's text in an error: not longer than this.
@@ -397,11 +365,7 @@ fn shorten(text: &str) -> &str {
 /// Takes as long for a wrong first byte as for a wrong last one. The length is no secret.
 fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len()
-        && std::hint::black_box(
-            a.iter()
-                .zip(b)
-                .fold(0, |different, (a, b)| different | (a ^ b)),
-        ) == 0
+        && std::hint::black_box(a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b))) == 0
 }
 
 #[cfg(test)]
@@ -411,11 +375,7 @@ mod tests {
 
     fn local() -> LocalIdentity {
         LocalIdentity {
-            protocol: ProtocolRange {
-                major: 1,
-                minor_min: 2,
-                minor_max: 5,
-            },
+            protocol: ProtocolRange { major: 1, minor_min: 2, minor_max: 5 },
             cluster: "prod".into(),
             node: "orders-7".into(),
             build: "1.4.2".into(),
@@ -425,11 +385,7 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            protocol: ProtocolRange {
-                major: 1,
-                minor_min: 0,
-                minor_max: 3,
-            },
+            protocol: ProtocolRange { major: 1, minor_min: 0, minor_max: 3 },
             cluster: "prod".into(),
             node: "billing-2".into(),
             build: "1.3.0".into(),
@@ -441,129 +397,58 @@ mod tests {
     fn assert_names(status: &Status, code: Code, words: &[&str]) {
         assert_eq!((status.code, status.was_executed()), (code, Executed::No));
         for word in words {
-            assert!(
-                status.message.contains(word),
-                "`{}` lacks `{word}`",
-                status.message
-            );
+            assert!(status.message.contains(word), "`{}` lacks `{word}`", status.message);
         }
-        assert!(
-            !status.message.contains("secret"),
-            "`{}` tells the token",
-            status.message
-        );
+        assert!(!status.message.contains("secret"), "`{}` tells the token", status.message);
     }
 
     #[test]
     fn the_highest_common_minor_wins() {
         assert_eq!(negotiate(&hello(), &local()), Ok(3));
-        let newer = Hello {
-            protocol: ProtocolRange {
-                major: 1,
-                minor_min: 5,
-                minor_max: 9,
-            },
-            ..hello()
-        };
+        let newer = Hello { protocol: ProtocolRange { major: 1, minor_min: 5, minor_max: 9 }, ..hello() };
         assert_eq!(negotiate(&newer, &local()), Ok(5));
     }
 
     #[test]
     fn another_major_is_refused_by_naming_both_sides() {
-        let other = Hello {
-            protocol: ProtocolRange {
-                major: 2,
-                minor_min: 0,
-                minor_max: 1,
-            },
-            ..hello()
-        };
+        let other = Hello { protocol: ProtocolRange { major: 2, minor_min: 0, minor_max: 1 }, ..hello() };
         let status = negotiate(&other, &local()).unwrap_err();
         assert_names(
             &status,
             Code::FailedPrecondition,
-            &[
-                "billing-2",
-                "1.3.0",
-                "2.0 to 2.1",
-                "orders-7",
-                "1.4.2",
-                "1.5",
-            ],
+            &["billing-2", "1.3.0", "2.0 to 2.1", "orders-7", "1.4.2", "1.5"],
         );
     }
 
     #[test]
     fn minors_without_overlap_are_refused() {
-        let older = Hello {
-            protocol: ProtocolRange {
-                major: 1,
-                minor_min: 0,
-                minor_max: 1,
-            },
-            ..hello()
-        };
+        let older = Hello { protocol: ProtocolRange { major: 1, minor_min: 0, minor_max: 1 }, ..hello() };
         let status = negotiate(&older, &local()).unwrap_err();
         assert_names(
             &status,
             Code::FailedPrecondition,
-            &[
-                "billing-2",
-                "1.0 to 1.1",
-                "orders-7",
-                "1.2 to 1.5",
-                "upgrade",
-            ],
+            &["billing-2", "1.0 to 1.1", "orders-7", "1.2 to 1.5", "upgrade"],
         );
     }
 
     #[test]
     fn another_cluster_is_refused_by_naming_both_sides() {
-        let status = negotiate(
-            &Hello {
-                cluster: "staging".into(),
-                ..hello()
-            },
-            &local(),
-        )
-        .unwrap_err();
-        assert_names(
-            &status,
-            Code::FailedPrecondition,
-            &["billing-2", "staging", "orders-7", "prod"],
-        );
+        let status = negotiate(&Hello { cluster: "staging".into(), ..hello() }, &local()).unwrap_err();
+        assert_names(&status, Code::FailedPrecondition, &["billing-2", "staging", "orders-7", "prod"]);
     }
 
     #[test]
     fn a_bad_token_is_refused_without_telling_one() {
-        for token in [
-            None,
-            Some(String::new()),
-            Some("secret-of-proD".into()),
-            Some("secret".into()),
-        ] {
+        for token in [None, Some(String::new()), Some("secret-of-proD".into()), Some("secret".into())] {
             let status = negotiate(&Hello { token, ..hello() }, &local()).unwrap_err();
-            assert_names(
-                &status,
-                Code::Unauthenticated,
-                &["billing-2", "orders-7", "token", "prod"],
-            );
+            assert_names(&status, Code::Unauthenticated, &["billing-2", "orders-7", "token", "prod"]);
         }
         assert!(!format!("{:?}", local()).contains("secret"));
     }
 
     #[test]
     fn a_node_without_a_token_accepts_any() {
-        assert!(
-            negotiate(
-                &hello(),
-                &LocalIdentity {
-                    token: None,
-                    ..local()
-                }
-            )
-            .is_ok()
-        );
+        assert!(negotiate(&hello(), &LocalIdentity { token: None, ..local() }).is_ok());
     }
 
     #[test]
@@ -580,25 +465,14 @@ mod tests {
         let service = ServiceOffer {
             name: "shop.orders".into(),
             version: "1.2".into(),
-            methods: vec![MethodOffer {
-                name: "Place".into(),
-                fingerprint: u64::MAX,
-                number: 1,
-            }],
+            methods: vec![MethodOffer { name: "Place".into(), fingerprint: u64::MAX, number: 1 }],
         };
-        let hello = Hello {
-            services: vec![service],
-            features: vec!["x".into()],
-            role: Role::Data,
-            ..hello()
-        };
+        let hello =
+            Hello { services: vec![service], features: vec!["x".into()], role: Role::Data, ..hello() };
         let bytes = codec::to_named(&hello).unwrap();
         assert_eq!(codec::from_slice::<Hello>(&bytes).unwrap(), hello);
         let welcome = Welcome { minor: 3, hello };
-        assert_eq!(
-            codec::from_slice::<Welcome>(&codec::to_named(&welcome).unwrap()).unwrap(),
-            welcome
-        );
+        assert_eq!(codec::from_slice::<Welcome>(&codec::to_named(&welcome).unwrap()).unwrap(), welcome);
     }
 
     #[test]
@@ -607,12 +481,9 @@ mod tests {
             0x16 => FirstByte::Tls,
             0xc1 => FirstByte::Native,
             0x90..=0x9f | 0xdc | 0xdd => FirstByte::MessagePackRpc,
-            _ if [
-                "GET", "POST", "PUT", "PRI", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT",
-                "PATCH",
-            ]
-            .iter()
-            .any(|method| method.as_bytes()[0] == byte) =>
+            _ if ["GET", "POST", "PUT", "PRI", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH"]
+                .iter()
+                .any(|method| method.as_bytes()[0] == byte) =>
             {
                 FirstByte::Http
             }
@@ -628,14 +499,10 @@ mod tests {
         for at in [0, 1, 2, 3, 7] {
             let mut bytes = Preface::CURRENT.to_bytes();
             bytes[at] ^= 1;
-            assert_eq!(
-                Preface::from_bytes(bytes),
-                Err(WireError::BadPreface { got: bytes })
-            );
+            assert_eq!(Preface::from_bytes(bytes), Err(WireError::BadPreface { got: bytes }));
         }
         assert_eq!(
-            Preface::from_bytes([0xc1, b'A', b'F', b'X', 9, 8, 7, 0])
-                .map(|p| (p.major, p.minor, p.flags)),
+            Preface::from_bytes([0xc1, b'A', b'F', b'X', 9, 8, 7, 0]).map(|p| (p.major, p.minor, p.flags)),
             Ok((9, 8, 7))
         );
     }

@@ -100,10 +100,7 @@ impl Limits {
     pub const fn check_frame(&self, bytes: usize) -> Result<(), WireError> {
         let max = self.frame_bytes_ceiling();
         if bytes as u64 > max as u64 {
-            return Err(WireError::FrameTooLarge {
-                bytes: bytes as u64,
-                frame_bytes_max: max as u64,
-            });
+            return Err(WireError::FrameTooLarge { bytes: bytes as u64, frame_bytes_max: max as u64 });
         }
         Ok(())
     }
@@ -112,11 +109,7 @@ impl Limits {
     #[inline]
     #[must_use]
     pub const fn frame_bytes_ceiling(&self) -> u32 {
-        if self.frame_bytes_max < FRAME_BYTES_CEILING {
-            self.frame_bytes_max
-        } else {
-            FRAME_BYTES_CEILING
-        }
+        if self.frame_bytes_max < FRAME_BYTES_CEILING { self.frame_bytes_max } else { FRAME_BYTES_CEILING }
     }
 }
 
@@ -130,10 +123,7 @@ mod tests {
         assert!(limits.check_frame(16 << 20).is_ok());
         assert_eq!(
             limits.check_frame((16 << 20) + 1),
-            Err(WireError::FrameTooLarge {
-                bytes: (16 << 20) + 1,
-                frame_bytes_max: 16 << 20
-            })
+            Err(WireError::FrameTooLarge { bytes: (16 << 20) + 1, frame_bytes_max: 16 << 20 })
         );
     }
 
@@ -141,38 +131,20 @@ mod tests {
     fn an_unknown_peer_may_send_less() {
         let limits = Limits::default().before_hello();
         assert_eq!(limits.frame_bytes_max, Limits::default().hello_bytes_max);
-        let small = Limits {
-            frame_bytes_max: 10,
-            ..Limits::default()
-        };
+        let small = Limits { frame_bytes_max: 10, ..Limits::default() };
         assert_eq!(small.before_hello().frame_bytes_max, 10);
     }
 
     #[test]
     fn no_setting_lifts_the_ceiling() {
-        let limits = Limits {
-            frame_bytes_max: u32::MAX,
-            ..Limits::default()
-        };
-        assert!(
-            limits
-                .check_frame(FRAME_BYTES_CEILING as usize + 1)
-                .is_err()
-        );
+        let limits = Limits { frame_bytes_max: u32::MAX, ..Limits::default() };
+        assert!(limits.check_frame(FRAME_BYTES_CEILING as usize + 1).is_err());
     }
 
     #[test]
     fn what_holds_on_a_link_is_the_smaller_of_each_bound() {
-        let a = Limits {
-            frame_bytes_max: 10,
-            chunk_bytes: 99,
-            ..Limits::default()
-        };
-        let b = Limits {
-            frame_bytes_max: 20,
-            chunk_bytes: 9,
-            ..Limits::default()
-        };
+        let a = Limits { frame_bytes_max: 10, chunk_bytes: 99, ..Limits::default() };
+        let b = Limits { frame_bytes_max: 20, chunk_bytes: 9, ..Limits::default() };
         let both = a.common(&b);
         assert_eq!((both.frame_bytes_max, both.chunk_bytes), (10, 9));
         assert_eq!(both, b.common(&a));

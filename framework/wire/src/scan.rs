@@ -30,30 +30,12 @@ const fn shape(marker: u8) -> Shape {
         0x90..=0x9f => Shape::Fixed((marker & 0x0f) as u64),
         0xa0..=0xbf => Shape::Scalar((marker & 0x1f) as usize),
         0xc1 => Shape::Never,
-        0xc4 | 0xd9 => Shape::Payload {
-            length_bytes: 1,
-            extra: 0,
-        },
-        0xc5 | 0xda => Shape::Payload {
-            length_bytes: 2,
-            extra: 0,
-        },
-        0xc6 | 0xdb => Shape::Payload {
-            length_bytes: 4,
-            extra: 0,
-        },
-        0xc7 => Shape::Payload {
-            length_bytes: 1,
-            extra: 1,
-        },
-        0xc8 => Shape::Payload {
-            length_bytes: 2,
-            extra: 1,
-        },
-        0xc9 => Shape::Payload {
-            length_bytes: 4,
-            extra: 1,
-        },
+        0xc4 | 0xd9 => Shape::Payload { length_bytes: 1, extra: 0 },
+        0xc5 | 0xda => Shape::Payload { length_bytes: 2, extra: 0 },
+        0xc6 | 0xdb => Shape::Payload { length_bytes: 4, extra: 0 },
+        0xc7 => Shape::Payload { length_bytes: 1, extra: 1 },
+        0xc8 => Shape::Payload { length_bytes: 2, extra: 1 },
+        0xc9 => Shape::Payload { length_bytes: 4, extra: 1 },
         0xcc | 0xd0 => Shape::Scalar(1),
         0xcd | 0xd1 | 0xd4 => Shape::Scalar(2),
         0xd5 => Shape::Scalar(3),
@@ -62,22 +44,10 @@ const fn shape(marker: u8) -> Shape {
         0xcb | 0xcf | 0xd3 => Shape::Scalar(8),
         0xd7 => Shape::Scalar(9),
         0xd8 => Shape::Scalar(17),
-        0xdc => Shape::Counted {
-            length_bytes: 2,
-            factor: 1,
-        },
-        0xdd => Shape::Counted {
-            length_bytes: 4,
-            factor: 1,
-        },
-        0xde => Shape::Counted {
-            length_bytes: 2,
-            factor: 2,
-        },
-        0xdf => Shape::Counted {
-            length_bytes: 4,
-            factor: 2,
-        },
+        0xdc => Shape::Counted { length_bytes: 2, factor: 1 },
+        0xdd => Shape::Counted { length_bytes: 4, factor: 1 },
+        0xde => Shape::Counted { length_bytes: 2, factor: 2 },
+        0xdf => Shape::Counted { length_bytes: 4, factor: 2 },
     }
 }
 
@@ -143,10 +113,7 @@ impl Scanner {
                     self.at = end;
                     0
                 }
-                Shape::Payload {
-                    length_bytes,
-                    extra,
-                } => {
+                Shape::Payload { length_bytes, extra } => {
                     let Some(bytes) = big_endian(input, self.at + 1, length_bytes) else {
                         return Ok(None);
                     };
@@ -163,10 +130,7 @@ impl Scanner {
                     self.check(self.at as u64 + count)?;
                     self.open(count)?
                 }
-                Shape::Counted {
-                    length_bytes,
-                    factor,
-                } => {
+                Shape::Counted { length_bytes, factor } => {
                     let Some(count) = big_endian(input, self.at + 1, length_bytes) else {
                         return Ok(None);
                     };
@@ -192,9 +156,7 @@ impl Scanner {
     #[inline]
     fn open(&mut self, count: u64) -> Result<u64, WireError> {
         if self.depth >= self.depth_max {
-            return Err(WireError::TooDeep {
-                depth_max: self.depth_max as u32,
-            });
+            return Err(WireError::TooDeep { depth_max: self.depth_max as u32 });
         }
         if count > 0 {
             self.left[self.depth] = count;
@@ -220,11 +182,7 @@ impl Scanner {
     #[inline]
     fn check(&self, end: u64) -> Result<(), WireError> {
         if end > self.bytes_max as u64 {
-            return Err(WireError::TooLong {
-                what: "value",
-                claimed: end,
-                limit: self.bytes_max as u64,
-            });
+            return Err(WireError::TooLong { what: "value", claimed: end, limit: self.bytes_max as u64 });
         }
         Ok(())
     }
@@ -233,11 +191,7 @@ impl Scanner {
 #[inline]
 fn big_endian(input: &[u8], at: usize, bytes: usize) -> Option<u64> {
     let slice = input.get(at..at + bytes)?;
-    Some(
-        slice
-            .iter()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
-    )
+    Some(slice.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
 }
 
 /// The length in bytes of the MessagePack value at the start of `input`, which must hold all of it.
@@ -265,10 +219,7 @@ pub fn skip_value(input: &[u8], depth_max: u32) -> Result<usize, WireError> {
 fn skip_scanned(input: &[u8], depth_max: u32) -> Result<usize, WireError> {
     match Scanner::new(input.len(), depth_max).advance(input)? {
         Some(end) => Ok(end),
-        None => Err(WireError::Truncated {
-            what: "value",
-            missing_bytes: 1,
-        }),
+        None => Err(WireError::Truncated { what: "value", missing_bytes: 1 }),
     }
 }
 
@@ -284,17 +235,7 @@ mod tests {
         use rmp::encode as e;
         e::write_nil(&mut bytes).unwrap();
         end(&bytes);
-        for n in [
-            0u64,
-            127,
-            128,
-            255,
-            256,
-            65_535,
-            65_536,
-            u64::from(u32::MAX),
-            u64::MAX,
-        ] {
+        for n in [0u64, 127, 128, 255, 256, 65_535, 65_536, u64::from(u32::MAX), u64::MAX] {
             e::write_uint(&mut bytes, n).unwrap();
             end(&bytes);
         }
@@ -345,11 +286,7 @@ mod tests {
         let value = [0x93, 0x81, 0xa1, b'k', 0xc4, 2, 9, 9, 0x90, 0xcd, 1, 0];
         let mut scanner = Scanner::new(100, 64);
         for n in 0..value.len() {
-            assert_eq!(
-                scanner.advance(&value[..n]).unwrap(),
-                None,
-                "after {n} bytes"
-            );
+            assert_eq!(scanner.advance(&value[..n]).unwrap(), None, "after {n} bytes");
         }
         assert_eq!(scanner.advance(&value).unwrap(), Some(value.len()));
         scanner.reset();
@@ -360,46 +297,27 @@ mod tests {
     fn sixty_four_levels_are_walked_and_sixty_five_are_refused() {
         let nested = |levels: usize| [vec![0x91; levels], vec![0xc0]].concat();
         assert_eq!(skip_value(&nested(64), 64).unwrap(), 65);
-        assert_eq!(
-            skip_value(&nested(65), 64),
-            Err(WireError::TooDeep { depth_max: 64 })
-        );
+        assert_eq!(skip_value(&nested(65), 64), Err(WireError::TooDeep { depth_max: 64 }));
     }
 
     #[test]
     fn a_false_claim_is_refused_before_waiting_for_it() {
         let mut scanner = Scanner::new(1_000, 64);
-        assert!(matches!(
-            scanner.advance(&[0xdd, 0xff, 0xff, 0xff, 0xff]),
-            Err(WireError::TooLong { .. })
-        ));
+        assert!(matches!(scanner.advance(&[0xdd, 0xff, 0xff, 0xff, 0xff]), Err(WireError::TooLong { .. })));
         scanner.reset();
-        assert!(matches!(
-            scanner.advance(&[0xdf, 0xff, 0xff, 0xff, 0xff]),
-            Err(WireError::TooLong { .. })
-        ));
+        assert!(matches!(scanner.advance(&[0xdf, 0xff, 0xff, 0xff, 0xff]), Err(WireError::TooLong { .. })));
         scanner.reset();
-        assert!(matches!(
-            scanner.advance(&[0xdb, 0xff, 0xff, 0xff, 0xff]),
-            Err(WireError::TooLong { .. })
-        ));
+        assert!(matches!(scanner.advance(&[0xdb, 0xff, 0xff, 0xff, 0xff]), Err(WireError::TooLong { .. })));
     }
 
     #[test]
     fn a_value_that_never_ends_is_refused_at_the_limit() {
         let mut scanner = Scanner::new(4, 64);
-        assert_eq!(
-            scanner.advance(&[0x94, 1, 1]).ok(),
-            None,
-            "an array of four needs five bytes"
-        );
+        assert_eq!(scanner.advance(&[0x94, 1, 1]).ok(), None, "an array of four needs five bytes");
     }
 
     #[test]
     fn the_byte_that_messagepack_never_uses_is_refused() {
-        assert!(matches!(
-            skip_value(&[0x91, 0xc1], 64),
-            Err(WireError::Malformed { .. })
-        ));
+        assert!(matches!(skip_value(&[0x91, 0xc1], 64), Err(WireError::Malformed { .. })));
     }
 }

@@ -2,8 +2,8 @@
 //! A changed line there is a changed protocol.
 
 use afflux_wire::{
-    Attach, CancelReason, Code, Executed, Frame, Mark, Meta, Method, NodeId, RareMeta, Stage,
-    Status, WireError,
+    Attach, CancelReason, Code, Executed, Frame, Mark, Meta, Method, NodeId, RareMeta, Stage, Status,
+    WireError,
 };
 use bytes::Bytes;
 
@@ -17,27 +17,18 @@ struct Line {
 }
 
 fn lines() -> Vec<Line> {
-    let rows = FILE
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let rows = FILE.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     rows.map(|row| {
         let (hex, meaning) = row.split_once('|').expect("bytes | meaning");
         let (canonical, hex) = match hex.trim().strip_prefix('<') {
             Some(hex) => (false, hex),
             None => (true, hex.trim()),
         };
-        let digits: Vec<u8> = hex
-            .bytes()
-            .filter(|byte| !byte.is_ascii_whitespace())
-            .collect();
+        let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
         let byte = |pair: &[u8]| {
             u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex digits")
         };
-        Line {
-            canonical,
-            bytes: digits.chunks(2).map(byte).collect(),
-            meaning: meaning.trim(),
-        }
+        Line { canonical, bytes: digits.chunks(2).map(byte).collect(), meaning: meaning.trim() }
     })
     .collect()
 }
@@ -45,15 +36,10 @@ fn lines() -> Vec<Line> {
 /// What the lines say, in their order.
 fn expected() -> Vec<Result<Frame<'static>, WireError>> {
     let bytes = Bytes::from_static;
-    let deadline = |ms| Meta {
-        deadline_ms: Some(ms),
-        ..Meta::default()
-    };
+    let deadline = |ms| Meta { deadline_ms: Some(ms), ..Meta::default() };
     let full = Meta {
         deadline_ms: Some(1_500),
-        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-            .parse()
-            .ok(),
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok(),
         attempt: 1,
         priority: 2,
         rare: Some(Box::new(RareMeta {
@@ -91,102 +77,40 @@ fn expected() -> Vec<Result<Frame<'static>, WireError>> {
             params: bytes(&[0xc0]),
             meta: deadline(1_500),
         }),
-        Ok(Frame::Request {
-            id: u64::MAX,
-            method: Method::Number(4),
-            params: Bytes::new(),
-            meta: full,
-        }),
-        Ok(Frame::Response {
-            id: 1,
-            result: Ok(bytes(&[0x2a])),
-            meta: Meta::default(),
-        }),
+        Ok(Frame::Request { id: u64::MAX, method: Method::Number(4), params: Bytes::new(), meta: full }),
+        Ok(Frame::Response { id: 1, result: Ok(bytes(&[0x2a])), meta: Meta::default() }),
         Ok(Frame::Response {
             id: 1,
             result: Err(Status::new(Code::NotFound, "no such order")),
             meta: Meta::default(),
         }),
-        Ok(Frame::Response {
-            id: 1,
-            result: Err(rich),
-            meta: Meta::default(),
-        }),
-        Ok(Frame::Notify {
-            method: Method::Number(5),
-            params: bytes(&[0xc3]),
-            meta: Meta::default(),
-        }),
+        Ok(Frame::Response { id: 1, result: Err(rich), meta: Meta::default() }),
+        Ok(Frame::Notify { method: Method::Number(5), params: bytes(&[0xc3]), meta: Meta::default() }),
         Ok(Frame::Hello(bytes(&[0x80]))),
-        Ok(Frame::Welcome(bytes(&[
-            0x81, 0xa5, b'm', b'i', b'n', b'o', b'r', 0,
-        ]))),
-        Ok(Frame::Reject(Status::new(
-            Code::FailedPrecondition,
-            "cluster",
-        ))),
+        Ok(Frame::Welcome(bytes(&[0x81, 0xa5, b'm', b'i', b'n', b'o', b'r', 0]))),
+        Ok(Frame::Reject(Status::new(Code::FailedPrecondition, "cluster"))),
         Ok(Frame::Bind(vec![(1, "a/B"), (256, "c/D")])),
-        Ok(Frame::Goaway {
-            last_id: 9,
-            code: 14,
-            reason: "drain",
-            grace_ms: 5_000,
-        }),
+        Ok(Frame::Goaway { last_id: 9, code: 14, reason: "drain", grace_ms: 5_000 }),
         Ok(Frame::Ping(1)),
         Ok(Frame::Pong(256)),
-        Ok(Frame::Cancel {
-            id: 5,
-            reason: CancelReason::Deadline,
-        }),
+        Ok(Frame::Cancel { id: 5, reason: CancelReason::Deadline }),
         Ok(Frame::Credit { id: 7, n: 65_536 }),
-        Ok(Frame::Data {
-            channel: 7,
-            seq: 1,
-            count: 2,
-            rows: bytes(&[1, 0, 2, 0]),
-        }),
+        Ok(Frame::Data { channel: 7, seq: 1, count: 2, rows: bytes(&[1, 0, 2, 0]) }),
         Ok(Frame::Attach(attach)),
         Ok(Frame::Detach { channel: 7 }),
-        Ok(Frame::Mark {
-            channel: 7,
-            seq: 2,
-            mark: Mark::Watermark(1_436_918_400_000),
-        }),
-        Ok(Frame::Mark {
-            channel: 7,
-            seq: 3,
-            mark: Mark::Watermark(i64::MIN),
-        }),
-        Ok(Frame::Mark {
-            channel: 7,
-            seq: 4,
-            mark: Mark::Idle,
-        }),
-        Ok(Frame::Mark {
-            channel: 7,
-            seq: 5,
-            mark: Mark::Barrier(42),
-        }),
-        Ok(Frame::Mark {
-            channel: 7,
-            seq: 6,
-            mark: Mark::End,
-        }),
+        Ok(Frame::Mark { channel: 7, seq: 2, mark: Mark::Watermark(1_436_918_400_000) }),
+        Ok(Frame::Mark { channel: 7, seq: 3, mark: Mark::Watermark(i64::MIN) }),
+        Ok(Frame::Mark { channel: 7, seq: 4, mark: Mark::Idle }),
+        Ok(Frame::Mark { channel: 7, seq: 5, mark: Mark::Barrier(42) }),
+        Ok(Frame::Mark { channel: 7, seq: 6, mark: Mark::End }),
         Ok(Frame::Health(bytes(&[0x80]))),
         // Not the form that is written, but to be read.
         Ok(Frame::Ping(1)),
         Ok(Frame::Ping(1)),
-        Ok(Frame::Request {
-            id: 1,
-            method: Method::Number(4),
-            params: Bytes::new(),
-            meta: Meta::default(),
-        }),
+        Ok(Frame::Request { id: 1, method: Method::Number(4), params: Bytes::new(), meta: Meta::default() }),
         Ok(Frame::Credit { id: 7, n: 1 }),
         Ok(Frame::Ignored { kind: 64 }),
-        Err(WireError::Unsupported {
-            kind: afflux_wire::Kind::Chunk,
-        }),
+        Err(WireError::Unsupported { kind: afflux_wire::Kind::Chunk }),
         Err(WireError::UnknownKind { kind: 24 }),
     ]
 }
@@ -197,28 +121,14 @@ fn every_golden_frame_is_decoded_to_its_meaning() {
     assert_eq!(lines.len(), expected.len());
     for (line, expected) in lines.iter().zip(expected) {
         let (prefix, frame) = line.bytes.split_at(4);
-        assert_eq!(
-            prefix,
-            (frame.len() as u32).to_be_bytes(),
-            "prefix of {}",
-            line.meaning
-        );
-        assert_eq!(
-            Frame::decode(&Bytes::copy_from_slice(frame)),
-            expected,
-            "{}",
-            line.meaning
-        );
+        assert_eq!(prefix, (frame.len() as u32).to_be_bytes(), "prefix of {}", line.meaning);
+        assert_eq!(Frame::decode(&Bytes::copy_from_slice(frame)), expected, "{}", line.meaning);
     }
 }
 
 #[test]
 fn every_golden_frame_is_encoded_to_its_bytes() {
-    for (line, expected) in lines()
-        .iter()
-        .zip(expected())
-        .filter(|(line, _)| line.canonical)
-    {
+    for (line, expected) in lines().iter().zip(expected()).filter(|(line, _)| line.canonical) {
         let mut buf = Vec::new();
         expected.unwrap().put(&mut buf).unwrap();
         assert_eq!(buf, line.bytes, "{}: {}", line.meaning, hex(&buf));

@@ -2,8 +2,8 @@
 
 use afflux_wire::handshake::Preface;
 use afflux_wire::{
-    Attach, CancelReason, Code, Executed, Frame, Frames, Hello, Limits, Mark, Meta, Method,
-    RareMeta, Scanner, Status, TraceParent, Welcome, codec, next_frame, skip_value, take_frames,
+    Attach, CancelReason, Code, Executed, Frame, Frames, Hello, Limits, Mark, Meta, Method, RareMeta,
+    Scanner, Status, TraceParent, Welcome, codec, next_frame, skip_value, take_frames,
 };
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
@@ -11,7 +11,8 @@ use proptest::option;
 use proptest::prelude::*;
 
 fn payload() -> impl Strategy<Value = Bytes> {
-    prop_oneof![4 => vec(any::<u8>(), 0..40), 1 => vec(any::<u8>(), 250..260), 1 => Just(vec![7; 66_000])].prop_map(Bytes::from)
+    prop_oneof![4 => vec(any::<u8>(), 0..40), 1 => vec(any::<u8>(), 250..260), 1 => Just(vec![7; 66_000])]
+        .prop_map(Bytes::from)
 }
 
 fn some_bytes() -> impl Strategy<Value = Option<Bytes>> {
@@ -19,29 +20,15 @@ fn some_bytes() -> impl Strategy<Value = Option<Bytes>> {
 }
 
 fn trace() -> impl Strategy<Value = Option<TraceParent>> {
-    option::of((any::<[u8; 16]>(), any::<[u8; 8]>(), any::<u8>()).prop_map(
-        |(trace_id, parent_id, flags)| TraceParent {
-            trace_id,
-            parent_id,
-            flags,
-        },
-    ))
+    option::of(
+        (any::<[u8; 16]>(), any::<[u8; 8]>(), any::<u8>())
+            .prop_map(|(trace_id, parent_id, flags)| TraceParent { trace_id, parent_id, flags }),
+    )
 }
 
 fn meta() -> impl Strategy<Value = Meta> {
-    let small = (
-        option::of(any::<u64>()),
-        trace(),
-        any::<u32>(),
-        any::<u32>(),
-    );
-    let rare = (
-        some_bytes(),
-        some_bytes(),
-        some_bytes(),
-        some_bytes(),
-        some_bytes(),
-    );
+    let small = (option::of(any::<u64>()), trace(), any::<u32>(), any::<u32>());
+    let rare = (some_bytes(), some_bytes(), some_bytes(), some_bytes(), some_bytes());
     let rare = rare.prop_map(|(idempotency_key, chain, to, from, token)| RareMeta {
         idempotency_key,
         chain,
@@ -51,33 +38,23 @@ fn meta() -> impl Strategy<Value = Meta> {
     });
     let full = (small, rare).prop_map(|((deadline_ms, traceparent, attempt, priority), rare)| {
         let rare = (rare != RareMeta::default()).then(|| Box::new(rare));
-        Meta {
-            deadline_ms,
-            traceparent,
-            attempt,
-            priority,
-            rare,
-        }
+        Meta { deadline_ms, traceparent, attempt, priority, rare }
     });
     prop_oneof![Just(Meta::default()), full]
 }
 
 fn status() -> impl Strategy<Value = Status> {
-    (
-        1u8..=16,
-        ".{0,60}",
-        option::of((0..3usize, option::of(vec(any::<u8>(), 0..9)))),
-    )
-        .prop_map(|(code, text, details)| {
+    (1u8..=16, ".{0,60}", option::of((0..3usize, option::of(vec(any::<u8>(), 0..9))))).prop_map(
+        |(code, text, details)| {
             let status = Status::new(Code::from_number(code), text);
             let Some((executed, data)) = details else {
                 return status;
             };
-            let mut status =
-                status.executed([Executed::No, Executed::Maybe, Executed::Yes][executed]);
+            let mut status = status.executed([Executed::No, Executed::Maybe, Executed::Yes][executed]);
             status.details_mut().data = data;
             status
-        })
+        },
+    )
 }
 
 /// A frame and the strings that it borrows, so that it can live in a strategy.
@@ -90,40 +67,16 @@ struct Owned {
 impl Owned {
     fn frame(&self) -> Frame<'_> {
         match (&self.name, self.frame.clone()) {
-            (
-                Some(name),
-                Frame::Request {
-                    id, params, meta, ..
-                },
-            ) => Frame::Request {
-                id,
-                method: Method::Name(name),
-                params,
-                meta,
-            },
-            (Some(name), Frame::Notify { params, meta, .. }) => Frame::Notify {
-                method: Method::Name(name),
-                params,
-                meta,
-            },
-            (Some(name), Frame::Attach(attach)) => Frame::Attach(Attach {
-                job: name,
-                ..attach
-            }),
-            (
-                Some(name),
-                Frame::Goaway {
-                    last_id,
-                    code,
-                    grace_ms,
-                    ..
-                },
-            ) => Frame::Goaway {
-                last_id,
-                code,
-                reason: name,
-                grace_ms,
-            },
+            (Some(name), Frame::Request { id, params, meta, .. }) => {
+                Frame::Request { id, method: Method::Name(name), params, meta }
+            }
+            (Some(name), Frame::Notify { params, meta, .. }) => {
+                Frame::Notify { method: Method::Name(name), params, meta }
+            }
+            (Some(name), Frame::Attach(attach)) => Frame::Attach(Attach { job: name, ..attach }),
+            (Some(name), Frame::Goaway { last_id, code, grace_ms, .. }) => {
+                Frame::Goaway { last_id, code, reason: name, grace_ms }
+            }
             (Some(name), Frame::Bind(methods)) => {
                 Frame::Bind(methods.iter().map(|(n, _)| (*n, name.as_str())).collect())
             }
@@ -133,9 +86,7 @@ impl Owned {
 
     fn bytes(&self) -> Vec<u8> {
         let mut buf = Vec::new();
-        self.frame()
-            .put(&mut buf)
-            .expect("every frame of the strategy can be written");
+        self.frame().put(&mut buf).expect("every frame of the strategy can be written");
         buf
     }
 }
@@ -145,11 +96,7 @@ fn id() -> impl Strategy<Value = u64> {
 }
 
 fn frame() -> impl Strategy<Value = Owned> {
-    let map = || {
-        Just(Bytes::from(
-            codec::to_named(&Hello::default()).expect("a HELLO"),
-        ))
-    };
+    let map = || Just(Bytes::from(codec::to_named(&Hello::default()).expect("a HELLO")));
     let method = || any::<u32>().prop_map(Method::Number);
     let frames = prop_oneof![
         (id(), method(), payload(), meta()).prop_map(|(id, method, params, meta)| Frame::Request {
@@ -186,38 +133,17 @@ fn frame() -> impl Strategy<Value = Owned> {
         }),
         id().prop_map(Frame::Ping),
         id().prop_map(Frame::Pong),
-        (id(), any::<u32>()).prop_map(|(id, n)| Frame::Cancel {
-            id,
-            reason: CancelReason::from_number(n)
-        }),
+        (id(), any::<u32>()).prop_map(|(id, n)| Frame::Cancel { id, reason: CancelReason::from_number(n) }),
         (id(), any::<u64>()).prop_map(|(id, n)| Frame::Credit { id, n }),
-        (id(), any::<u64>(), any::<u32>(), payload()).prop_map(|(channel, seq, count, rows)| {
-            Frame::Data {
-                channel,
-                seq,
-                count,
-                rows,
-            }
-        }),
+        (id(), any::<u64>(), any::<u32>(), payload())
+            .prop_map(|(channel, seq, count, rows)| { Frame::Data { channel, seq, count, rows } }),
         (id(), any::<[u64; 2]>(), any::<[u32; 3]>()).prop_map(
             |(channel, [attempt, fingerprint], [edge, from, to])| {
-                Frame::Attach(Attach {
-                    channel,
-                    attempt,
-                    fingerprint,
-                    job: "",
-                    edge,
-                    from,
-                    to,
-                })
+                Frame::Attach(Attach { channel, attempt, fingerprint, job: "", edge, from, to })
             }
         ),
         id().prop_map(|channel| Frame::Detach { channel }),
-        (id(), any::<u64>(), mark()).prop_map(|(channel, seq, mark)| Frame::Mark {
-            channel,
-            seq,
-            mark
-        }),
+        (id(), any::<u64>(), mark()).prop_map(|(channel, seq, mark)| Frame::Mark { channel, seq, mark }),
         payload().prop_map(Frame::Health),
     ];
     (frames, option::of(".{0,60}")).prop_map(|(frame, name)| Owned { frame, name })
@@ -235,13 +161,7 @@ fn mark() -> impl Strategy<Value = Mark> {
 
 /// MessagePack-like bytes: markers are far more frequent than in noise.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
-    let byte = prop_oneof![
-        any::<u8>(),
-        0x90..=0x9fu8,
-        0x80..=0x8fu8,
-        0xc0..=0xdfu8,
-        0..=24u8,
-    ];
+    let byte = prop_oneof![any::<u8>(), 0x90..=0x9fu8, 0x80..=0x8fu8, 0xc0..=0xdfu8, 0..=24u8,];
     prop_oneof![vec(any::<u8>(), 0..100), vec(byte, 0..100)]
 }
 

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 
 use afflux::prelude::*;
-use afflux_connectors::Csv;
-use afflux_stream::Window;
 
 use crate::board::BoardClosed;
 use crate::flight::{Flight, flights_file};

@@ -3,14 +3,19 @@
 //! `afflux-bench stream w1|w2|w3|w4 --records N --parallelism P --nodes K`
 //! `afflux-bench rpc r1|r2|r3 --outstanding N --payload BYTES --seconds S`
 
+// Shared with the peers, who use more of it.
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/args.rs"]
 mod args;
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/report.rs"]
 mod report;
 mod rpc;
 mod stream;
+#[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/usage.rs"]
 mod usage;
+#[allow(dead_code, unreachable_pub)]
 mod workload;
 
 use args::Args;
@@ -24,10 +29,10 @@ mod kit {
         pub(crate) use afflux_actor::*;
     }
     pub(crate) mod __private {
-        pub(crate) use {schemars, serde};
+        pub(crate) use ::schemars;
+        pub(crate) use ::serde;
     }
 }
-
 
 /// Words are bound by the allocator; nodes use the same one.
 #[global_allocator]

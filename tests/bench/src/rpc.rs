@@ -30,7 +30,7 @@ const OUTSTANDING_MAX: usize = 65_536;
 /// What is called: two numbers, or bytes, come back as they went.
 #[derive(Service)]
 #[service(name = "bench.echo", crate = "crate::kit")]
-pub enum Echo {
+pub(crate) enum Echo {
     /// Two numbers.
     #[rpc(returns = (u64, u64), idempotent)]
     Pair {
@@ -49,7 +49,7 @@ pub enum Echo {
 
 /// Bytes as MessagePack's bin.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct Body(
+pub(crate) struct Body(
     #[serde(with = "serde_bytes")]
     #[schemars(with = "Vec<u8>")]
     Vec<u8>,

@@ -10,8 +10,8 @@ use afflux_actor::{ActorMetrics, Clock, Threads};
 use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
 use afflux_stream::job::{Deployment, Executor, place};
 use afflux_stream::{
-    Batch, BoundedOutOfOrder, Flow, Global, IoContext, JobSettings, Late, Plan, Sink, SinkWriter,
-    TaskEvent, Timestamp, Tumbling, fold, generate, millis_of,
+    Batch, BoundedOutOfOrder, Flow, Global, IoContext, JobSettings, Late, Plan, Sink, SinkWriter, TaskEvent,
+    Timestamp, Tumbling, fold, generate, millis_of,
 };
 use afflux_wire::{Attempt, NodeId};
 
@@ -145,9 +145,7 @@ fn plan(workload: &str, records: u64, parallelism: u32, tally: &Arc<Tally>) -> R
                 }),
             )
             .untimed()
-            .flat_map(|line: String| {
-                line.split(' ').map(str::to_owned).collect::<Vec<String>>()
-            })
+            .flat_map(|line: String| line.split(' ').map(str::to_owned).collect::<Vec<String>>())
             .key_by_ref(|word| word)
             .window(Global)
             .aggregate(
@@ -157,11 +155,9 @@ fn plan(workload: &str, records: u64, parallelism: u32, tally: &Arc<Tally>) -> R
             .sink("checksum", total)
         }
         // Not a race: a consumer of 1,000 records a second behind an endless source. Memory must stand.
-        "slow" => flow
-            .source("numbers", generate(records, rnd))
-            .untimed()
-            .rebalance()
-            .sink("slow", Slow(total)),
+        "slow" => {
+            flow.source("numbers", generate(records, rnd)).untimed().rebalance().sink("slow", Slow(total))
+        }
         other => return Err(format!("unknown workload `{other}`: w1, w2, w3, w4 or slow")),
     }
     flow.finish().map_err(|e| e.to_string())
@@ -207,10 +203,8 @@ fn work(
     afflux_actor::system(|| async move {
         let threads = Arc::new(Threads::start(slots, 1).map_err(|e| e.to_string())?);
         let mesh = if nodes > 1 {
-            let config = MeshConfig {
-                listen: Some("127.0.0.1:0".into()),
-                ..MeshConfig::new(node.clone(), "bench")
-            };
+            let config =
+                MeshConfig { listen: Some("127.0.0.1:0".into()), ..MeshConfig::new(node.clone(), "bench") };
             let mesh = Mesh::start(config, Transport::Tcp, threads.io(), MeshMetrics::unregistered())
                 .map_err(|e| e.to_string())?;
             Some(mesh)
@@ -236,9 +230,14 @@ fn work(
         let mark = Mark::now()?;
         let (sender, mut events) = tokio::sync::mpsc::channel(1024);
         let running = executor
-            .deploy(&plan, Arc::new(deployment), None, Arc::new(move |id, event| {
-                let _ = sender.try_send((id, event));
-            }))
+            .deploy(
+                &plan,
+                Arc::new(deployment),
+                None,
+                Arc::new(move |id, event| {
+                    let _ = sender.try_send((id, event));
+                }),
+            )
             .map_err(|e| e.to_string())?;
         if workload == "slow" {
             return watch_memory(index).await;
@@ -262,7 +261,11 @@ fn work(
             wall_s,
             cpu_s,
             rss_mb: peak_rss_mb()?,
-            checksum: if counted.results.load(Relaxed) == 0 { results } else { counted.checksum.load(Relaxed) },
+            checksum: if counted.results.load(Relaxed) == 0 {
+                results
+            } else {
+                counted.checksum.load(Relaxed)
+            },
             results,
         };
         if nodes > 1 {

@@ -122,11 +122,7 @@ pub const fn w2_term(key: u64, sum: u64) -> u64 {
 pub const fn w3_record(i: u64) -> (u64, u64, u64) {
     let r = rnd(i);
     let back = (((r >> 14) & 0xFFFF) * (W3_LAG_MS + 1)) >> 16;
-    (
-        (r >> 1) % W3_KEYS,
-        r >> 32,
-        i / W3_RECORDS_PER_MS + W3_LAG_MS - back,
-    )
+    ((r >> 1) % W3_KEYS, r >> 32, i / W3_RECORDS_PER_MS + W3_LAG_MS - back)
 }
 
 /// The number of the tumbling window that holds a timestamp; window `w` is
@@ -148,9 +144,9 @@ pub const fn w3_term(window: u64, key: u64, sum: u64) -> u64 {
 #[inline]
 #[must_use]
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
-    })
+    bytes
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 /// What a word of W4 adds to the checksum.
@@ -193,10 +189,7 @@ impl Words {
                 rank as u16
             })
             .collect();
-        Self {
-            words: (0..W4_WORDS as u64).map(spell).collect(),
-            table,
-        }
+        Self { words: (0..W4_WORDS as u64).map(spell).collect(), table }
     }
 
     /// The word drawn by 64 random bits.
@@ -273,9 +266,7 @@ mod tests {
             *sums.entry(key).or_default() += value;
         }
         assert_eq!(sums.len(), 9949);
-        let checksum = sums.iter().fold(0u64, |all, (key, sum)| {
-            all.wrapping_add(w2_term(*key, *sum))
-        });
+        let checksum = sums.iter().fold(0u64, |all, (key, sum)| all.wrapping_add(w2_term(*key, *sum)));
         assert_eq!(hex(checksum), "29e488ba258385b2");
     }
 
@@ -286,25 +277,19 @@ mod tests {
             *sums.entry((w3_window(timestamp), key)).or_default() += value;
         }
         assert_eq!(sums.len(), 19_220);
-        let checksum = sums.iter().fold(0u64, |all, ((window, key), sum)| {
-            all.wrapping_add(w3_term(*window, *key, *sum))
-        });
+        let checksum = sums
+            .iter()
+            .fold(0u64, |all, ((window, key), sum)| all.wrapping_add(w3_term(*window, *key, *sum)));
         assert_eq!(hex(checksum), "1baac4d6e10410e5");
     }
 
     #[test]
     fn w3_has_the_known_timestamps_and_no_record_later_than_the_lag() {
-        let timestamps: Vec<u64> = [0, 1, 2, 1_000_000]
-            .iter()
-            .map(|i| w3_record(*i).2)
-            .collect();
+        let timestamps: Vec<u64> = [0, 1, 2, 1_000_000].iter().map(|i| w3_record(*i).2).collect();
         assert_eq!(timestamps, [99, 59, 46, 1077]);
         let mut greatest = 0;
         for (_, _, timestamp) in (0..200_000).map(w3_record) {
-            assert!(
-                timestamp + W3_LAG_MS >= greatest,
-                "{timestamp} is late behind {greatest}"
-            );
+            assert!(timestamp + W3_LAG_MS >= greatest, "{timestamp} is late behind {greatest}");
             greatest = greatest.max(timestamp);
         }
         assert!(greatest > 2 * W3_LAG_MS, "the bound was never in play");
@@ -313,20 +298,11 @@ mod tests {
     #[test]
     fn w4_draws_the_known_words() {
         let words = Words::new();
-        assert_eq!(
-            [0, 1, 2, 3, 49_999].map(spell),
-            ["aa0", "rlc1", "ipiy2", "ik3", "bt49999"]
-        );
-        assert_eq!(
-            [0, 1 << 63, u64::MAX].map(|r| words.draw(r)),
-            [spell(0), spell(167), spell(49_999)]
-        );
+        assert_eq!([0, 1, 2, 3, 49_999].map(spell), ["aa0", "rlc1", "ipiy2", "ik3", "bt49999"]);
+        assert_eq!([0, 1 << 63, u64::MAX].map(|r| words.draw(r)), [spell(0), spell(167), spell(49_999)]);
         let mut line = String::new();
         words.write_line(0, &mut line);
-        assert_eq!(
-            line,
-            "cgo18 lgb31 mym9017 sw24 gcxe20 pbb430 xglav5549 ipiy2 eqtb341 sa8"
-        );
+        assert_eq!(line, "cgo18 lgb31 mym9017 sw24 gcxe20 pbb430 xglav5549 ipiy2 eqtb341 sa8");
     }
 
     #[test]
@@ -341,9 +317,7 @@ mod tests {
             }
         }
         assert_eq!(counts.len(), 1069);
-        let checksum = counts.iter().fold(0u64, |all, (word, count)| {
-            all.wrapping_add(w4_term(word, *count))
-        });
+        let checksum = counts.iter().fold(0u64, |all, (word, count)| all.wrapping_add(w4_term(word, *count)));
         assert_eq!(hex(checksum), "fb7d12caeaabd174");
         assert_eq!(fnv1a(b"afflux"), 0x11fe_2dab_611b_1779);
     }
@@ -351,21 +325,12 @@ mod tests {
     #[test]
     fn partitions_share_out_every_index_once() {
         for (partitions, records) in [(1, 0), (1, 7), (3, 2), (3, 100), (4, 100)] {
-            let mut all: Vec<u64> = (0..partitions)
-                .flat_map(|p| indices(p, partitions, records))
-                .collect();
+            let mut all: Vec<u64> = (0..partitions).flat_map(|p| indices(p, partitions, records)).collect();
             for p in 0..partitions {
-                assert_eq!(
-                    indices(p, partitions, records).count() as u64,
-                    share(p, partitions, records)
-                );
+                assert_eq!(indices(p, partitions, records).count() as u64, share(p, partitions, records));
             }
             all.sort_unstable();
-            assert_eq!(
-                all,
-                (0..records).collect::<Vec<_>>(),
-                "{partitions} partitions, {records} records"
-            );
+            assert_eq!(all, (0..records).collect::<Vec<_>>(), "{partitions} partitions, {records} records");
         }
     }
 }

@@ -41,9 +41,7 @@ impl Args {
                 words.push(argument);
                 continue;
             };
-            let value = arguments
-                .next()
-                .ok_or_else(|| format!("option --{name} lacks its value"))?;
+            let value = arguments.next().ok_or_else(|| format!("option --{name} lacks its value"))?;
             if options.insert(name.to_owned(), value).is_some() {
                 return Err(format!("option --{name} is given twice"));
             }
@@ -77,12 +75,7 @@ impl Args {
             .iter()
             .find(|choice| **choice == value)
             .copied()
-            .ok_or_else(|| {
-                format!(
-                    "--{name} is {value:?}, expected one of {}",
-                    allowed.join(", ")
-                )
-            })
+            .ok_or_else(|| format!("--{name} is {value:?}, expected one of {}", allowed.join(", ")))
     }
 
     /// Takes a number, in which `_` may separate digits.
@@ -93,10 +86,7 @@ impl Args {
         let Some(value) = self.text(name) else {
             return Ok(default);
         };
-        value
-            .replace('_', "")
-            .parse()
-            .map_err(|_| format!("--{name} is {value:?}, expected a number"))
+        value.replace('_', "").parse().map_err(|_| format!("--{name} is {value:?}, expected a number"))
     }
 
     /// Takes a number of at least one.
@@ -135,10 +125,7 @@ mod tests {
 
     #[test]
     fn what_nobody_takes_is_an_error() {
-        assert_eq!(
-            parse("w1 --recods 5").unwrap().finish().unwrap_err(),
-            "unexpected argument \"w1\""
-        );
+        assert_eq!(parse("w1 --recods 5").unwrap().finish().unwrap_err(), "unexpected argument \"w1\"");
         let mut args = parse("w1 --recods 5").unwrap();
         assert_eq!(args.word("a workload").unwrap(), "w1");
         assert_eq!(args.finish().unwrap_err(), "unknown option --recods");
@@ -147,18 +134,8 @@ mod tests {
     #[test]
     fn wrong_values_are_errors_that_name_the_option() {
         assert!(parse("--records").unwrap_err().contains("--records lacks"));
-        assert!(
-            parse("--a 1 --a 2")
-                .unwrap_err()
-                .contains("--a is given twice")
-        );
-        assert!(
-            parse("--threads 0")
-                .unwrap()
-                .count("threads", 1)
-                .unwrap_err()
-                .contains("at least 1")
-        );
+        assert!(parse("--a 1 --a 2").unwrap_err().contains("--a is given twice"));
+        assert!(parse("--threads 0").unwrap().count("threads", 1).unwrap_err().contains("at least 1"));
         assert!(
             parse("--shape x")
                 .unwrap()

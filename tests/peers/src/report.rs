@@ -81,11 +81,7 @@ impl Report {
             Work::Records { records, .. } => ("records", *records),
             Work::Requests(latencies) => ("requests", latencies.len()),
         };
-        let per_cpu_s = if self.cpu_s > 0.0 {
-            amount as f64 / self.cpu_s
-        } else {
-            0.0
-        };
+        let per_cpu_s = if self.cpu_s > 0.0 { amount as f64 / self.cpu_s } else { 0.0 };
         let _ = write!(
             line,
             "}},\"{unit}\":{amount},\"wall_s\":{:.6},\"cpu_s\":{:.6},\"per_cpu_s\":{per_cpu_s:.1},",
@@ -108,15 +104,9 @@ impl Report {
         };
         let _ = write!(line, "\"rss_mb\":{:.1},", self.rss_mb);
         let _ = match &self.work {
-            Work::Records {
-                checksum, results, ..
-            } => {
+            Work::Records { checksum, results, .. } => {
                 let results = results.map_or("null".to_owned(), |results| results.to_string());
-                write!(
-                    line,
-                    "\"checksum\":\"{}\",\"results\":{results}}}",
-                    crate::workload::hex(*checksum)
-                )
+                write!(line, "\"checksum\":\"{}\",\"results\":{results}}}", crate::workload::hex(*checksum))
             }
             Work::Requests(_) => write!(line, "\"checksum\":null}}"),
         };

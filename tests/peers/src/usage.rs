@@ -45,10 +45,7 @@ impl Mark {
     /// # Errors
     /// As [`cpu_s`].
     pub fn now() -> Result<Self, String> {
-        Ok(Self {
-            wall: Instant::now(),
-            cpu_s: cpu_s()?,
-        })
+        Ok(Self { wall: Instant::now(), cpu_s: cpu_s()? })
     }
 
     /// Wall and processor seconds of this process since the mark.
@@ -69,9 +66,7 @@ mod tests {
         let mark = Mark::now().unwrap();
         let mut block = vec![1u8; 64 << 20];
         while mark.spent().unwrap().1 < 0.02 {
-            block
-                .iter_mut()
-                .for_each(|byte| *byte = byte.wrapping_mul(3));
+            block.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(3));
         }
         assert!(std::hint::black_box(block)[5] & 1 == 1);
         assert!(peak_rss_mb().unwrap() > 64.0);

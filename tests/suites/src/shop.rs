@@ -19,11 +19,7 @@ impl Order {
     /// An order without a note.
     #[must_use]
     pub fn of(id: u64, sku: &str) -> Self {
-        Self {
-            id,
-            sku: sku.to_owned(),
-            note: None,
-        }
+        Self { id, sku: sku.to_owned(), note: None }
     }
 }
 

@@ -43,49 +43,21 @@ enum Party<K> {
 #[test]
 fn the_marked_field_is_the_time_of_the_record() {
     let at = Timestamp::from_millis(7);
-    assert_eq!(
-        Flight {
-            scheduled: at,
-            origin: "JFK".to_owned()
-        }
-        .event_time(),
-        at
-    );
+    assert_eq!(Flight { scheduled: at, origin: "JFK".to_owned() }.event_time(), at);
     assert_eq!(Reading::Warm(at, 1.5).event_time(), at);
     assert_eq!(Reading::<f64>::Cold { at }.event_time(), at);
 }
 
 #[test]
 fn a_struct_is_the_key_that_its_fields_are_as_a_tuple() {
-    let route = Route {
-        from: "JFK".to_owned(),
-        to: "LAX".to_owned(),
-        leg: 2,
-    };
-    assert_eq!(
-        route.key_hash(),
-        (route.from.clone(), route.to.clone(), route.leg).key_hash()
-    );
-    assert_ne!(
-        route.key_hash(),
-        Route {
-            leg: 3,
-            ..route.clone()
-        }
-        .key_hash()
-    );
+    let route = Route { from: "JFK".to_owned(), to: "LAX".to_owned(), leg: 2 };
+    assert_eq!(route.key_hash(), (route.from.clone(), route.to.clone(), route.leg).key_hash());
+    assert_ne!(route.key_hash(), Route { leg: 3, ..route.clone() }.key_hash());
 }
 
 #[test]
 fn an_enum_is_the_key_that_its_index_and_fields_are_as_a_tuple() {
     assert_eq!(Party::<u64>::Nobody.key_hash(), (0_u32,).key_hash());
     assert_eq!(Party::One(5_u64).key_hash(), (1_u32, 5_u64).key_hash());
-    assert_eq!(
-        Party::Two {
-            first: 5_u64,
-            second: 6
-        }
-        .key_hash(),
-        (2_u32, 5_u64, 6_u64).key_hash()
-    );
+    assert_eq!(Party::Two { first: 5_u64, second: 6 }.key_hash(), (2_u32, 5_u64, 6_u64).key_hash());
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use afflux::actor::{ActorHandle, ActorMetrics, ActorPath, Place, Spec, system};
 use afflux::contract::{
-    CallMeta, Caller, Handle, MethodKind, MethodSpec, Outgoing, Remote, ReplyTo, ResponseSink,
-    ResponseSlot, Started, Target,
+    CallMeta, Caller, Handle, MethodKind, MethodSpec, Outgoing, Remote, ReplyTo, ResponseSink, ResponseSlot,
+    Started, Target,
 };
 use afflux::prelude::*;
 use afflux_suites::shop::{Order, OrderError, Orders, OrdersHandler, Receipt};
@@ -38,12 +38,7 @@ struct OrderDesk {
 }
 
 impl OrdersHandler for OrderDesk {
-    async fn place(
-        &mut self,
-        cx: &mut Cx,
-        order: Order,
-        rush: bool,
-    ) -> Result<Receipt, Fault<OrderError>> {
+    async fn place(&mut self, cx: &mut Cx, order: Order, rush: bool) -> Result<Receipt, Fault<OrderError>> {
         assert!(order.id != 666, "no such luck");
         if order.sku == "sold-out" {
             return Err(OrderError::Busy.into());
@@ -52,19 +47,13 @@ impl OrdersHandler for OrderDesk {
         if order.sku == "forwarded" {
             cx.client::<Admin>().touches().await?;
         }
-        let receipt = Receipt {
-            id: order.id,
-            total_cents: if rush { 200 } else { 100 },
-        };
+        let receipt = Receipt { id: order.id, total_cents: if rush { 200 } else { 100 } };
         self.book.insert(order.id, order);
         Ok(receipt)
     }
 
     async fn get(&mut self, _cx: &mut Cx, id: u64) -> Result<Order, Fault<OrderError>> {
-        self.book
-            .get(&id)
-            .cloned()
-            .ok_or_else(|| OrderError::NoSuch { id }.into())
+        self.book.get(&id).cloned().ok_or_else(|| OrderError::NoSuch { id }.into())
     }
 
     async fn touch(&mut self, _cx: &mut Cx, id: u64) -> Result<(), Fault<OrderError>> {
@@ -73,10 +62,7 @@ impl OrdersHandler for OrderDesk {
     }
 
     async fn r#loop(&mut self, cx: &mut Cx) -> Result<(), Fault<OrderError>> {
-        assert!(
-            cx.remaining()
-                .is_some_and(|left| left > Duration::from_secs(8))
-        );
+        assert!(cx.remaining().is_some_and(|left| left > Duration::from_secs(8)));
         Ok(())
     }
 }
@@ -102,12 +88,7 @@ struct Link {
 
 impl ResponseSink for Link {
     fn respond(&self, id: u64, result: Result<&[u8], &Status>) {
-        let slot = self
-            .slots
-            .lock()
-            .expect("no panic under this lock")
-            .remove(&id)
-            .expect("answered once");
+        let slot = self.slots.lock().expect("no panic under this lock").remove(&id).expect("answered once");
         slot.complete(result.map_err(Clone::clone));
     }
     fn is_cancelled(&self, _id: u64) -> bool {
@@ -127,28 +108,17 @@ impl Caller for OneDesk {
         meta: CallMeta,
         call: &mut dyn Outgoing,
     ) -> Result<Started, Status> {
-        let entry = self
-            .services
-            .iter()
-            .find(|s| s.name == &*target.service)
-            .expect("the desk serves it");
+        let entry = self.services.iter().find(|s| s.name == &*target.service).expect("the desk serves it");
         let Some(link) = &self.link else {
             call.deliver(&*entry.endpoint, meta)?;
             return Ok(Started::Local);
         };
         let mut params = Vec::new();
         call.encode(&mut params)?;
-        let number = entry
-            .methods
-            .iter()
-            .position(|m| std::ptr::eq(m, method))
-            .expect("its own method");
+        let number = entry.methods.iter().position(|m| std::ptr::eq(m, method)).expect("its own method");
         let id = link.next.fetch_add(1, Ordering::SeqCst);
         let reply = (method.kind == MethodKind::Unary).then(|| {
-            link.slots
-                .lock()
-                .expect("no panic under this lock")
-                .insert(id, call.slot());
+            link.slots.lock().expect("no panic under this lock").insert(id, call.slot());
             ReplyTo::new(Arc::clone(link) as Arc<dyn ResponseSink>, id)
         });
         entry.dispatch.dispatch(number, &params, meta, reply);
@@ -180,17 +150,9 @@ impl Shop {
         let spec = Spec::new(ActorPath::new("desk"), ActorMetrics::unregistered());
         let desk = Place::current()
             .expect("inside a system")
-            .spawn(spec, move || {
-                Ok(OrderDesk {
-                    book: BTreeMap::new(),
-                    touches: Arc::clone(&touches),
-                })
-            });
+            .spawn(spec, move || Ok(OrderDesk { book: BTreeMap::new(), touches: Arc::clone(&touches) }));
         let caller = |link| -> Arc<dyn Caller> {
-            Arc::new(OneDesk {
-                services: OrderDesk::services(desk.address()),
-                link,
-            })
+            Arc::new(OneDesk { services: OrderDesk::services(desk.address()), link })
         };
         let callers = [caller(None), caller(Some(Arc::default()))];
         Self { desk, callers }
@@ -198,9 +160,7 @@ impl Shop {
 
     /// The same client beside and through bytes.
     fn clients<S: Service>(&self) -> [S::Client; 2] {
-        self.callers
-            .clone()
-            .map(|caller| Handle::<S>::new(Some(caller), Target::service(S::NAME)).into())
+        self.callers.clone().map(|caller| Handle::<S>::new(Some(caller), Target::service(S::NAME)).into())
     }
 }
 
@@ -217,13 +177,7 @@ fn a_unary_call_is_answered_beside_and_through_bytes() {
                 .deadline(Duration::from_secs(1))
                 .await
                 .expect("placed");
-            assert_eq!(
-                receipt,
-                Receipt {
-                    id: 7,
-                    total_cents: 200
-                }
-            );
+            assert_eq!(receipt, Receipt { id: 7, total_cents: 200 });
             assert_eq!(orders.get(7).await.expect("there"), Order::of(7, "tea"));
             orders.r#loop().await.expect("nothing to say");
         }
@@ -237,16 +191,10 @@ fn a_typed_error_arrives_as_itself_beside_and_through_bytes() {
             let error = orders.get(99).await.expect_err("not placed");
             assert_eq!(error.typed(), Some(&OrderError::NoSuch { id: 99 }));
             assert_eq!(error.code(), Code::NotFound);
-            let error = orders
-                .place(Order::of(1, "sold-out"), false)
-                .await
-                .expect_err("busy");
+            let error = orders.place(Order::of(1, "sold-out"), false).await.expect_err("busy");
             assert_eq!(error.typed(), Some(&OrderError::Busy));
             let details = error.status().details.as_ref().expect("details");
-            assert_eq!(
-                (details.kind.as_deref(), details.retry_after_ms),
-                (Some("Busy"), Some(50))
-            );
+            assert_eq!((details.kind.as_deref(), details.retry_after_ms), (Some("Busy"), Some(50)));
         }
     });
 }
@@ -266,20 +214,11 @@ fn a_one_way_call_reaches_the_same_actor_through_its_own_contract() {
 fn a_handler_that_panics_answers_and_the_desk_is_open_again() {
     run(|shop| async move {
         for orders in shop.clients::<Orders>() {
-            orders
-                .place(Order::of(1, "tea"), false)
-                .await
-                .expect("placed");
-            let error = orders
-                .place(Order::of(666, "tea"), false)
-                .await
-                .expect_err("panicked");
+            orders.place(Order::of(1, "tea"), false).await.expect("placed");
+            let error = orders.place(Order::of(666, "tea"), false).await.expect_err("panicked");
             assert_eq!(error.code(), Code::Internal);
             assert!(error.status().message.contains("no such luck"), "{error}");
-            let error = orders
-                .get(1)
-                .await
-                .expect_err("the fresh desk has an empty book");
+            let error = orders.get(1).await.expect_err("the fresh desk has an empty book");
             assert_eq!(error.typed(), Some(&OrderError::NoSuch { id: 1 }));
         }
     });
@@ -290,10 +229,7 @@ fn a_failed_call_inside_a_handler_is_the_handlers_failure() {
     run(|shop| async move {
         for orders in shop.clients::<Orders>() {
             // The desk was spawned without a mesh.
-            let error = orders
-                .place(Order::of(1, "forwarded"), false)
-                .await
-                .expect_err("no mesh");
+            let error = orders.place(Order::of(1, "forwarded"), false).await.expect_err("no mesh");
             assert_eq!(error.code(), Code::FailedPrecondition);
             assert!(!error.status().may_retry_elsewhere());
         }
@@ -304,21 +240,13 @@ fn a_failed_call_inside_a_handler_is_the_handlers_failure() {
 fn the_mailbox_of_the_derive_is_a_bound() {
     run(|shop| async move {
         let [orders, _] = shop.clients::<Orders>();
-        let mut calls: Vec<_> = (0..3)
-            .map(|id| Box::pin(orders.get(id).into_future()))
-            .collect();
+        let mut calls: Vec<_> = (0..3).map(|id| Box::pin(orders.get(id).into_future())).collect();
         assert_eq!(shop.desk.address().capacity(), 2);
         let refused = poll_fn(|cx| {
             let answered = calls.iter_mut().map(|call| call.as_mut().poll(cx));
             Poll::Ready(
                 answered
-                    .filter_map(|p| {
-                        if let Poll::Ready(Err(e)) = p {
-                            Some(e.code())
-                        } else {
-                            None
-                        }
-                    })
+                    .filter_map(|p| if let Poll::Ready(Err(e)) = p { Some(e.code()) } else { None })
                     .collect(),
             )
         })
@@ -330,48 +258,24 @@ fn the_mailbox_of_the_derive_is_a_bound() {
 
 #[test]
 fn a_contract_describes_itself() {
-    assert_eq!(
-        (Orders::NAME, Orders::VERSION, Orders::DOC),
-        ("shop.orders", "1.2", "Takes orders.")
-    );
+    assert_eq!((Orders::NAME, Orders::VERSION, Orders::DOC), ("shop.orders", "1.2", "Takes orders."));
     assert_eq!(Admin::VERSION, "1.0");
-    let [place, get, touch, r#loop] = Orders::METHODS else {
-        panic!("four methods")
-    };
-    assert_eq!(
-        (place.name, place.doc, place.fields),
-        ("Place", "Places an order.", &["order", "rush"][..])
-    );
+    let [place, get, touch, r#loop] = Orders::METHODS else { panic!("four methods") };
+    assert_eq!((place.name, place.doc, place.fields), ("Place", "Places an order.", &["order", "rush"][..]));
     assert_eq!(
         (place.kind, place.deadline, place.idempotent),
         (MethodKind::Unary, Duration::from_secs(2), false)
     );
-    assert_eq!(
-        (get.deadline, get.idempotent),
-        (Duration::from_secs(10), true)
-    );
+    assert_eq!((get.deadline, get.idempotent), (Duration::from_secs(10), true));
     assert_eq!((touch.kind, r#loop.name), (MethodKind::OneWay, "Loop"));
     let params = (place.params)();
     assert_eq!(
-        params
-            .pointer("/properties/order/description")
-            .and_then(|d| d.as_str()),
+        params.pointer("/properties/order/description").and_then(|d| d.as_str()),
         Some("What to place.")
     );
-    assert_eq!(
-        params
-            .pointer("/required")
-            .map(ToString::to_string)
-            .as_deref(),
-        Some(r#"["order"]"#)
-    );
+    assert_eq!(params.pointer("/required").map(ToString::to_string).as_deref(), Some(r#"["order"]"#));
     let returns = (place.returns)();
-    assert_eq!(
-        returns
-            .pointer("/properties/total_cents/format")
-            .and_then(|d| d.as_str()),
-        Some("uint64")
-    );
+    assert_eq!(returns.pointer("/properties/total_cents/format").and_then(|d| d.as_str()), Some("uint64"));
 }
 
 #[test]

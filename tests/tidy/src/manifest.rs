@@ -56,9 +56,11 @@ impl Manifest {
         let table: Table = text.parse().unwrap_or_else(|error| panic!("{path}: {error}"));
         let name = table.get("package")?.get("name")?.as_str()?.to_owned();
         let mut dependencies = Vec::new();
-        for (kind, section) in
-            [(Kind::Normal, "dependencies"), (Kind::Dev, "dev-dependencies"), (Kind::Build, "build-dependencies")]
-        {
+        for (kind, section) in [
+            (Kind::Normal, "dependencies"),
+            (Kind::Dev, "dev-dependencies"),
+            (Kind::Build, "build-dependencies"),
+        ] {
             for (key, value) in table.get(section).and_then(Value::as_table).into_iter().flatten() {
                 dependencies.push(Dependency {
                     name: value.get("package").and_then(Value::as_str).unwrap_or(key).to_owned(),

@@ -47,7 +47,9 @@ impl Page {
         let numbered = self.lines.iter().zip(1..);
         numbered
             .flat_map(|(line, number)| {
-                targets(line).into_iter().filter_map(move |(start, end)| Some((number, line.get(start..end)?)))
+                targets(line)
+                    .into_iter()
+                    .filter_map(move |(start, end)| Some((number, line.get(start..end)?)))
             })
             .collect()
     }
@@ -60,7 +62,9 @@ impl Page {
     /// What it has between single backticks, each with its line counted from 1.
     pub fn quoted(&self) -> Vec<(usize, &str)> {
         let numbered = self.lines.iter().zip(1..);
-        numbered.flat_map(|(line, number)| line.split('`').skip(1).step_by(2).map(move |q| (number, q))).collect()
+        numbered
+            .flat_map(|(line, number)| line.split('`').skip(1).step_by(2).map(move |q| (number, q)))
+            .collect()
     }
 }
 

@@ -126,7 +126,13 @@ fn raw_text(rest: &[u8], before: Option<&u8>) -> Option<(usize, usize)> {
     if before.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') {
         return None;
     }
-    let prefix = if rest.starts_with(b"br") { 2 } else if rest.starts_with(b"r") { 1 } else { return None };
+    let prefix = if rest.starts_with(b"br") {
+        2
+    } else if rest.starts_with(b"r") {
+        1
+    } else {
+        return None;
+    };
     let hashes = rest[prefix..].iter().take_while(|b| **b == b'#').count();
     let opening = prefix + hashes + 1;
     if rest.get(opening - 1) != Some(&b'"') {

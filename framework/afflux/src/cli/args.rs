@@ -134,6 +134,9 @@ pub(crate) struct DevArgs {
     /// Paces the input by its event time: `1x` as it happened, `20000x` that much faster.
     #[arg(long, value_name = "FACTORx", value_parser = replay)]
     pub(crate) replay: Option<f64>,
+    /// Starts from a checkpoint: the latest of a job, or one of its epochs.
+    #[arg(long, value_name = "JOB[/EPOCH]")]
+    pub(crate) restore: Option<String>,
     /// Keeps the nodes up after the input has ended, until Ctrl-C.
     #[arg(long)]
     pub(crate) hold: bool,

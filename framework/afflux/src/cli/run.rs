@@ -1,5 +1,7 @@
 //! `run`: a pipeline on a running cluster.
 
+use std::cell::RefCell;
+
 use super::args::{Global, RunArgs};
 use super::output::{print_json, print_line};
 use crate::app::App;
@@ -20,7 +22,8 @@ pub(crate) async fn run(app: &App, global: &Global, args: &RunArgs) -> Result<()
         return if global.json { print_json(&job) } else { print_line(&job.id) };
     }
     let mut signals = Signals::catch()?;
-    match follow(&jobs, job, &mut Show::new(), &mut signals).await? {
+    let latest = RefCell::new(job.clone());
+    match follow(&jobs, job, &mut Show::new(), &mut signals, &latest).await? {
         Followed::Ended(job) => {
             let summary = outcome(&job)?;
             let text = if global.json { serde_json::to_string(&summary)? } else { summary.text() };

@@ -2,6 +2,7 @@
 //!
 //! It is no node, so that every node can be killed.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -285,7 +286,8 @@ impl Launcher {
         signals: &mut Signals,
     ) -> Result<()> {
         let jobs = self.client.client::<Jobs>();
-        let request = request(pipeline, layers, args.parallelism, args.replay);
+        let mut request = request(pipeline, layers, args.parallelism, args.replay);
+        request.restore = args.restore.clone();
         let mut show = if global.json { Show::plain() } else { Show::new() };
         let job = tokio::select! {
             biased;
@@ -294,12 +296,13 @@ impl Launcher {
             job = submit(&jobs, request) => job?,
         };
         let id = job.id.clone();
-        let placed = job.clone();
+        let latest = RefCell::new(job.clone());
         let followed = tokio::select! {
             biased;
-            followed = follow(&jobs, job, &mut show, signals) => followed?,
+            followed = follow(&jobs, job, &mut show, signals, &latest) => followed?,
             died = self.first_death() => {
                 show.clear();
+                let placed = latest.borrow().clone();
                 return Err(self.death_of_a_worker(died, &placed).await);
             }
         };
@@ -332,7 +335,7 @@ impl Launcher {
             job.tasks.iter().filter(|task| task.node == child.id).map(|task| task.path.as_str()).collect();
         let running = match tasks.is_empty() {
             true => "no task of the job was running there".to_owned(),
-            false => format!("{} was running there", tasks.join(", ")),
+            false => format!("it was running {}", tasks.join(", ")),
         };
         let error = self.death(index).context(format!("{} failed", job.pipeline));
         // The last state the coordinator knows of, if it lives.

@@ -8,7 +8,9 @@ use futures_util::future::join_all;
 
 use afflux_mesh::Mesh;
 use afflux_stream::OperatorKind;
-use afflux_stream::job::{Action, CheckpointFile, Coordinator, Deployment, Event, JobState, Storage, TaskId, place};
+use afflux_stream::job::{
+    Action, CheckpointFile, Coordinator, Deployment, Event, JobState, Storage, TaskId, place,
+};
 use afflux_stream::{JobSettings, Plan};
 use afflux_wire::{Attempt, Code, NodeId, Status};
 
@@ -16,7 +18,7 @@ use super::pipelines::Pipelines;
 use super::settings::job_settings;
 use super::worker::{Share, TaskShare, Worker};
 use crate::contract::{Cx, Fault, NoError};
-use crate::jobs::{JobInfo, JobRequest, Jobs, JobsCall, JobsHandler, TaskPlace};
+use crate::jobs::{JobInfo, JobRequest, Jobs, JobsHandler, TaskPlace};
 use crate::macros::{Actor, Service};
 use crate::progress::{JobProgress, OperatorProgress};
 
@@ -186,18 +188,19 @@ impl JobDesk {
             let known: Vec<&str> = self.jobs.keys().map(String::as_str).collect();
             Status::not_found(format!(
                 "no job is named `{job}`; {}",
-                if known.is_empty() { "there is none".to_owned() } else { format!("there are {}", known.join(", ")) }
+                if known.is_empty() {
+                    "there is none".to_owned()
+                } else {
+                    format!("there are {}", known.join(", "))
+                }
             ))
         })
     }
 
     /// Forgets the oldest ended jobs.
     fn prune(&mut self) {
-        let mut ended: Vec<(i64, String)> = self
-            .jobs
-            .iter()
-            .filter_map(|(id, e)| e.ended_ms.map(|at| (at, id.clone())))
-            .collect();
+        let mut ended: Vec<(i64, String)> =
+            self.jobs.iter().filter_map(|(id, e)| e.ended_ms.map(|at| (at, id.clone()))).collect();
         ended.sort_unstable();
         let excess = ended.len().saturating_sub(ENDED_JOBS_MAX);
         for (_, id) in ended.into_iter().take(excess) {
@@ -282,7 +285,7 @@ impl Entry {
                 });
             }
         }
-        let output = graph.operators.iter().rfind(|o| o.kind == OperatorKind::Sink && o.detail.contains(' '));
+        let output = graph.operators.iter().filter_map(|o| o.target.clone()).next_back();
         JobInfo {
             id: id.to_owned(),
             pipeline: deployment.pipeline.clone(),
@@ -294,7 +297,7 @@ impl Entry {
             started_ms: self.started_ms,
             wall_s: (self.ended_ms.unwrap_or(now_ms) - self.started_ms).max(0) as f64 / 1000.0,
             cpu_s: self.cpu.values().map(|(before, now)| now - before).sum(),
-            output: output.and_then(|o| o.detail.split_once(' ')).map(|(_, t)| t.to_owned()).unwrap_or_default(),
+            output: output.unwrap_or_default(),
             tasks,
             progress: self.progress(),
             last_checkpoint: self.coordinator.last_completed(),
@@ -318,11 +321,12 @@ impl Entry {
             let mut shown = OperatorProgress { name: operator.name.clone(), ..OperatorProgress::default() };
             for share in self.shares.values().filter(|s| s.chain == operator.chain) {
                 shown.tasks += 1;
-                for (name, records_in, records_out, late, _) in &share.operators {
+                for (name, records_in, records_out, late, errors) in &share.operators {
                     if *name == operator.name {
                         shown.records_in += records_in;
                         shown.records_out += records_out;
                         progress.late += late;
+                        progress.skipped += errors;
                     }
                 }
                 let lived = (share.busy_s + share.idle_s + share.backpressured_s).max(1e-9);
@@ -364,7 +368,10 @@ impl JobsHandler for JobDesk {
         nodes.sort();
         nodes.retain(|(_, slots)| *slots > 0);
         if nodes.is_empty() {
-            return Err(Status::unavailable("no node has slots for tasks: start one with `node --join ADDRESS`").into());
+            return Err(Status::unavailable(
+                "no node has slots for tasks: start one with `node --join ADDRESS`",
+            )
+            .into());
         }
         if !request.settings.contains_key("pipeline.parallelism")
             && !request.settings.contains_key("parallelism")

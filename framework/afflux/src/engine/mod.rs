@@ -5,10 +5,12 @@
 //! calls that carry them out.
 
 mod desk;
+mod metrics;
 mod pipelines;
 mod settings;
 mod worker;
 
 pub use desk::{DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClient};
+pub use metrics::OperatorMetrics;
 pub use pipelines::{Builder, Pipelines};
 pub use worker::{Share, TaskShare, Worker, WorkerActor, WorkerActorMail, WorkerParts};

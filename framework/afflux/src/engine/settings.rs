@@ -18,9 +18,8 @@ pub(super) fn job_settings(
 ) -> Result<JobSettings, Status> {
     let mut settings = defaults;
     for (key, value) in texts {
-        let wrong = |expected: &str| {
-            Status::invalid(format!("setting {key} is `{value}`, expected {expected}"))
-        };
+        let wrong =
+            |expected: &str| Status::invalid(format!("setting {key} is `{value}`, expected {expected}"));
         match key.as_str() {
             "pipeline.parallelism" | "parallelism" => {
                 settings.parallelism = value

@@ -13,6 +13,7 @@ use afflux_stream::{OperatorReading, Restore, TaskEvent, TaskReading};
 use afflux_wire::{NodeId, Status};
 
 use super::desk::JobReportsClient;
+use super::metrics::OperatorMetrics;
 use super::pipelines::Pipelines;
 use crate::contract::{Cx, Fault, NoError};
 use crate::macros::{Actor, Service};
@@ -138,6 +139,8 @@ pub struct WorkerParts {
     pub storage: Option<Storage>,
     /// This executable's build id.
     pub build: String,
+    /// Where operators are counted.
+    pub metrics: OperatorMetrics,
 }
 
 /// The actor that runs this node's share of jobs.
@@ -172,8 +175,7 @@ impl WorkerActor {
         mut events: tokio::sync::mpsc::Receiver<(TaskId, TaskEvent)>,
     ) {
         let storage = self.parts.storage.clone();
-        let client: JobReportsClient =
-            self.parts.mesh.client_on::<super::desk::JobReports>(&coordinator);
+        let client: JobReportsClient = self.parts.mesh.client_on::<super::desk::JobReports>(&coordinator);
         self.parts.executor.threads.io().spawn_with(move || async move {
             let (job, attempt) = (deployment.job.clone(), deployment.attempt.0);
             while let Some((id, event)) = events.recv().await {
@@ -266,18 +268,35 @@ impl WorkerHandler for WorkerActor {
                 }
             }),
         )?;
+        for task in &running.tasks {
+            let chain = running.deployment().graph.chains.get(task.id.chain as usize);
+            let first = chain.and_then(|c| c.operators.first()).map_or("", String::as_str);
+            self.parts.metrics.add(&running.deployment().pipeline, first, &task.meter);
+        }
         self.running.insert(job.clone(), running);
         Ok(self.share(&job))
     }
 
-    async fn trigger(&mut self, _: &mut Cx, job: String, attempt: u64, epoch: u64) -> Result<(), Fault<NoError>> {
+    async fn trigger(
+        &mut self,
+        _: &mut Cx,
+        job: String,
+        attempt: u64,
+        epoch: u64,
+    ) -> Result<(), Fault<NoError>> {
         if let Some(running) = self.of_attempt(&job, attempt) {
             running.trigger(epoch);
         }
         Ok(())
     }
 
-    async fn completed(&mut self, _: &mut Cx, job: String, attempt: u64, epoch: u64) -> Result<(), Fault<NoError>> {
+    async fn completed(
+        &mut self,
+        _: &mut Cx,
+        job: String,
+        attempt: u64,
+        epoch: u64,
+    ) -> Result<(), Fault<NoError>> {
         if let Some(running) = self.of_attempt(&job, attempt) {
             running.completed(epoch);
         }
@@ -288,12 +307,21 @@ impl WorkerHandler for WorkerActor {
         Ok(self.share(&job))
     }
 
-    async fn stop(&mut self, _: &mut Cx, job: String, attempt: u64, reason: String) -> Result<Share, Fault<NoError>> {
+    async fn stop(
+        &mut self,
+        _: &mut Cx,
+        job: String,
+        attempt: u64,
+        reason: String,
+    ) -> Result<Share, Fault<NoError>> {
         let share = self.share(&job);
         if self.of_attempt(&job, attempt).is_some()
             && let Some(running) = self.running.remove(&job)
         {
             running.stop(&Status::new(afflux_wire::Code::Cancelled, reason));
+            for task in &running.tasks {
+                self.parts.metrics.remove(&task.meter);
+            }
         }
         Ok(share)
     }

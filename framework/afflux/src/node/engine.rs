@@ -11,7 +11,7 @@ use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::Node;
 use super::hosted::Stop;
-use crate::engine::{DeskParts, JobDesk, JobReports, Pipelines, WorkerActor, WorkerParts};
+use crate::engine::{DeskParts, JobDesk, JobReports, OperatorMetrics, Pipelines, WorkerActor, WorkerParts};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 
@@ -63,6 +63,7 @@ impl Node {
             mesh: inner.mesh.clone(),
             storage: storage.clone(),
             build: inner.facts.build.clone(),
+            metrics: OperatorMetrics::new(&inner.metrics)?,
         };
         let stop = self.host_own("afflux.worker", move || Ok(WorkerActor::new(worker.clone())));
         inner.stops.lock().push(stop);

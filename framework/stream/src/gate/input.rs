@@ -66,15 +66,16 @@ impl<T: DeserializeOwned> InputGate<T> {
     pub(crate) fn new(channels: Vec<From<T>>) -> Self {
         let channels = channels
             .into_iter()
-            .map(|from| In {
-                from,
-                watermark: Timestamp::MIN,
-                idle: false,
-                aligned: false,
-                ended: false,
-            })
+            .map(|from| In { from, watermark: Timestamp::MIN, idle: false, aligned: false, ended: false })
             .collect();
-        Self { channels, turn: 0, watermark: Timestamp::MIN, idle: false, barrier: None, next: VecDeque::new() }
+        Self {
+            channels,
+            turn: 0,
+            watermark: Timestamp::MIN,
+            idle: false,
+            barrier: None,
+            next: VecDeque::new(),
+        }
     }
 
     /// The gate's watermark after a change, if it rose.
@@ -163,10 +164,9 @@ fn decode<T: DeserializeOwned>(payload: &[u8], count: u32, into: &mut Batch<T>) 
             }));
             Ok(())
         }
-        _ => Err(Status::internal(format!(
-            "a batch of {count} rows has {} bytes behind its rows",
-            rest.len()
-        ))),
+        _ => {
+            Err(Status::internal(format!("a batch of {count} rows has {} bytes behind its rows", rest.len())))
+        }
     }
 }
 
@@ -189,9 +189,9 @@ impl<T: DeserializeOwned> Input<T> for InputGate<T> {
                 From::Local(receiver) => receiver.poll_next(turn.task, into),
                 From::Remote(receiver) => match receiver.poll_next(turn.task) {
                     Poll::Pending => Poll::Pending,
-                    Poll::Ready(None) => Poll::Ready(Err(Status::unavailable(
-                        "the channel closed before its end",
-                    ))),
+                    Poll::Ready(None) => {
+                        Poll::Ready(Err(Status::unavailable("the channel closed before its end")))
+                    }
                     Poll::Ready(Some(Err(status))) => Poll::Ready(Err(status)),
                     Poll::Ready(Some(Ok(Packet::Data { count, payload }))) => {
                         Poll::Ready(decode(&payload, count, into).map(|()| None))

@@ -13,7 +13,7 @@ use crate::batch::{Batch, Element, Mark};
 use afflux_wire::Status;
 
 /// Batches that wait in one local queue.
-pub const LOCAL_QUEUE_BATCHES_MAX: usize = 4;
+pub(crate) const LOCAL_QUEUE_BATCHES_MAX: usize = 4;
 
 struct Inner<T> {
     queue: VecDeque<Element<T>>,
@@ -128,16 +128,12 @@ impl<T> LocalReceiver<T> {
     }
 
     /// The next element; a batch is swapped into `into` (which must be empty), and `None` returned.
-    pub(crate) fn poll_next(
-        &mut self,
-        cx: &Context<'_>,
-        into: &mut Batch<T>,
-    ) -> Poll<Result<Option<Mark>>> {
+    pub(crate) fn poll_next(&mut self, cx: &Context<'_>, into: &mut Batch<T>) -> Poll<Result<Option<Mark>>> {
         let mut inner = self.queue.inner.lock();
         match inner.queue.pop_front() {
-            None if inner.producer_gone => Poll::Ready(Err(Status::unavailable(
-                "the task that feeds this edge stopped before its end",
-            ))),
+            None if inner.producer_gone => {
+                Poll::Ready(Err(Status::unavailable("the task that feeds this edge stopped before its end")))
+            }
             None => {
                 register(&mut inner.consumer, cx);
                 Poll::Pending

@@ -18,9 +18,9 @@ use crate::meter::Meter;
 use crate::stage::{Stage, Turn};
 
 /// Bytes that a batch on a byte channel aims at.
-pub const REMOTE_BATCH_BYTES: usize = 64 * 1024;
+pub(crate) const REMOTE_BATCH_BYTES: usize = 64 * 1024;
 /// Rows of a batch on a byte channel at most.
-pub const REMOTE_BATCH_ROWS_MAX: usize = 8 * BATCH_ROWS_MAX;
+pub(crate) const REMOTE_BATCH_ROWS_MAX: usize = 8 * BATCH_ROWS_MAX;
 /// First byte of a batch's payload when event times follow the rows.
 pub(crate) const TIMED: u8 = 1;
 /// First byte of a batch's payload without event times.
@@ -57,14 +57,9 @@ pub(crate) struct OutputGate<T> {
 }
 
 impl<T: Serialize> OutputGate<T> {
-    pub(crate) fn new(
-        wires: Vec<Wire<T>>,
-        routing: Routing<T>,
-        linger: Duration,
-        meter: Arc<Meter>,
-    ) -> Self {
-        let remote_rows = (REMOTE_BATCH_BYTES / size_of::<T>().max(1))
-            .clamp(BATCH_ROWS_MAX / 4, REMOTE_BATCH_ROWS_MAX);
+    pub(crate) fn new(wires: Vec<Wire<T>>, routing: Routing<T>, linger: Duration, meter: Arc<Meter>) -> Self {
+        let remote_rows =
+            (REMOTE_BATCH_BYTES / size_of::<T>().max(1)).clamp(BATCH_ROWS_MAX / 4, REMOTE_BATCH_ROWS_MAX);
         let outs = wires
             .into_iter()
             .map(|wire| Out {

@@ -24,9 +24,12 @@ const WATERMARK_BATCHES: u32 = 16;
 /// Rows that a paced source reads at a time, so that it can wait between them.
 const PACED_ROWS_MAX: usize = 64;
 
+/// Appends the event times of rows.
+type TimeOf<T> = Arc<dyn Fn(&[T], &mut Vec<i64>) + Send + Sync>;
+
 /// How event times are found in rows, and how far the watermark stays behind.
 pub(crate) struct TimePolicy<T> {
-    pub(crate) time_of: Arc<dyn Fn(&[T], &mut Vec<i64>) + Send + Sync>,
+    pub(crate) time_of: TimeOf<T>,
     pub(crate) bound_ms: i64,
 }
 

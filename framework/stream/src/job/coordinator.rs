@@ -206,9 +206,7 @@ impl Coordinator {
                 }
                 let tasks = self.describe(&node);
                 self.nodes.remove(&node);
-                self.fail(Status::unavailable(format!(
-                    "node {node} died ({reason}); it was running {tasks}"
-                )))
+                self.fail(Status::unavailable(format!("node {node} died ({reason}); it was running {tasks}")))
             }
             Event::Checkpoint => {
                 if self.state != JobState::Running || !self.epochs.is_empty() {

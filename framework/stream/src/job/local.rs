@@ -125,6 +125,11 @@ impl LocalRun {
         Ok(self.running.tasks.iter().map(|t| t.meter.read()).collect())
     }
 
+    /// The counters of the tasks.
+    pub fn meters(&self) -> Vec<Arc<crate::meter::TaskMeter>> {
+        self.running.tasks.iter().map(|t| Arc::clone(&t.meter)).collect()
+    }
+
     /// What each task has counted so far.
     pub fn readings(&self) -> Vec<TaskReading> {
         self.running.tasks.iter().map(|t| t.meter.read()).collect()
@@ -156,4 +161,3 @@ impl LocalRun {
         }
     }
 }
-

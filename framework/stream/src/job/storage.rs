@@ -80,7 +80,9 @@ impl Storage {
     pub fn directory(path: &std::path::Path) -> Result<Self> {
         let place = path.display().to_string();
         std::fs::create_dir_all(path).map_err(|e| {
-            Status::unavailable(format!("checkpoint directory {place} cannot be made: {e}; set `checkpoint.dir`"))
+            Status::unavailable(format!(
+                "checkpoint directory {place} cannot be made: {e}; set `checkpoint.dir`"
+            ))
         })?;
         let store = LocalFileSystem::new_with_prefix(path)
             .map_err(|e| Status::unavailable(format!("checkpoint directory {place}: {e}")))?;
@@ -95,16 +97,19 @@ impl Storage {
     ///
     /// # Errors
     /// Names the object and what failed.
-    pub async fn put(&self, job: &str, attempt: u64, task: TaskId, snapshot: &TaskSnapshot) -> Result<CheckpointFile> {
+    pub async fn put(
+        &self,
+        job: &str,
+        attempt: u64,
+        task: TaskId,
+        snapshot: &TaskSnapshot,
+    ) -> Result<CheckpointFile> {
         let bytes = rmp_serde::to_vec_named(snapshot)
             .map_err(|e| Status::internal(format!("a snapshot cannot be encoded: {e}")))?;
         let name = format!("{}-{}-a{attempt}.state", task.chain, task.subtask);
         let path = Path::from(format!("{}/{name}", Self::dir(job, snapshot.epoch)));
         let file = CheckpointFile { task, name, bytes: bytes.len() as u64, crc32: crc32fast::hash(&bytes) };
-        self.store
-            .put(&path, PutPayload::from(bytes))
-            .await
-            .map_err(|e| failed(&self.place, &path, &e))?;
+        self.store.put(&path, PutPayload::from(bytes)).await.map_err(|e| failed(&self.place, &path, &e))?;
         Ok(file)
     }
 
@@ -155,19 +160,24 @@ impl Storage {
         let dir = Self::dir(job, epoch);
         let path = Path::from(format!("{dir}/MANIFEST.json"));
         let manifest = self.get(&path).await?;
-        let manifest: Manifest = serde_json::from_slice(&manifest)
-            .map_err(|e| Status::new(Code::DataLoss, format!("manifest {}/{path} is damaged: {e}", self.place)))?;
+        let manifest: Manifest = serde_json::from_slice(&manifest).map_err(|e| {
+            Status::new(Code::DataLoss, format!("manifest {}/{path} is damaged: {e}", self.place))
+        })?;
         let mut snapshots = Vec::with_capacity(manifest.files.len());
         for file in &manifest.files {
             let path = Path::from(format!("{dir}/{}", file.name));
-            let bytes = self.get(&path).await.map_err(|status| Status::new(Code::DataLoss, status.message))?;
+            let bytes =
+                self.get(&path).await.map_err(|status| Status::new(Code::DataLoss, status.message))?;
             let crc32 = crc32fast::hash(&bytes);
             if crc32 != file.crc32 || bytes.len() as u64 != file.bytes {
                 return Err(Status::new(
                     Code::DataLoss,
                     format!(
                         "checkpoint file {}/{path} is damaged: {} bytes with CRC-32 {crc32:08x}, expected {} with {:08x}",
-                        self.place, bytes.len(), file.bytes, file.crc32
+                        self.place,
+                        bytes.len(),
+                        file.bytes,
+                        file.crc32
                     ),
                 ));
             }

@@ -66,10 +66,7 @@ impl<P: Step, U: 'static, F: Fn(P::Out) -> U + Send + Sync + 'static> Step for M
     const TOTAL: bool = P::TOTAL;
     #[inline(always)]
     fn apply(&self, row: P::In) -> Option<U> {
-        match self.before.apply(row) {
-            Some(row) => Some((self.f)(row)),
-            None => None,
-        }
+        self.before.apply(row).map(&self.f)
     }
 }
 
@@ -160,7 +157,11 @@ impl<P: Step> Fused<P> {
 impl<P: Step> Stage<P::In> for Fused<P> {
     fn batch(&mut self, batch: &mut Batch<P::In>, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.meter.records_in(batch.len());
-        if batch.is_timed() { self.timed(batch) } else { self.untimed(batch) }
+        if batch.is_timed() {
+            self.timed(batch)
+        } else {
+            self.untimed(batch)
+        }
         batch.clear();
         self.meter.records_out(self.out.len());
         if self.out.is_empty() {

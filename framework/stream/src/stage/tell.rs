@@ -26,9 +26,9 @@ pub const TELL_IN_FLIGHT_MAX: usize = 8;
 pub const TELL_ROWS_MAX: usize = 256;
 
 /// An acknowledgement on its way.
-pub type Telling = Pin<Box<dyn Future<Output = Result<()>>>>;
+pub(crate) type Telling = Pin<Box<dyn Future<Output = Result<()>>>>;
 /// Makes the request for some records.
-pub type TellFn<T> = Arc<dyn Fn(&Arc<dyn Caller>, Vec<T>) -> Telling + Send + Sync>;
+pub(crate) type TellFn<T> = Arc<dyn Fn(&Arc<dyn Caller>, Vec<T>) -> Telling + Send + Sync>;
 
 /// The stage that tells.
 pub(crate) struct Tell<T> {

@@ -115,8 +115,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         // The slowest of the old tasks decides, so that nothing is called late that was not.
         for (_, purged) in restore.get::<i64>(&self.operator, PURGED)? {
             let purged = Timestamp::from_millis(purged);
-            self.purged =
-                if self.purged == Timestamp::MIN { purged } else { self.purged.min(purged) };
+            self.purged = if self.purged == Timestamp::MIN { purged } else { self.purged.min(purged) };
         }
         Ok(())
     }
@@ -212,8 +211,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
                     Some(pane) if pane.window.end <= watermark => {
                         let pane = self.panes.remove(0);
                         self.current = 0;
-                        self.firing =
-                            Some(Firing { window: pane.window, rows: pane.table.into_entries() });
+                        self.firing = Some(Firing { window: pane.window, rows: pane.table.into_entries() });
                     }
                     _ => break,
                 }
@@ -261,11 +259,9 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
     fn save(&self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
         let rows: u64 = self.panes.iter().map(|p| p.table.len() as u64).sum();
-        let panes: Vec<(i64, Vec<&(F::Key, A::Acc)>)> = self
-            .panes
-            .iter()
-            .map(|p| (p.window.start.millis(), p.table.iter().collect()))
-            .collect();
+        type Rows<'a, K, Acc> = Vec<(i64, Vec<&'a (K, Acc)>)>;
+        let panes: Rows<'_, F::Key, A::Acc> =
+            self.panes.iter().map(|p| (p.window.start.millis(), p.table.iter().collect())).collect();
         snapshot.put(&self.operator, PANES, self.subtask, rows, &panes)?;
         snapshot.put(&self.operator, PURGED, self.subtask, 1, &self.purged.millis())
     }

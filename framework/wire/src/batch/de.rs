@@ -16,11 +16,7 @@ pub(super) struct Decoder<'de> {
 impl<'de> Decoder<'de> {
     #[inline]
     pub(super) const fn new(rest: &'de [u8]) -> Self {
-        Self {
-            rest,
-            depth_left: DEPTH_MAX,
-            zero_sized_left: ZERO_SIZED_ELEMENTS_MAX,
-        }
+        Self { rest, depth_left: DEPTH_MAX, zero_sized_left: ZERO_SIZED_ELEMENTS_MAX }
     }
 
     #[inline]
@@ -40,10 +36,7 @@ impl<'de> Decoder<'de> {
     #[inline]
     fn consumed_since(&mut self, before: usize) -> Result<(), BatchError> {
         if self.rest.len() == before {
-            self.zero_sized_left = self
-                .zero_sized_left
-                .checked_sub(1)
-                .ok_or_else(BatchError::zero_sized)?;
+            self.zero_sized_left = self.zero_sized_left.checked_sub(1).ok_or_else(BatchError::zero_sized)?;
         }
         Ok(())
     }
@@ -92,14 +85,8 @@ impl<'de> Decoder<'de> {
     }
 
     #[inline]
-    fn nested<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, BatchError>,
-    ) -> Result<T, BatchError> {
-        self.depth_left = self
-            .depth_left
-            .checked_sub(1)
-            .ok_or_else(BatchError::deep)?;
+    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, BatchError>) -> Result<T, BatchError> {
+        self.depth_left = self.depth_left.checked_sub(1).ok_or_else(BatchError::deep)?;
         let value = read(self)?;
         self.depth_left += 1;
         Ok(value)
@@ -217,15 +204,8 @@ impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
         })
     }
     #[inline]
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, BatchError> {
-        visitor.visit_seq(Fields {
-            decoder: self,
-            left: len,
-        })
+    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, BatchError> {
+        visitor.visit_seq(Fields { decoder: self, left: len })
     }
     #[inline]
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -234,10 +214,7 @@ impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, BatchError> {
-        visitor.visit_seq(Fields {
-            decoder: self,
-            left: len,
-        })
+        visitor.visit_seq(Fields { decoder: self, left: len })
     }
     #[inline]
     fn deserialize_struct<V: Visitor<'de>>(
@@ -246,10 +223,7 @@ impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, BatchError> {
-        visitor.visit_seq(Fields {
-            decoder: self,
-            left: fields.len(),
-        })
+        visitor.visit_seq(Fields { decoder: self, left: fields.len() })
     }
     #[inline]
     fn deserialize_enum<V: Visitor<'de>>(
@@ -337,10 +311,7 @@ impl<'de> de::MapAccess<'de> for &mut Elements<'_, 'de> {
     type Error = BatchError;
 
     #[inline]
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, BatchError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, BatchError> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -353,10 +324,7 @@ impl<'de> de::MapAccess<'de> for &mut Elements<'_, 'de> {
     }
 
     #[inline]
-    fn next_value_seed<V: DeserializeSeed<'de>>(
-        &mut self,
-        seed: V,
-    ) -> Result<V::Value, BatchError> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, BatchError> {
         seed.deserialize(&mut *self.decoder)
     }
 
@@ -371,10 +339,7 @@ impl<'de> de::EnumAccess<'de> for &mut Decoder<'de> {
     type Variant = Self;
 
     #[inline]
-    fn variant_seed<V: DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), BatchError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), BatchError> {
         let index: U32Deserializer<BatchError> = self.u32()?.into_deserializer();
         Ok((seed.deserialize(index)?, self))
     }
@@ -388,22 +353,12 @@ impl<'de> de::VariantAccess<'de> for &mut Decoder<'de> {
         Ok(())
     }
     #[inline]
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, BatchError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, BatchError> {
         seed.deserialize(self)
     }
     #[inline]
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, BatchError> {
-        visitor.visit_seq(Fields {
-            decoder: self,
-            left: len,
-        })
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, BatchError> {
+        visitor.visit_seq(Fields { decoder: self, left: len })
     }
     #[inline]
     fn struct_variant<V: Visitor<'de>>(
@@ -411,9 +366,6 @@ impl<'de> de::VariantAccess<'de> for &mut Decoder<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, BatchError> {
-        visitor.visit_seq(Fields {
-            decoder: self,
-            left: fields.len(),
-        })
+        visitor.visit_seq(Fields { decoder: self, left: fields.len() })
     }
 }

@@ -44,10 +44,7 @@ impl BatchError {
 
     #[cold]
     pub(super) fn short(wanted: u64, left: usize) -> Self {
-        Self::new(Reason::Short {
-            wanted,
-            left: left as u64,
-        })
+        Self::new(Reason::Short { wanted, left: left as u64 })
     }
 
     #[cold]
@@ -96,23 +93,17 @@ impl fmt::Display for BatchError {
         match &*self.0 {
             Reason::Custom(text) => f.write_str(text),
             Reason::Short { wanted, left } => {
-                write!(
-                    f,
-                    "{wanted} bytes are needed and {left} are left: do both ends run the same build?"
-                )
+                write!(f, "{wanted} bytes are needed and {left} are left: do both ends run the same build?")
             }
             Reason::Count { claimed } => {
                 write!(f, "{claimed} elements are claimed, which no batch can hold")
             }
-            Reason::ZeroSized => write!(
-                f,
-                "more than {} elements without bytes in one batch",
-                super::ZERO_SIZED_ELEMENTS_MAX
-            ),
-            Reason::Deep => write!(
-                f,
-                "values nest deeper than depth_max = {DEPTH_MAX}: carry a flat list instead"
-            ),
+            Reason::ZeroSized => {
+                write!(f, "more than {} elements without bytes in one batch", super::ZERO_SIZED_ELEMENTS_MAX)
+            }
+            Reason::Deep => {
+                write!(f, "values nest deeper than depth_max = {DEPTH_MAX}: carry a flat list instead")
+            }
             Reason::Tag { what, got } => write!(f, "{got} is no {what}"),
             Reason::Utf8 => f.write_str("a str is not UTF-8"),
             Reason::Long { what } => write!(f, "a {what} is longer than {}", u32::MAX),

@@ -17,11 +17,7 @@ pub(super) struct Encoder<'a> {
 impl<'a> Encoder<'a> {
     #[inline]
     pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
-        Self {
-            out,
-            depth_left: DEPTH_MAX,
-            zero_sized_left: ZERO_SIZED_ELEMENTS_MAX,
-        }
+        Self { out, depth_left: DEPTH_MAX, zero_sized_left: ZERO_SIZED_ELEMENTS_MAX }
     }
 
     #[inline]
@@ -39,10 +35,7 @@ impl<'a> Encoder<'a> {
     /// Only what can contain itself is counted: sequences, maps, options and enums. Structs cannot without one.
     #[inline]
     fn deeper(&mut self) -> Result<(), BatchError> {
-        self.depth_left = self
-            .depth_left
-            .checked_sub(1)
-            .ok_or_else(BatchError::deep)?;
+        self.depth_left = self.depth_left.checked_sub(1).ok_or_else(BatchError::deep)?;
         Ok(())
     }
 
@@ -57,11 +50,7 @@ impl<'a> Encoder<'a> {
         self.deeper()?;
         let at = self.out.len();
         self.put([0; 4]);
-        Ok(Counted {
-            encoder: self,
-            at,
-            count: 0,
-        })
+        Ok(Counted { encoder: self, at, count: 0 })
     }
 
     #[inline]
@@ -86,11 +75,8 @@ impl Counted<'_, '_> {
         value.serialize(&mut *self.encoder)?;
         self.count += 1;
         if self.encoder.out.len() == from {
-            self.encoder.zero_sized_left = self
-                .encoder
-                .zero_sized_left
-                .checked_sub(1)
-                .ok_or_else(BatchError::zero_sized)?;
+            self.encoder.zero_sized_left =
+                self.encoder.zero_sized_left.checked_sub(1).ok_or_else(BatchError::zero_sized)?;
         }
         Ok(())
     }
@@ -204,12 +190,7 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
         Ok(())
     }
     #[inline]
-    fn serialize_unit_variant(
-        self,
-        _: &'static str,
-        index: u32,
-        _: &'static str,
-    ) -> Result<(), BatchError> {
+    fn serialize_unit_variant(self, _: &'static str, index: u32, _: &'static str) -> Result<(), BatchError> {
         self.put(index.to_le_bytes());
         Ok(())
     }
@@ -240,21 +221,11 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
     }
     #[inline]
     fn serialize_tuple(self, _: usize) -> Result<Fields<'e, 'a>, BatchError> {
-        Ok(Fields {
-            encoder: self,
-            in_variant: false,
-        })
+        Ok(Fields { encoder: self, in_variant: false })
     }
     #[inline]
-    fn serialize_tuple_struct(
-        self,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Fields<'e, 'a>, BatchError> {
-        Ok(Fields {
-            encoder: self,
-            in_variant: false,
-        })
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Fields<'e, 'a>, BatchError> {
+        Ok(Fields { encoder: self, in_variant: false })
     }
     #[inline]
     fn serialize_tuple_variant(
@@ -265,24 +236,15 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
         _: usize,
     ) -> Result<Fields<'e, 'a>, BatchError> {
         self.variant(index)?;
-        Ok(Fields {
-            encoder: self,
-            in_variant: true,
-        })
+        Ok(Fields { encoder: self, in_variant: true })
     }
     #[inline]
     fn serialize_map(self, _: Option<usize>) -> Result<Entries<'e, 'a>, BatchError> {
-        Ok(Entries {
-            counted: self.counted()?,
-            entry_at: 0,
-        })
+        Ok(Entries { counted: self.counted()?, entry_at: 0 })
     }
     #[inline]
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Fields<'e, 'a>, BatchError> {
-        Ok(Fields {
-            encoder: self,
-            in_variant: false,
-        })
+        Ok(Fields { encoder: self, in_variant: false })
     }
     #[inline]
     fn serialize_struct_variant(
@@ -293,10 +255,7 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
         _: usize,
     ) -> Result<Fields<'e, 'a>, BatchError> {
         self.variant(index)?;
-        Ok(Fields {
-            encoder: self,
-            in_variant: true,
-        })
+        Ok(Fields { encoder: self, in_variant: true })
     }
 }
 

@@ -21,19 +21,12 @@ const TEXT_BYTES_MAX: usize = 512;
 
 #[cold]
 #[inline(never)]
-pub(super) fn explain<T: DeserializeOwned>(
-    input: &[u8],
-    error: &rmp_serde::decode::Error,
-) -> Status {
+pub(super) fn explain<T: DeserializeOwned>(input: &[u8], error: &rmp_serde::decode::Error) -> Status {
     let (path, text) = from_value::<T>(input)
         .or_else(|| from_rmp::<T>(input))
         .unwrap_or_else(|| (String::new(), error.to_string()));
     let text = shorten(&text);
-    Status::invalid(if path.is_empty() || path == "." {
-        text
-    } else {
-        format!("{path}: {text}")
-    })
+    Status::invalid(if path.is_empty() || path == "." { text } else { format!("{path}: {text}") })
 }
 
 fn from_value<T: DeserializeOwned>(input: &[u8]) -> Option<(String, String)> {
@@ -56,9 +49,8 @@ fn from_rmp<T: DeserializeOwned>(input: &[u8]) -> Option<(String, String)> {
 
 /// `invalid type: string "abc", expected u32` becomes `expected u32, got str`; other texts stay.
 fn reword(text: &str) -> String {
-    if let Some((found, expected)) = text
-        .strip_prefix("invalid type: ")
-        .and_then(|rest| rest.rsplit_once(", expected "))
+    if let Some((found, expected)) =
+        text.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "))
     {
         let got = match found.split([' ', '`']).next().unwrap_or_default() {
             "string" => "str",
@@ -72,14 +64,10 @@ fn reword(text: &str) -> String {
         };
         return format!("expected {expected}, got {got}");
     }
-    if let Some((found, expected)) = text
-        .strip_prefix("invalid value: ")
-        .and_then(|rest| rest.rsplit_once(", expected "))
+    if let Some((found, expected)) =
+        text.strip_prefix("invalid value: ").and_then(|rest| rest.rsplit_once(", expected "))
     {
-        let got = found
-            .strip_prefix("integer `")
-            .and_then(|rest| rest.strip_suffix('`'))
-            .unwrap_or(found);
+        let got = found.strip_prefix("integer `").and_then(|rest| rest.strip_suffix('`')).unwrap_or(found);
         return format!("expected {expected}, got {got}");
     }
     text.to_owned()
@@ -125,9 +113,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
         Ok(Value::String(value.to_owned()))
     }
     fn visit_bytes<E>(self, value: &[u8]) -> Result<Value, E> {
-        Ok(Value::Array(
-            value.iter().map(|byte| Value::from(*byte)).collect(),
-        ))
+        Ok(Value::Array(value.iter().map(|byte| Value::from(*byte)).collect()))
     }
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
@@ -162,22 +148,13 @@ mod tests {
 
     #[test]
     fn serdes_words_become_ours() {
-        assert_eq!(
-            reword("invalid type: string \"a, expected b\", expected u32"),
-            "expected u32, got str"
-        );
-        assert_eq!(
-            reword("invalid type: null, expected a map"),
-            "expected a map, got nil"
-        );
+        assert_eq!(reword("invalid type: string \"a, expected b\", expected u32"), "expected u32, got str");
+        assert_eq!(reword("invalid type: null, expected a map"), "expected a map, got nil");
         assert_eq!(
             reword("invalid type: integer `5`, expected a string"),
             "expected a string, got an integer"
         );
-        assert_eq!(
-            reword("invalid value: integer `300`, expected u8"),
-            "expected u8, got 300"
-        );
+        assert_eq!(reword("invalid value: integer `300`, expected u8"), "expected u8, got 300");
         assert_eq!(reword("missing field `x`"), "missing field `x`");
     }
 
@@ -186,11 +163,7 @@ mod tests {
         // Refused as a number, so that an explanation is looked for.
         let nested = [vec![0x81; 60], vec![0xc0; 61]].concat();
         let status = super::super::from_slice::<u8>(&nested).unwrap_err();
-        assert!(
-            status.message.len() < 600,
-            "{} bytes of text",
-            status.message.len()
-        );
+        assert!(status.message.len() < 600, "{} bytes of text", status.message.len());
         let mut deserializer = Deserializer::from_read_ref(&nested);
         assert!(Loose::deserialize(&mut deserializer).is_err());
     }

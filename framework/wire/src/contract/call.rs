@@ -31,12 +31,7 @@ impl<S: Service> Clone for Handle<S> {
 impl<S: Service> Handle<S> {
     /// A handle whose calls are started by `caller`; without one they fail with `FAILED_PRECONDITION`.
     pub fn new(caller: Option<Arc<dyn Caller>>, target: Target) -> Self {
-        Self {
-            caller,
-            target,
-            options: CallOptions::default(),
-            service: PhantomData,
-        }
+        Self { caller, target, options: CallOptions::default(), service: PhantomData }
     }
 
     /// The same handle with other defaults for its calls.
@@ -53,10 +48,7 @@ impl<S: Service> Handle<S> {
 
     /// A call of one method, not yet started.
     pub fn call<P: Params<Service = S>>(&self, params: P) -> Call<P> {
-        Call {
-            handle: self.clone(),
-            params,
-        }
+        Call { handle: self.clone(), params }
     }
 }
 

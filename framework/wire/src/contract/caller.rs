@@ -32,18 +32,12 @@ pub struct Target {
 impl Target {
     /// Any endpoint of this service.
     pub fn service(name: &str) -> Self {
-        Self {
-            service: Arc::from(name),
-            node: None,
-        }
+        Self { service: Arc::from(name), node: None }
     }
 
     /// The endpoint of this service on one node.
     pub fn on(name: &str, node: NodeId) -> Self {
-        Self {
-            service: Arc::from(name),
-            node: Some(node),
-        }
+        Self { service: Arc::from(name), node: Some(node) }
     }
 }
 
@@ -75,8 +69,7 @@ pub trait Outgoing {
     ///
     /// # Errors
     /// `RESOURCE_EXHAUSTED` or `UNAVAILABLE`, not executed.
-    fn deliver(&mut self, endpoint: &(dyn Any + Send + Sync), meta: CallMeta)
-    -> Result<(), Status>;
+    fn deliver(&mut self, endpoint: &(dyn Any + Send + Sync), meta: CallMeta) -> Result<(), Status>;
     /// Where the answer of a remote call goes.
     fn slot(&self) -> Arc<dyn ResponseSlot>;
 }

@@ -99,14 +99,9 @@ impl Cx {
     ///
     /// Outside a node every call of it fails with `FAILED_PRECONDITION`.
     pub fn client<S: Service>(&self) -> S::Client {
-        let options = CallOptions {
-            deadline_at: self.meta.deadline,
-            trace: self.meta.trace,
-            ..CallOptions::default()
-        };
-        S::Client::from(
-            Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options),
-        )
+        let options =
+            CallOptions { deadline_at: self.meta.deadline, trace: self.meta.trace, ..CallOptions::default() };
+        S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
     }
 
     /// The mesh of this node.

@@ -111,15 +111,9 @@ pub enum CallError<E = NoError> {
 impl<E: RpcError> CallError<E> {
     /// The error behind a status: typed when its data says so.
     pub fn from_status(status: Status) -> Self {
-        let typed = status
-            .details
-            .as_ref()
-            .and_then(|d| d.kind.as_deref().zip(d.data.as_deref()))
-            .and_then(|(kind, data)| {
-                crate::codec::from_slice::<E>(data)
-                    .ok()
-                    .filter(|error| error.kind() == kind)
-            });
+        let typed = status.details.as_ref().and_then(|d| d.kind.as_deref().zip(d.data.as_deref())).and_then(
+            |(kind, data)| crate::codec::from_slice::<E>(data).ok().filter(|error| error.kind() == kind),
+        );
         match typed {
             Some(error) => CallError::Typed(error, status),
             None => CallError::Status(status),

@@ -82,9 +82,7 @@ impl<P: Params> CallFuture<P> {
             let options = &self.handle.options;
             let after = options.deadline.unwrap_or(Self::method().deadline);
             let own = now.checked_add(after).unwrap_or_else(|| now + DEADLINE_MAX);
-            options
-                .deadline_at
-                .map_or(own, |inherited| own.min(inherited))
+            options.deadline_at.map_or(own, |inherited| own.min(inherited))
         })
     }
 
@@ -100,10 +98,7 @@ impl<P: Params> CallFuture<P> {
         let mut changed: Option<BoxFuture<()>> = None;
         loop {
             if deadline <= now {
-                return Some(Err(CallError::Status(Self::timed_out(
-                    waited_for.as_ref(),
-                    true,
-                ))));
+                return Some(Err(CallError::Status(Self::timed_out(waited_for.as_ref(), true))));
             }
             let meta = CallMeta {
                 deadline: Some(deadline),
@@ -112,29 +107,21 @@ impl<P: Params> CallFuture<P> {
                 idempotency_key: self.handle.options.idempotency_key.clone(),
                 peer: None,
             };
-            let mut departure = Departure::<P> {
-                params: &mut self.params,
-                slot: &self.slot,
-                one_way,
+            let mut departure = Departure::<P> { params: &mut self.params, slot: &self.slot, one_way };
+            let status = match caller.start(&self.handle.target, Self::method(), meta, &mut departure) {
+                Ok(_) if one_way => return Some(nothing::<P>().map_err(CallError::Status)),
+                Ok(started) => {
+                    self.tries += 1;
+                    self.phase = match started {
+                        Started::Local => Phase::Local,
+                        Started::Remote(remote, id) => Phase::Remote(remote, id),
+                    };
+                    return None;
+                }
+                Err(status) => status,
             };
-            let status =
-                match caller.start(&self.handle.target, Self::method(), meta, &mut departure) {
-                    Ok(_) if one_way => return Some(nothing::<P>().map_err(CallError::Status)),
-                    Ok(started) => {
-                        self.tries += 1;
-                        self.phase = match started {
-                            Started::Local => Phase::Local,
-                            Started::Remote(remote, id) => Phase::Remote(remote, id),
-                        };
-                        return None;
-                    }
-                    Err(status) => status,
-                };
             let no_endpoint = status.code == Code::Unavailable
-                && status
-                    .details
-                    .as_ref()
-                    .is_some_and(|d| d.stage == Some(Stage::Connect));
+                && status.details.as_ref().is_some_and(|d| d.stage == Some(Stage::Connect));
             if !no_endpoint || self.handle.options.fail_fast || self.params.is_none() {
                 return Some(Err(CallError::Status(status)));
             }
@@ -164,27 +151,16 @@ impl<P: Params> CallFuture<P> {
         let name = format!("{}/{}", P::Service::NAME, Self::method().name);
         let (text, executed, stage) = match waited_for {
             Some(status) => (
-                format!(
-                    "{name}: the deadline passed while waiting for an endpoint: {}",
-                    status.message
-                ),
+                format!("{name}: the deadline passed while waiting for an endpoint: {}", status.message),
                 Executed::No,
                 Stage::Connect,
             ),
-            None if unsent => (
-                format!("{name}: the deadline passed before the call left"),
-                Executed::No,
-                Stage::Connect,
-            ),
-            None => (
-                format!("{name}: no answer before the deadline"),
-                Executed::Maybe,
-                Stage::Running,
-            ),
+            None if unsent => {
+                (format!("{name}: the deadline passed before the call left"), Executed::No, Stage::Connect)
+            }
+            None => (format!("{name}: no answer before the deadline"), Executed::Maybe, Stage::Running),
         };
-        Status::new(Code::DeadlineExceeded, text)
-            .executed(executed)
-            .stage(stage)
+        Status::new(Code::DeadlineExceeded, text).executed(executed).stage(stage)
     }
 
     /// Whether to try again, and when: now, or at the moment the refusal asks for.
@@ -196,11 +172,7 @@ impl<P: Params> CallFuture<P> {
         if error.code != Code::ResourceExhausted {
             return Some(None);
         }
-        let pause_ms = error
-            .details
-            .as_ref()
-            .and_then(|d| d.retry_after_ms)
-            .unwrap_or(RETRY_AFTER_FULL_MS);
+        let pause_ms = error.details.as_ref().and_then(|d| d.retry_after_ms).unwrap_or(RETRY_AFTER_FULL_MS);
         let at = now.checked_add(Duration::from_millis(pause_ms))?;
         (!self.handle.options.fail_fast && at < deadline).then_some(Some(at))
     }
@@ -258,10 +230,7 @@ impl<P: Params> Future for CallFuture<P> {
                         Poll::Pending => return Poll::Pending,
                     };
                     let now = caller.now();
-                    let retry = answer
-                        .as_ref()
-                        .err()
-                        .and_then(|error| this.retry(error.status(), now));
+                    let retry = answer.as_ref().err().and_then(|error| this.retry(error.status(), now));
                     let Some(at) = retry else {
                         this.phase = Phase::Done;
                         return Poll::Ready(answer);
@@ -278,9 +247,7 @@ impl<P: Params> Future for CallFuture<P> {
         let Some(deadline) = this.deadline else {
             return Poll::Pending;
         };
-        let timer = this
-            .timer
-            .get_or_insert_with(|| caller.sleep_until(deadline));
+        let timer = this.timer.get_or_insert_with(|| caller.sleep_until(deadline));
         if timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
@@ -318,17 +285,11 @@ impl<P: Params> Outgoing for Departure<'_, P> {
     fn encode(&mut self, buffer: &mut Vec<u8>) -> Result<(), Status> {
         match self.params {
             Some(params) => crate::codec::to_named_in(params, buffer),
-            None => Err(Status::internal(
-                "the params of this call have left already",
-            )),
+            None => Err(Status::internal("the params of this call have left already")),
         }
     }
 
-    fn deliver(
-        &mut self,
-        endpoint: &(dyn Any + Send + Sync),
-        meta: CallMeta,
-    ) -> Result<(), Status> {
+    fn deliver(&mut self, endpoint: &(dyn Any + Send + Sync), meta: CallMeta) -> Result<(), Status> {
         let Some(endpoint) = endpoint.downcast_ref::<LocalEndpoint<P::Service>>() else {
             return Err(Status::precondition(format!(
                 "service {} is registered here with another contract type: use one crate for the contract",
@@ -336,21 +297,14 @@ impl<P: Params> Outgoing for Departure<'_, P> {
             )));
         };
         let Some(params) = self.params.take() else {
-            return Err(Status::internal(
-                "the params of this call have left already",
-            ));
+            return Err(Status::internal("the params of this call have left already"));
         };
         let reply = (!self.one_way).then(|| Reply::local(Arc::clone(self.slot)));
         let mailbox = endpoint.mailbox();
         let Err(refused) = mailbox.accept(params.into_call(meta, reply)) else {
             return Ok(());
         };
-        let status = refusal(
-            P::Service::NAME,
-            &refused,
-            mailbox.depth(),
-            mailbox.capacity(),
-        );
+        let status = refusal(P::Service::NAME, &refused, mailbox.depth(), mailbox.capacity());
         let call = refused.into_inner();
         if self.one_way {
             return Err(status);
@@ -392,10 +346,7 @@ mod tests {
     use crate::id::ActorPath;
 
     fn handle(fake: &Arc<Fake>) -> Handle<Shop> {
-        Handle::new(
-            Some(Arc::clone(fake) as Arc<dyn Caller>),
-            Target::service(Shop::NAME),
-        )
+        Handle::new(Some(Arc::clone(fake) as Arc<dyn Caller>), Target::service(Shop::NAME))
     }
 
     fn call(fake: &Arc<Fake>, n: u64) -> CallFuture<Double> {
@@ -445,19 +396,10 @@ mod tests {
         assert!(poll(&mut first).is_pending());
         let error = error::<Double>(poll(&mut call(&fake, 2)));
         assert_eq!(error.code(), Code::ResourceExhausted);
-        assert!(
-            error.status().message.contains("full (1 messages)"),
-            "{error}"
-        );
+        assert!(error.status().message.contains("full (1 messages)"), "{error}");
         let details = error.status().details.as_ref().unwrap();
-        assert_eq!(
-            (details.executed, details.stage),
-            (Executed::No, Some(Stage::Admission))
-        );
-        assert_eq!(
-            (details.retry_after_ms, details.queue_depth),
-            (Some(RETRY_AFTER_FULL_MS), Some(1))
-        );
+        assert_eq!((details.executed, details.stage), (Executed::No, Some(Stage::Admission)));
+        assert_eq!((details.retry_after_ms, details.queue_depth), (Some(RETRY_AFTER_FULL_MS), Some(1)));
     }
 
     #[test]
@@ -465,10 +407,7 @@ mod tests {
         let fake = Fake::local(1);
         let note = || std::future::IntoFuture::into_future(handle(&fake).call(Note {}));
         assert!(matches!(poll(&mut note()), Poll::Ready(Ok(()))));
-        assert_eq!(
-            error::<Note>(poll(&mut note())).code(),
-            Code::ResourceExhausted
-        );
+        assert_eq!(error::<Note>(poll(&mut note())).code(), Code::ResourceExhausted);
         fake.close();
         assert_eq!(error::<Note>(poll(&mut note())).code(), Code::Unavailable);
     }
@@ -483,10 +422,7 @@ mod tests {
         assert!(!fake.first_is_cancelled());
         fake.advance(Duration::from_millis(1));
         let error = error::<Double>(poll(&mut future));
-        assert_eq!(
-            (error.code(), error.status().was_executed()),
-            (Code::DeadlineExceeded, Executed::Maybe)
-        );
+        assert_eq!((error.code(), error.status().was_executed()), (Code::DeadlineExceeded, Executed::Maybe));
         assert!(error.status().message.contains("shop/Double"), "{error}");
         assert!(fake.first_is_cancelled());
     }
@@ -495,33 +431,21 @@ mod tests {
     fn the_earlier_of_two_deadlines_holds() {
         let fake = Fake::local(8);
         let at = fake.now() + Duration::from_millis(10);
-        let options = CallOptions {
-            deadline_at: Some(at),
-            ..CallOptions::default()
-        };
+        let options = CallOptions { deadline_at: Some(at), ..CallOptions::default() };
         let double = handle(&fake).with_options(options).call(Double { n: 1 });
         let mut future = std::future::IntoFuture::into_future(double.deadline(Duration::MAX));
         assert!(poll(&mut future).is_pending());
         fake.advance(Duration::from_millis(10));
-        assert_eq!(
-            error::<Double>(poll(&mut future)).code(),
-            Code::DeadlineExceeded
-        );
+        assert_eq!(error::<Double>(poll(&mut future)).code(), Code::DeadlineExceeded);
     }
 
     #[test]
     fn a_call_whose_inherited_deadline_has_passed_does_not_leave() {
         let fake = Fake::local(8);
-        let options = CallOptions {
-            deadline_at: Some(fake.now()),
-            ..CallOptions::default()
-        };
+        let options = CallOptions { deadline_at: Some(fake.now()), ..CallOptions::default() };
         let double = handle(&fake).with_options(options).call(Double { n: 1 });
         let error = error::<Double>(poll(&mut std::future::IntoFuture::into_future(double)));
-        assert_eq!(
-            (error.code(), error.status().was_executed()),
-            (Code::DeadlineExceeded, Executed::No)
-        );
+        assert_eq!((error.code(), error.status().was_executed()), (Code::DeadlineExceeded, Executed::No));
         assert_eq!(fake.waiting(), 0);
     }
 
@@ -570,14 +494,8 @@ mod tests {
         assert!(poll(&mut future).is_pending());
         fake.advance(Duration::from_secs(2));
         let error = error::<Double>(poll(&mut future));
-        assert_eq!(
-            (error.code(), error.status().was_executed()),
-            (Code::DeadlineExceeded, Executed::No)
-        );
-        assert!(
-            error.status().message.contains("nobody offers shop"),
-            "{error}"
-        );
+        assert_eq!((error.code(), error.status().was_executed()), (Code::DeadlineExceeded, Executed::No));
+        assert!(error.status().message.contains("nobody offers shop"), "{error}");
     }
 
     #[test]
@@ -588,10 +506,7 @@ mod tests {
         assert!(poll(&mut future).is_pending());
         assert!(poll(&mut future).is_pending());
         fake.advance(Duration::from_secs(2));
-        assert_eq!(
-            error::<Double>(poll(&mut future)).code(),
-            Code::DeadlineExceeded
-        );
+        assert_eq!(error::<Double>(poll(&mut future)).code(), Code::DeadlineExceeded);
     }
 
     #[test]
@@ -638,9 +553,7 @@ mod tests {
         let fake = Fake::remote();
         let mut future = call(&fake, 3);
         assert!(poll(&mut future).is_pending());
-        let full = Status::new(Code::ResourceExhausted, "full")
-            .executed(Executed::No)
-            .retry_after_ms(100);
+        let full = Status::new(Code::ResourceExhausted, "full").executed(Executed::No).retry_after_ms(100);
         fake.fail(full.clone());
         assert!(poll(&mut future).is_pending());
         assert_eq!(fake.attempts(), [0]);
@@ -649,10 +562,7 @@ mod tests {
         assert_eq!(fake.attempts(), [0, 1]);
         // 1,899 ms are left: a hint beyond the deadline ends the call.
         fake.fail(full.retry_after_ms(1_900));
-        assert_eq!(
-            error::<Double>(poll(&mut future)).code(),
-            Code::ResourceExhausted
-        );
+        assert_eq!(error::<Double>(poll(&mut future)).code(), Code::ResourceExhausted);
     }
 
     #[test]
@@ -663,10 +573,7 @@ mod tests {
             assert_eq!(fake.serve_one().unwrap_err().message, "666 is too much");
             let error = error::<Double>(poll(&mut future));
             assert_eq!(error.code(), Code::Internal);
-            assert!(
-                error.status().message.contains("666 is too much"),
-                "{error}"
-            );
+            assert!(error.status().message.contains("666 is too much"), "{error}");
             assert_eq!(error.status().was_executed(), Executed::Maybe);
         }
     }
@@ -678,18 +585,14 @@ mod tests {
             assert!(poll(&mut future).is_pending());
             fake.forget();
             let error = error::<Double>(poll(&mut future));
-            assert!(
-                error.status().message.contains("without an answer"),
-                "{error}"
-            );
+            assert!(error.status().message.contains("without an answer"), "{error}");
         }
     }
 
     #[test]
     fn a_client_without_a_node_says_how_to_get_one() {
         let cx = Cx::new(ActorPath::new("a"), None);
-        let mut future =
-            std::future::IntoFuture::into_future(cx.client::<Shop>().call(Double { n: 1 }));
+        let mut future = std::future::IntoFuture::into_future(cx.client::<Shop>().call(Double { n: 1 }));
         let error = error::<Double>(poll(&mut future));
         assert_eq!(error.code(), Code::FailedPrecondition);
         assert!(error.status().message.contains("node.client()"), "{error}");
@@ -697,18 +600,10 @@ mod tests {
 
     #[test]
     fn wrong_params_are_refused_with_their_place() {
-        let (status, _) = Shop::decode(
-            0,
-            &[0x81, 0xa1, b'n', 0xa1, b'x'],
-            CallMeta::default(),
-            None,
-        )
-        .err()
-        .unwrap();
+        let (status, _) =
+            Shop::decode(0, &[0x81, 0xa1, b'n', 0xa1, b'x'], CallMeta::default(), None).err().unwrap();
         assert_eq!(status.message, "shop/Double: n: expected u64, got str");
-        let (status, _) = Shop::decode(9, &[0x80], CallMeta::default(), None)
-            .err()
-            .unwrap();
+        let (status, _) = Shop::decode(9, &[0x80], CallMeta::default(), None).err().unwrap();
         assert_eq!(status.code, Code::Unimplemented);
     }
 
@@ -721,11 +616,7 @@ mod tests {
         let inner: CallError<ShopError> = CallError::from_status(status);
         assert!(inner.typed().is_some());
         let outer = super::super::Fault::<ShopError>::from(inner).into_status();
-        assert!(
-            CallError::<ShopError>::from_status(outer.clone())
-                .typed()
-                .is_none()
-        );
+        assert!(CallError::<ShopError>::from_status(outer.clone()).typed().is_none());
         assert!(!outer.may_retry_elsewhere());
         // The handler's own word stands: it may refuse before it does anything.
         let own = super::super::Fault::<ShopError>::from(full).into_status();

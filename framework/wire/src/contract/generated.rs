@@ -43,11 +43,7 @@ pub fn decode_params<P: Params>(
 pub fn no_such_method<S: Service>(method: usize) -> Status {
     Status::new(
         Code::Unimplemented,
-        format!(
-            "{} has {} methods and no number {method}",
-            S::NAME,
-            S::METHODS.len()
-        ),
+        format!("{} has {} methods and no number {method}", S::NAME, S::METHODS.len()),
     )
     .executed(Executed::No)
     .stage(Stage::Admission)
@@ -78,11 +74,7 @@ pub fn accepting_as<C: Send + 'static, W: Send + 'static>(
     wrap: fn(C) -> W,
     unwrap: fn(W) -> C,
 ) -> Arc<dyn Accept<C>> {
-    Arc::new(AcceptingAs {
-        inner,
-        wrap,
-        unwrap,
-    })
+    Arc::new(AcceptingAs { inner, wrap, unwrap })
 }
 
 struct AcceptingAs<C, W> {
@@ -93,12 +85,10 @@ struct AcceptingAs<C, W> {
 
 impl<C: Send + 'static, W: Send + 'static> Accept<C> for AcceptingAs<C, W> {
     fn accept(&self, message: C) -> Result<(), Refused<C>> {
-        self.inner
-            .accept((self.wrap)(message))
-            .map_err(|refused| match refused {
-                Refused::Full(message) => Refused::Full((self.unwrap)(message)),
-                Refused::Closed(message) => Refused::Closed((self.unwrap)(message)),
-            })
+        self.inner.accept((self.wrap)(message)).map_err(|refused| match refused {
+            Refused::Full(message) => Refused::Full((self.unwrap)(message)),
+            Refused::Closed(message) => Refused::Closed((self.unwrap)(message)),
+        })
     }
     fn depth(&self) -> usize {
         self.inner.depth()

@@ -89,23 +89,17 @@ pub struct Reply<T: Serialize + Send + 'static, E: RpcError> {
 
 impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
     pub(super) fn local(slot: Arc<Slot<Result<T, CallError<E>>>>) -> Self {
-        Self {
-            route: Route::Local(slot),
-        }
+        Self { route: Route::Local(slot) }
     }
 
     /// The answer goes over a link.
     pub fn wire(to: ReplyTo) -> Self {
-        Self {
-            route: Route::Wire(to),
-        }
+        Self { route: Route::Wire(to) }
     }
 
     /// The token of a reply that may be absent: without a caller nobody gives up.
     pub fn token(reply: &Option<Self>) -> CancelToken {
-        reply
-            .as_ref()
-            .map_or_else(CancelToken::never, Self::cancel_token)
+        reply.as_ref().map_or_else(CancelToken::never, Self::cancel_token)
     }
 
     /// A token that says whether the caller has given up.
@@ -137,12 +131,10 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
                 Fault::Status(status) => CallError::Status(status),
             })),
             Route::Wire(to) => match result {
-                Ok(value) => {
-                    with_scratch(|scratch| match crate::codec::to_named_in(&value, scratch) {
-                        Ok(()) => to.respond(Ok(scratch)),
-                        Err(status) => to.respond(Err(&status)),
-                    })
-                }
+                Ok(value) => with_scratch(|scratch| match crate::codec::to_named_in(&value, scratch) {
+                    Ok(()) => to.respond(Ok(scratch)),
+                    Err(status) => to.respond(Err(&status)),
+                }),
                 Err(fault) => to.respond(Err(&fault.into_status())),
             },
             Route::Gone => {}
@@ -158,10 +150,7 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
     ///
     /// # Errors
     /// [`Panic`] when the handler panicked, so that the host can restart the actor.
-    pub async fn run(
-        self,
-        handler: impl Future<Output = Result<T, Fault<E>>>,
-    ) -> Result<(), Panic> {
+    pub async fn run(self, handler: impl Future<Output = Result<T, Fault<E>>>) -> Result<(), Panic> {
         match AssertUnwindSafe(handler).catch_unwind().await {
             Ok(result) => {
                 self.send(result);
@@ -170,11 +159,8 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
             Err(payload) => {
                 let panic = Panic::from_payload(&*payload);
                 self.send(Err(Fault::Status(
-                    Status::new(
-                        Code::Internal,
-                        format!("the handler panicked: {}", panic.message),
-                    )
-                    .stage(Stage::Running),
+                    Status::new(Code::Internal, format!("the handler panicked: {}", panic.message))
+                        .stage(Stage::Running),
                 )));
                 Err(panic)
             }
@@ -184,9 +170,8 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
 
 impl<T: Serialize + Send + 'static, E: RpcError> Drop for Reply<T, E> {
     fn drop(&mut self) {
-        let dropped = || {
-            Status::internal("the actor dropped the call without an answer").stage(Stage::Running)
-        };
+        let dropped =
+            || Status::internal("the actor dropped the call without an answer").stage(Stage::Running);
         match std::mem::replace(&mut self.route, Route::Gone) {
             Route::Local(slot) => slot.fill(Err(CallError::Status(dropped()))),
             Route::Wire(to) => to.respond(Err(&dropped())),

@@ -149,9 +149,7 @@ pub struct LocalEndpoint<S: Service> {
 
 impl<S: Service> Clone for LocalEndpoint<S> {
     fn clone(&self) -> Self {
-        Self {
-            mailbox: Arc::clone(&self.mailbox),
-        }
+        Self { mailbox: Arc::clone(&self.mailbox) }
     }
 }
 

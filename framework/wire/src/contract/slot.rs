@@ -29,9 +29,7 @@ pub(super) struct Slot<R> {
 
 impl<R> Slot<R> {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            cell: Mutex::new(Cell::Waiting(None)),
-        })
+        Arc::new(Self { cell: Mutex::new(Cell::Waiting(None)) })
     }
 
     /// Puts the answer in and wakes the caller.
@@ -82,12 +80,9 @@ impl<T: DeserializeOwned + Send, E: RpcError> ResponseSlot for Slot<Result<T, Ca
             Err(status) => Err(CallError::from_status(status)),
             Ok(bytes) => crate::codec::from_slice(bytes).map_err(|status| {
                 CallError::Status(
-                    Status::internal(format!(
-                        "the answer does not fit its type: {}",
-                        status.message
-                    ))
-                    .executed(Executed::Yes)
-                    .stage(Stage::Reply),
+                    Status::internal(format!("the answer does not fit its type: {}", status.message))
+                        .executed(Executed::Yes)
+                        .stage(Stage::Reply),
                 )
             }),
         });
@@ -134,22 +129,10 @@ mod tests {
     fn the_last_task_that_polled_is_the_one_woken() {
         let ((first, first_waker), (second, second_waker)) = (wakes(), wakes());
         let slot = Slot::new();
-        assert!(
-            slot.poll(&mut Context::from_waker(&first_waker))
-                .is_pending()
-        );
-        assert!(
-            slot.poll(&mut Context::from_waker(&second_waker))
-                .is_pending()
-        );
+        assert!(slot.poll(&mut Context::from_waker(&first_waker)).is_pending());
+        assert!(slot.poll(&mut Context::from_waker(&second_waker)).is_pending());
         slot.fill(1);
-        assert_eq!(
-            (
-                first.0.load(Ordering::SeqCst),
-                second.0.load(Ordering::SeqCst)
-            ),
-            (0, 1)
-        );
+        assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (0, 1));
     }
 
     #[test]
@@ -167,13 +150,8 @@ mod tests {
         let (_, waker) = wakes();
         let slot = Slot::<Result<u64, CallError<NoError>>>::new();
         slot.complete(Ok(&[0xa1, b'x']));
-        let Poll::Ready(Err(error)) = slot.poll(&mut Context::from_waker(&waker)) else {
-            panic!("no error")
-        };
-        assert_eq!(
-            (error.code(), error.status().was_executed()),
-            (Code::Internal, Executed::Yes)
-        );
+        let Poll::Ready(Err(error)) = slot.poll(&mut Context::from_waker(&waker)) else { panic!("no error") };
+        assert_eq!((error.code(), error.status().was_executed()), (Code::Internal, Executed::Yes));
         assert!(error.status().message.contains("expected u64"), "{error}");
     }
 }

@@ -66,10 +66,7 @@ impl ShopCall {
             }
             ShopCall::Note(meta, reply) => {
                 cx.enter(meta, Reply::token(&reply));
-                answer(reply, async {
-                    Err(Fault::Typed(ShopError::Unlucky { n: 1 }))
-                })
-                .await?
+                answer(reply, async { Err(Fault::Typed(ShopError::Unlucky { n: 1 })) }).await?
             }
         };
         if let Some(failure) = failure {
@@ -202,10 +199,7 @@ struct Link {
 
 impl Link {
     fn take(&self, id: u64) -> Option<Arc<dyn ResponseSlot>> {
-        self.slots
-            .lock()
-            .get_mut(usize::try_from(id).unwrap())?
-            .take()
+        self.slots.lock().get_mut(usize::try_from(id).unwrap())?.take()
     }
 }
 
@@ -244,11 +238,7 @@ pub(crate) struct Fake {
 
 impl Fake {
     fn at(place: Place, capacity: usize) -> Arc<Self> {
-        let queue = Queue {
-            calls: Mutex::default(),
-            capacity,
-            closed: Mutex::new(false),
-        };
+        let queue = Queue { calls: Mutex::default(), capacity, closed: Mutex::new(false) };
         Arc::new(Self {
             place: Mutex::new(place),
             queue: Mutex::new(Arc::new(queue)),
@@ -276,11 +266,7 @@ impl Fake {
 
     /// An endpoint comes up beside.
     pub(crate) fn open(&self, capacity: usize) {
-        let queue = Queue {
-            calls: Mutex::default(),
-            capacity,
-            closed: Mutex::new(false),
-        };
+        let queue = Queue { calls: Mutex::default(), capacity, closed: Mutex::new(false) };
         *self.queue.lock() = Arc::new(queue);
         *self.place.lock() = Place::Beside;
         *self.version.lock() += 1;
@@ -301,13 +287,7 @@ impl Fake {
 
     /// Runs the handler of the first call that waits.
     pub(crate) fn serve_one(&self) -> Result<(), Panic> {
-        let call = self
-            .queue
-            .lock()
-            .calls
-            .lock()
-            .pop_front()
-            .expect("a call waits");
+        let call = self.queue.lock().calls.lock().pop_front().expect("a call waits");
         let mut cx = self.cx.lock();
         let mut running = Box::pin(call.dispatch(&mut cx));
         match poll(&mut running) {
@@ -327,30 +307,14 @@ impl Fake {
 
     /// Drops the first call.
     pub(crate) fn forget(&self) {
-        drop(
-            self.queue
-                .lock()
-                .calls
-                .lock()
-                .pop_front()
-                .expect("a call waits"),
-        );
+        drop(self.queue.lock().calls.lock().pop_front().expect("a call waits"));
     }
 
     /// The far side fails the last request without having run it.
     pub(crate) fn fail(&self, status: Status) {
-        let _unrun = self
-            .queue
-            .lock()
-            .calls
-            .lock()
-            .pop_back()
-            .expect("a call waits");
+        let _unrun = self.queue.lock().calls.lock().pop_back().expect("a call waits");
         let id = self.link.slots.lock().len() as u64 - 1;
-        self.link
-            .take(id)
-            .expect("not answered yet")
-            .complete(Err(status));
+        self.link.take(id).expect("not answered yet").complete(Err(status));
     }
 
     pub(crate) fn failure(&self) -> Option<Status> {
@@ -362,12 +326,7 @@ impl Fake {
     }
 
     pub(crate) fn first_is_cancelled(&self) -> bool {
-        self.queue
-            .lock()
-            .calls
-            .lock()
-            .front()
-            .is_some_and(Mail::is_cancelled)
+        self.queue.lock().calls.lock().front().is_some_and(Mail::is_cancelled)
     }
 
     pub(crate) fn cancelled(&self) -> Vec<u64> {
@@ -394,11 +353,9 @@ impl Caller for Fake {
     ) -> Result<Started, Status> {
         let queue = Arc::clone(&*self.queue.lock());
         match *self.place.lock() {
-            Place::Nowhere => Err(
-                Status::unavailable(format!("nobody offers {}", target.service))
-                    .executed(Executed::No)
-                    .stage(Stage::Connect),
-            ),
+            Place::Nowhere => Err(Status::unavailable(format!("nobody offers {}", target.service))
+                .executed(Executed::No)
+                .stage(Stage::Connect)),
             Place::Beside => {
                 self.attempts.lock().push(meta.attempt);
                 call.deliver(&LocalEndpoint::<Shop>::new(queue), meta)?;
@@ -411,19 +368,13 @@ impl Caller for Fake {
                 *self.encoded.lock() += 1;
                 let id = self.link.slots.lock().len() as u64;
                 self.link.slots.lock().push(Some(call.slot()));
-                let number = Shop::METHODS
-                    .iter()
-                    .position(|m| m.name == method.name)
-                    .unwrap();
+                let number = Shop::METHODS.iter().position(|m| m.name == method.name).unwrap();
                 let reply = ReplyTo::new(Arc::clone(&self.link) as Arc<dyn ResponseSink>, id);
                 match Shop::decode(number, &params, meta, Some(reply)) {
                     Ok(call) => drop(queue.accept(call)),
                     Err((status, _)) => panic!("{status}"),
                 }
-                Ok(Started::Remote(
-                    Arc::clone(&self.link) as Arc<dyn Remote>,
-                    id,
-                ))
+                Ok(Started::Remote(Arc::clone(&self.link) as Arc<dyn Remote>, id))
             }
         }
     }
@@ -434,24 +385,12 @@ impl Caller for Fake {
         }
         let version = Arc::clone(&self.version);
         let seen = *version.lock();
-        Box::pin(poll_fn(move |_| {
-            if *version.lock() > seen {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        }))
+        Box::pin(poll_fn(move |_| if *version.lock() > seen { Poll::Ready(()) } else { Poll::Pending }))
     }
 
     fn sleep_until(&self, at: Instant) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
         let now = Arc::clone(&self.now);
-        Box::pin(poll_fn(move |_| {
-            if *now.lock() >= at {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        }))
+        Box::pin(poll_fn(move |_| if *now.lock() >= at { Poll::Ready(()) } else { Poll::Pending }))
     }
 
     fn now(&self) -> Instant {

@@ -22,49 +22,28 @@ impl Frame<'_> {
     /// ```
     pub fn put<B: FrameBuf>(&self, buf: &mut B) -> Result<(), Status> {
         match self {
-            Self::Request {
-                id,
-                method,
-                params,
-                meta,
-            } => encode::put_request(buf, *id, *method, params, meta)?,
-            Self::Response {
-                id,
-                result: Ok(result),
-                meta,
-            } => encode::put_response_ok(buf, *id, result, meta)?,
-            Self::Response {
-                id,
-                result: Err(error),
-                meta,
-            } => encode::put_response_err(buf, *id, error, meta)?,
-            Self::Notify {
-                method,
-                params,
-                meta,
-            } => encode::put_notify(buf, *method, params, meta)?,
+            Self::Request { id, method, params, meta } => {
+                encode::put_request(buf, *id, *method, params, meta)?
+            }
+            Self::Response { id, result: Ok(result), meta } => {
+                encode::put_response_ok(buf, *id, result, meta)?
+            }
+            Self::Response { id, result: Err(error), meta } => {
+                encode::put_response_err(buf, *id, error, meta)?
+            }
+            Self::Notify { method, params, meta } => encode::put_notify(buf, *method, params, meta)?,
             Self::Hello(map) => encode::put_value(buf, Kind::Hello, map)?,
             Self::Welcome(map) => encode::put_value(buf, Kind::Welcome, map)?,
             Self::Reject(error) => encode::put_reject(buf, error)?,
             Self::Bind(methods) => encode::put_bind(buf, methods.iter().copied())?,
-            Self::Goaway {
-                last_id,
-                code,
-                reason,
-                grace_ms,
-            } => {
+            Self::Goaway { last_id, code, reason, grace_ms } => {
                 encode::put_goaway(buf, *last_id, *code, reason, *grace_ms);
             }
             Self::Ping(nonce) => encode::put_ping(buf, *nonce),
             Self::Pong(nonce) => encode::put_pong(buf, *nonce),
             Self::Cancel { id, reason } => encode::put_cancel(buf, *id, *reason),
             Self::Credit { id, n } => encode::put_credit(buf, *id, *n),
-            Self::Data {
-                channel,
-                seq,
-                count,
-                rows,
-            } => encode::put_data(buf, *channel, *seq, *count, rows)?,
+            Self::Data { channel, seq, count, rows } => encode::put_data(buf, *channel, *seq, *count, rows)?,
             Self::Attach(attach) => encode::put_attach(buf, attach)?,
             Self::Detach { channel } => encode::put_detach(buf, *channel),
             Self::Mark { channel, seq, mark } => encode::put_mark(buf, *channel, *seq, *mark),

@@ -37,11 +37,7 @@ impl<'a> Frame<'a> {
         }
         let elements = reader.array_len("frame")?;
         if elements == 0 {
-            return Err(WireError::TooFewElements {
-                what: "frame",
-                elements: 0,
-                elements_min: 1,
-            });
+            return Err(WireError::TooFewElements { what: "frame", elements: 0, elements_min: 1 });
         }
         let number = reader.u64("frame's kind")?;
         if number >= IGNORABLE_KIND_MIN {
@@ -64,10 +60,7 @@ impl<'a> Frame<'a> {
             skip_later(&mut reader, elements - usize::from(shape.known))?;
         }
         if !reader.rest().is_empty() {
-            return Err(WireError::Trailing {
-                what: shape.name,
-                bytes: reader.rest().len() as u64,
-            });
+            return Err(WireError::Trailing { what: shape.name, bytes: reader.rest().len() as u64 });
         }
         Ok(frame)
     }
@@ -123,28 +116,14 @@ static SHAPES: [Shape; Kind::ALL.len()] = [
 ];
 
 #[inline]
-fn read<'a>(
-    kind: Kind,
-    elements: usize,
-    r: &mut Reader<'a>,
-    block: &Bytes,
-) -> Result<Frame<'a>, WireError> {
+fn read<'a>(kind: Kind, elements: usize, r: &mut Reader<'a>, block: &Bytes) -> Result<Frame<'a>, WireError> {
     Ok(match kind {
         Kind::Request => {
             let id = r.u64("REQUEST.id")?;
             let method = method(r, "REQUEST.method")?;
             let params = share(block, r.bin_or_nil("REQUEST.params")?);
-            let meta = if elements > 4 {
-                Meta::read(r, block)?
-            } else {
-                Meta::default()
-            };
-            Frame::Request {
-                id,
-                method,
-                params,
-                meta,
-            }
+            let meta = if elements > 4 { Meta::read(r, block)? } else { Meta::default() };
+            Frame::Request { id, method, params, meta }
         }
         Kind::Response => {
             let id = r.u64("RESPONSE.id")?;
@@ -155,26 +134,14 @@ fn read<'a>(
                 r.value("RESPONSE.result")?;
                 Err(error)
             };
-            let meta = if elements > 4 {
-                Meta::read(r, block)?
-            } else {
-                Meta::default()
-            };
+            let meta = if elements > 4 { Meta::read(r, block)? } else { Meta::default() };
             Frame::Response { id, result, meta }
         }
         Kind::Notify => {
             let method = method(r, "NOTIFY.method")?;
             let params = share(block, r.bin_or_nil("NOTIFY.params")?);
-            let meta = if elements > 3 {
-                Meta::read(r, block)?
-            } else {
-                Meta::default()
-            };
-            Frame::Notify {
-                method,
-                params,
-                meta,
-            }
+            let meta = if elements > 3 { Meta::read(r, block)? } else { Meta::default() };
+            Frame::Notify { method, params, meta }
         }
         Kind::Data => Frame::Data {
             channel: r.u64("DATA.channel")?,
@@ -182,24 +149,17 @@ fn read<'a>(
             count: r.u32("DATA.count")?,
             rows: share(block, r.bin("DATA.rows")?),
         },
-        Kind::Mark => Frame::Mark {
-            channel: r.u64("MARK.channel")?,
-            seq: r.u64("MARK.seq")?,
-            mark: mark(r)?,
-        },
-        Kind::Credit => Frame::Credit {
-            id: r.u64("CREDIT.id")?,
-            n: r.u64("CREDIT.n")?,
-        },
+        Kind::Mark => {
+            Frame::Mark { channel: r.u64("MARK.channel")?, seq: r.u64("MARK.seq")?, mark: mark(r)? }
+        }
+        Kind::Credit => Frame::Credit { id: r.u64("CREDIT.id")?, n: r.u64("CREDIT.n")? },
         Kind::Ping => Frame::Ping(r.u64("PING.nonce")?),
         Kind::Pong => Frame::Pong(r.u64("PONG.nonce")?),
         Kind::Cancel => Frame::Cancel {
             id: r.u64("CANCEL.id")?,
             reason: CancelReason::from_number(r.u32("CANCEL.reason")?),
         },
-        Kind::Detach => Frame::Detach {
-            channel: r.u64("DETACH.channel")?,
-        },
+        Kind::Detach => Frame::Detach { channel: r.u64("DETACH.channel")? },
         _ => return read_rare(kind, r, block),
     })
 }
@@ -249,31 +209,19 @@ fn read_rare<'a>(kind: Kind, r: &mut Reader<'a>, block: &Bytes) -> Result<Frame<
 /// A slice that shares the block; no reference is counted for nothing.
 #[inline]
 fn share(block: &Bytes, part: &[u8]) -> Bytes {
-    if part.is_empty() {
-        Bytes::new()
-    } else {
-        block.slice_ref(part)
-    }
+    if part.is_empty() { Bytes::new() } else { block.slice_ref(part) }
 }
 
 #[inline]
 fn method<'a>(r: &mut Reader<'a>, what: &'static str) -> Result<Method<'a>, WireError> {
-    if r.at_str() {
-        Ok(Method::Name(name(r, what)?))
-    } else {
-        Ok(Method::Number(r.u32(what)?))
-    }
+    if r.at_str() { Ok(Method::Name(name(r, what)?)) } else { Ok(Method::Number(r.u32(what)?)) }
 }
 
 #[inline]
 fn name<'a>(r: &mut Reader<'a>, what: &'static str) -> Result<&'a str, WireError> {
     let name = r.str(what)?;
     if name.len() > METHOD_BYTES_MAX {
-        return Err(WireError::TooLong {
-            what,
-            claimed: name.len() as u64,
-            limit: METHOD_BYTES_MAX as u64,
-        });
+        return Err(WireError::TooLong { what, claimed: name.len() as u64, limit: METHOD_BYTES_MAX as u64 });
     }
     Ok(name)
 }
@@ -292,11 +240,7 @@ fn mark(r: &mut Reader<'_>) -> Result<Mark, WireError> {
             Mark::End
         }
         other => {
-            return Err(WireError::TooLong {
-                what: "MARK.kind",
-                claimed: other,
-                limit: 3,
-            });
+            return Err(WireError::TooLong { what: "MARK.kind", claimed: other, limit: 3 });
         }
     })
 }
@@ -322,9 +266,7 @@ mod tests {
         let mut buf = Vec::new();
         super::super::put_data(&mut buf, 1, 2, 3, b"some rows").unwrap();
         let input = Bytes::from(buf).slice(4..);
-        let Frame::Data { rows, .. } = Frame::decode(&input).unwrap() else {
-            panic!("no DATA")
-        };
+        let Frame::Data { rows, .. } = Frame::decode(&input).unwrap() else { panic!("no DATA") };
         assert!(input.as_ptr_range().contains(&rows.as_ptr()));
         assert_eq!(rows, &b"some rows"[..]);
     }
@@ -340,23 +282,14 @@ mod tests {
     #[test]
     fn kinds_that_are_reserved_are_named() {
         for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_carried()) {
-            assert_eq!(
-                decode(&[0x92, kind as u8, 0x01]),
-                Err(WireError::Unsupported { kind })
-            );
+            assert_eq!(decode(&[0x92, kind as u8, 0x01]), Err(WireError::Unsupported { kind }));
         }
     }
 
     #[test]
     fn unknown_kinds_below_64_are_errors_and_above_are_ignored() {
-        assert_eq!(
-            decode(&[0x91, 24]),
-            Err(WireError::UnknownKind { kind: 24 })
-        );
-        assert_eq!(
-            decode(&[0x91, 63]),
-            Err(WireError::UnknownKind { kind: 63 })
-        );
+        assert_eq!(decode(&[0x91, 24]), Err(WireError::UnknownKind { kind: 24 }));
+        assert_eq!(decode(&[0x91, 63]), Err(WireError::UnknownKind { kind: 63 }));
         let ignored = Bytes::from_static(&[0x92, 64, 0xc0]);
         assert_eq!(Frame::decode(&ignored), Ok(Frame::Ignored { kind: 64 }));
     }
@@ -371,43 +304,24 @@ mod tests {
     fn too_few_elements_are_an_error_that_names_the_frame() {
         assert_eq!(
             decode(&[0x92, 14, 1]),
-            Err(WireError::TooFewElements {
-                what: "CREDIT",
-                elements: 2,
-                elements_min: 3
-            })
+            Err(WireError::TooFewElements { what: "CREDIT", elements: 2, elements_min: 3 })
         );
         assert_eq!(
             decode(&[0x90]),
-            Err(WireError::TooFewElements {
-                what: "frame",
-                elements: 0,
-                elements_min: 1
-            })
+            Err(WireError::TooFewElements { what: "frame", elements: 0, elements_min: 1 })
         );
         assert_eq!(decode(&[]), Err(WireError::FrameEmpty));
     }
 
     #[test]
     fn bytes_behind_the_array_are_an_error() {
-        assert_eq!(
-            decode(&[0x92, 8, 7, 0]),
-            Err(WireError::Trailing {
-                what: "PING",
-                bytes: 1
-            })
-        );
+        assert_eq!(decode(&[0x92, 8, 7, 0]), Err(WireError::Trailing { what: "PING", bytes: 1 }));
     }
 
     #[test]
     fn a_request_without_meta_has_an_empty_one() {
         let input = Bytes::from_static(&[0x94, 0, 1, 4, 0xc4, 1, 0xc0]);
-        let Ok(Frame::Request {
-            id: 1,
-            method: Method::Number(4),
-            params,
-            meta,
-        }) = Frame::decode(&input)
+        let Ok(Frame::Request { id: 1, method: Method::Number(4), params, meta }) = Frame::decode(&input)
         else {
             panic!("no REQUEST");
         };
@@ -418,10 +332,7 @@ mod tests {
     fn a_mark_of_an_unknown_kind_is_an_error() {
         assert!(matches!(
             decode(&[0x95, 23, 1, 1, 4, 0xc0]),
-            Err(WireError::TooLong {
-                what: "MARK.kind",
-                ..
-            })
+            Err(WireError::TooLong { what: "MARK.kind", .. })
         ));
     }
 }

@@ -58,10 +58,7 @@ impl Head {
 
     #[inline]
     pub(super) const fn new() -> Self {
-        Self {
-            bytes: [0; Self::BYTES],
-            len: 0,
-        }
+        Self { bytes: [0; Self::BYTES], len: 0 }
     }
 
     /// Prefix (still zero), array of `elements`, kind.
@@ -325,11 +322,7 @@ pub fn put_response_err<B: FrameBuf>(
 }
 
 /// A frame `[kind, value]` whose value is encoded already.
-pub(super) fn put_value<B: FrameBuf>(
-    buf: &mut B,
-    kind: Kind,
-    value: &[u8],
-) -> Result<(), WireError> {
+pub(super) fn put_value<B: FrameBuf>(buf: &mut B, kind: Kind, value: &[u8]) -> Result<(), WireError> {
     check_ceiling(Head::BYTES + value.len())?;
     let mut head = Head::frame(2, kind);
     head.seal(value.len());
@@ -581,28 +574,11 @@ mod tests {
 
     #[test]
     fn vec_and_bytes_mut_get_the_same_bytes_behind_what_they_hold() {
-        let meta = Meta {
-            deadline_ms: Some(70_000),
-            ..Meta::default()
-        };
+        let meta = Meta { deadline_ms: Some(70_000), ..Meta::default() };
         let mut vec = b"before".to_vec();
         let mut bytes = BytesMut::from(&b"before"[..]);
-        put_request(
-            &mut vec,
-            u64::MAX,
-            Method::Name("shop.orders/Place"),
-            &[9; 300],
-            &meta,
-        )
-        .unwrap();
-        put_request(
-            &mut bytes,
-            u64::MAX,
-            Method::Name("shop.orders/Place"),
-            &[9; 300],
-            &meta,
-        )
-        .unwrap();
+        put_request(&mut vec, u64::MAX, Method::Name("shop.orders/Place"), &[9; 300], &meta).unwrap();
+        put_request(&mut bytes, u64::MAX, Method::Name("shop.orders/Place"), &[9; 300], &meta).unwrap();
         assert_eq!(vec, bytes);
         assert!(vec.starts_with(b"before"));
         let len = u32::from_be_bytes(vec[6..10].try_into().unwrap()) as usize;

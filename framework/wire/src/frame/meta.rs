@@ -33,11 +33,7 @@ impl TraceParent {
     /// From the binary form.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let mut trace = Self {
-            trace_id: [0; 16],
-            parent_id: [0; 8],
-            flags: bytes[24],
-        };
+        let mut trace = Self { trace_id: [0; 16], parent_id: [0; 8], flags: bytes[24] };
         trace.trace_id.copy_from_slice(&bytes[..16]);
         trace.parent_id.copy_from_slice(&bytes[16..24]);
         trace
@@ -57,13 +53,9 @@ impl TraceParent {
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("00-")?;
-        self.trace_id
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.trace_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("-")?;
-        self.parent_id
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.parent_id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
         write!(f, "-{:02x}", self.flags)
     }
 }
@@ -202,11 +194,7 @@ impl Meta {
     fn entries(&self) -> u8 {
         let rare = match &self.rare {
             None => 0,
-            Some(rare) => rare
-                .fields()
-                .iter()
-                .filter(|(_, value)| value.is_some())
-                .count() as u8,
+            Some(rare) => rare.fields().iter().filter(|(_, value)| value.is_some()).count() as u8,
         };
         u8::from(self.deadline_ms.is_some())
             + u8::from(self.traceparent.is_some())
@@ -253,11 +241,9 @@ impl Meta {
     pub(super) fn bytes_max(&self) -> usize {
         let rare = match &self.rare {
             None => 0,
-            Some(rare) => rare
-                .fields()
-                .iter()
-                .map(|(_, value)| value.as_ref().map_or(0, |value| value.len() + 6))
-                .sum(),
+            Some(rare) => {
+                rare.fields().iter().map(|(_, value)| value.as_ref().map_or(0, |value| value.len() + 6)).sum()
+            }
         };
         Head::BYTES + rare
     }
@@ -282,18 +268,11 @@ impl Meta {
     }
 
     #[inline(never)]
-    fn read_rare(
-        &mut self,
-        key: u64,
-        reader: &mut Reader<'_>,
-        block: &Bytes,
-    ) -> Result<(), WireError> {
+    fn read_rare(&mut self, key: u64, reader: &mut Reader<'_>, block: &Bytes) -> Result<(), WireError> {
         let mut opaque = |what| Ok::<_, WireError>(block.slice_ref(reader.bin(what)?));
         match key {
             key::TRACEPARENT => self.traceparent = Some(read_trace(reader)?),
-            key::IDEMPOTENCY_KEY => {
-                self.rare_mut().idempotency_key = Some(opaque("meta.idempotency_key")?)
-            }
+            key::IDEMPOTENCY_KEY => self.rare_mut().idempotency_key = Some(opaque("meta.idempotency_key")?),
             key::CHAIN => self.rare_mut().chain = Some(opaque("meta.chain")?),
             key::TO => self.rare_mut().to = Some(opaque("meta.to")?),
             key::FROM => self.rare_mut().from = Some(opaque("meta.from")?),
@@ -351,20 +330,14 @@ mod tests {
         let block = Bytes::copy_from_slice(bytes);
         let mut reader = Reader::new(&block);
         let meta = Meta::read(&mut reader, &block)?;
-        assert!(
-            reader.rest().is_empty(),
-            "{} bytes are left",
-            reader.rest().len()
-        );
+        assert!(reader.rest().is_empty(), "{} bytes are left", reader.rest().len());
         Ok(meta)
     }
 
     fn full() -> Meta {
         Meta {
             deadline_ms: Some(u64::MAX),
-            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-                .parse()
-                .ok(),
+            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok(),
             attempt: u32::MAX,
             priority: u32::MAX,
             rare: Some(Box::new(RareMeta {
@@ -389,25 +362,14 @@ mod tests {
     fn a_full_meta_comes_back_and_fits_its_bound() {
         let mut bytes = Vec::new();
         full().put(&mut bytes);
-        assert!(
-            bytes.len() <= full().bytes_max(),
-            "{} > {}",
-            bytes.len(),
-            full().bytes_max()
-        );
+        assert!(bytes.len() <= full().bytes_max(), "{} > {}", bytes.len(), full().bytes_max());
         assert_eq!(read(&bytes).unwrap(), full());
     }
 
     #[test]
     fn unknown_keys_are_skipped_whatever_they_hold() {
         let bytes = [0x82, 0x63, 0x92, 0x01, 0x81, 0xa1, b'k', 0xc0, 0x01, 0x05];
-        assert_eq!(
-            read(&bytes).unwrap(),
-            Meta {
-                deadline_ms: Some(5),
-                ..Meta::default()
-            }
-        );
+        assert_eq!(read(&bytes).unwrap(), Meta { deadline_ms: Some(5), ..Meta::default() });
     }
 
     #[test]
@@ -415,22 +377,13 @@ mod tests {
         let text = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
         let mut bytes = vec![0x81, 0x02];
         rmp::encode::write_str(&mut bytes, text).unwrap();
-        assert_eq!(
-            read(&bytes).unwrap().traceparent,
-            Some(text.parse().unwrap())
-        );
+        assert_eq!(read(&bytes).unwrap().traceparent, Some(text.parse().unwrap()));
     }
 
     #[test]
     fn a_traceparent_of_another_length_is_refused() {
-        assert!(matches!(
-            read(&[0x81, 0x02, 0xc4, 1, 0]),
-            Err(WireError::TooLong { .. })
-        ));
-        assert!(matches!(
-            read(&[0x81, 0x02, 0xa1, b'x']),
-            Err(WireError::Malformed { .. })
-        ));
+        assert!(matches!(read(&[0x81, 0x02, 0xc4, 1, 0]), Err(WireError::TooLong { .. })));
+        assert!(matches!(read(&[0x81, 0x02, 0xa1, b'x']), Err(WireError::Malformed { .. })));
     }
 
     #[test]

@@ -188,28 +188,17 @@ impl<'a> Reader<'a> {
 
 #[cold]
 fn truncated(what: &'static str, missing_bytes: u64) -> WireError {
-    WireError::Truncated {
-        what,
-        missing_bytes,
-    }
+    WireError::Truncated { what, missing_bytes }
 }
 
 #[cold]
 fn too_long(what: &'static str, claimed: u64, limit: u64) -> WireError {
-    WireError::TooLong {
-        what,
-        claimed,
-        limit,
-    }
+    WireError::TooLong { what, claimed, limit }
 }
 
 #[cold]
 pub(super) fn malformed(what: &'static str, expected: &'static str, marker: u8) -> WireError {
-    WireError::Malformed {
-        what,
-        expected,
-        got: type_name(marker),
-    }
+    WireError::Malformed { what, expected, got: type_name(marker) }
 }
 
 /// What a person calls the type that a marker starts.
@@ -235,35 +224,12 @@ mod tests {
 
     #[test]
     fn integers_of_every_width_are_read_as_rmp_writes_them() {
-        for n in [
-            0u64,
-            1,
-            127,
-            128,
-            255,
-            256,
-            65_535,
-            65_536,
-            u64::from(u32::MAX),
-            1 << 32,
-            u64::MAX,
-        ] {
+        for n in [0u64, 1, 127, 128, 255, 256, 65_535, 65_536, u64::from(u32::MAX), 1 << 32, u64::MAX] {
             let mut bytes = Vec::new();
             rmp::encode::write_uint(&mut bytes, n).unwrap();
             assert_eq!(Reader::new(&bytes).u64("n").unwrap(), n);
         }
-        for n in [
-            0i64,
-            -1,
-            -32,
-            -33,
-            -128,
-            -129,
-            -32_768,
-            -32_769,
-            i64::MIN,
-            i64::MAX,
-        ] {
+        for n in [0i64, -1, -32, -33, -128, -129, -32_768, -32_769, i64::MIN, i64::MAX] {
             let mut bytes = Vec::new();
             rmp::encode::write_sint(&mut bytes, n).unwrap();
             assert_eq!(Reader::new(&bytes).i64("n").unwrap(), n);
@@ -272,46 +238,24 @@ mod tests {
 
     #[test]
     fn a_signed_marker_with_a_positive_value_is_an_unsigned_integer() {
-        assert_eq!(
-            Reader::new(&[0xd3, 0, 0, 0, 0, 0, 0, 0, 9])
-                .u64("n")
-                .unwrap(),
-            9
-        );
+        assert_eq!(Reader::new(&[0xd3, 0, 0, 0, 0, 0, 0, 0, 9]).u64("n").unwrap(), 9);
         assert!(Reader::new(&[0xd0, 0xff]).u64("n").is_err());
         assert!(Reader::new(&[0xff]).u64("n").is_err());
     }
 
     #[test]
     fn a_claim_beyond_the_frame_is_refused() {
-        let error = Reader::new(&[0xdd, 0xff, 0xff, 0xff, 0xff, 0, 0])
-            .array_len("frame")
-            .unwrap_err();
+        let error = Reader::new(&[0xdd, 0xff, 0xff, 0xff, 0xff, 0, 0]).array_len("frame").unwrap_err();
+        assert_eq!(error, WireError::TooLong { what: "frame", claimed: 4_294_967_295, limit: 2 });
         assert_eq!(
-            error,
-            WireError::TooLong {
-                what: "frame",
-                claimed: 4_294_967_295,
-                limit: 2
-            }
-        );
-        assert_eq!(
-            Reader::new(&[0xc6, 0xff, 0xff, 0xff, 0xff])
-                .bin("params")
-                .unwrap_err(),
-            WireError::Truncated {
-                what: "params",
-                missing_bytes: 4_294_967_295
-            }
+            Reader::new(&[0xc6, 0xff, 0xff, 0xff, 0xff]).bin("params").unwrap_err(),
+            WireError::Truncated { what: "params", missing_bytes: 4_294_967_295 }
         );
     }
 
     #[test]
     fn the_wrong_type_is_named() {
         let error = Reader::new(&[0xa1, b'x']).u64("REQUEST.id").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "REQUEST.id: expected an unsigned integer, got str"
-        );
+        assert_eq!(error.to_string(), "REQUEST.id: expected an unsigned integer, got str");
     }
 }

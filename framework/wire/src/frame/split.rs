@@ -96,9 +96,7 @@ pub fn take_frames(buf: &mut BytesMut, limits: &Limits) -> Result<Frames, WireEr
             Err(_) => break,
         }
     }
-    Ok(Frames {
-        block: buf.split_to(end).freeze(),
-    })
+    Ok(Frames { block: buf.split_to(end).freeze() })
 }
 
 /// Complete frames of one read, still with their prefixes.
@@ -151,20 +149,13 @@ mod tests {
     fn memory_grows_with_what_came_and_not_with_what_is_promised() {
         let mut buf = BytesMut::from(&[0x00, 0xff, 0xff, 0xff, 0x95][..]);
         assert_eq!(next_frame(&mut buf, &Limits::default()).unwrap(), None);
-        assert!(
-            buf.capacity() < 2 * READ_AHEAD_BYTES,
-            "{} bytes for a promise",
-            buf.capacity()
-        );
+        assert!(buf.capacity() < 2 * READ_AHEAD_BYTES, "{} bytes for a promise", buf.capacity());
     }
 
     #[test]
     fn a_frame_of_no_bytes_is_refused() {
         let mut buf = BytesMut::from(&[0, 0, 0, 0][..]);
-        assert_eq!(
-            next_frame(&mut buf, &Limits::default()),
-            Err(WireError::FrameEmpty)
-        );
+        assert_eq!(next_frame(&mut buf, &Limits::default()), Err(WireError::FrameEmpty));
     }
 
     #[test]
@@ -184,26 +175,10 @@ mod tests {
         put_ping(&mut buf, 1);
         put_request(&mut buf, 1, Method::Number(1), &[0; 100], &Meta::default()).unwrap();
         let rest = buf.split_off(50);
-        assert_eq!(
-            take_frames(&mut buf, &Limits::default())
-                .unwrap()
-                .iter()
-                .count(),
-            1
-        );
-        assert!(
-            take_frames(&mut buf, &Limits::default())
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(take_frames(&mut buf, &Limits::default()).unwrap().iter().count(), 1);
+        assert!(take_frames(&mut buf, &Limits::default()).unwrap().is_empty());
         buf.extend_from_slice(&rest);
-        assert_eq!(
-            take_frames(&mut buf, &Limits::default())
-                .unwrap()
-                .iter()
-                .count(),
-            1
-        );
+        assert_eq!(take_frames(&mut buf, &Limits::default()).unwrap().iter().count(), 1);
         assert!(buf.is_empty());
     }
 }

@@ -6,11 +6,15 @@ use afflux_tidy::{Findings, House, Source};
 const UNSAFE_FILES: [&str; 1] = ["framework/stream/src/stage/fused.rs"];
 
 /// Files that may name a map with a hasher of std, with the reason.
-const HASHERS: [(&str, &str); 1] = [("framework/mesh/src/hash.rs", "gives std's map a hasher without a seed")];
+const HASHERS: [(&str, &str); 1] =
+    [("framework/mesh/src/hash.rs", "gives std's map a hasher without a seed")];
 
 /// Files that may use the machine's monotonic clock directly, with the reason.
 const MONOTONIC: [(&str, &str); 2] = [
-    ("framework/wire/src/contract/cx.rs", "a context without a caller has no clock to ask; tests only meet it"),
+    (
+        "framework/wire/src/contract/cx.rs",
+        "a context without a caller has no clock to ask; tests only meet it",
+    ),
     ("framework/wire/src/contract/testing.rs", "the clock of a test's caller starts somewhere"),
 ];
 
@@ -29,12 +33,26 @@ fn every_queue_has_a_bound_with_a_name() {
     );
     let house = House::open();
     for source in house.product() {
-        for name in ["unbounded_channel", "UnboundedSender", "UnboundedReceiver", "unbounded", "std::sync::mpsc", "SegQueue"] {
+        for name in [
+            "unbounded_channel",
+            "UnboundedSender",
+            "UnboundedReceiver",
+            "unbounded",
+            "std::sync::mpsc",
+            "SegQueue",
+        ] {
             for line in source.find(name) {
                 findings.add(&source.path, line, format!("names `{name}`"));
             }
         }
-        for opening in ["mpsc::channel", "broadcast::channel", "sync_channel", "io::duplex", "io::simplex", "ArrayQueue::new"] {
+        for opening in [
+            "mpsc::channel",
+            "broadcast::channel",
+            "sync_channel",
+            "io::duplex",
+            "io::simplex",
+            "ArrayQueue::new",
+        ] {
             for at in source.places(opening) {
                 let behind = source.code[at + opening.len()..].trim_start();
                 let arguments = match behind.strip_prefix("::<") {
@@ -43,7 +61,11 @@ fn every_queue_has_a_bound_with_a_name() {
                 };
                 let first = arguments.and_then(|a| a.trim_start().chars().next());
                 if first.is_some_and(|c| c == ')' || c.is_ascii_digit()) {
-                    findings.add(&source.path, source.line(at), format!("`{opening}` without a named capacity"));
+                    findings.add(
+                        &source.path,
+                        source.line(at),
+                        format!("`{opening}` without a named capacity"),
+                    );
                 }
             }
         }
@@ -60,7 +82,8 @@ fn actix_mailboxes_carry_no_data() {
     for source in House::open().product() {
         for at in source.places("do_send") {
             // The request to stop: one a handle, and it must not wait behind data.
-            if !source.code[at..].starts_with("do_send(Stop(") || source.path != "framework/actor/src/host.rs" {
+            if !source.code[at..].starts_with("do_send(Stop(") || source.path != "framework/actor/src/host.rs"
+            {
                 findings.add(&source.path, source.line(at), "`do_send` of something that is not Stop");
             }
         }
@@ -78,7 +101,17 @@ fn nothing_depends_on_a_random_seed() {
         if HASHERS.iter().any(|(path, _)| *path == source.path) {
             continue;
         }
-        for name in ["RandomState", "HashMap", "HashSet", "DashMap", "DashSet", "IndexMap", "thread_rng", "fastrand", "rand::rng"] {
+        for name in [
+            "RandomState",
+            "HashMap",
+            "HashSet",
+            "DashMap",
+            "DashSet",
+            "IndexMap",
+            "thread_rng",
+            "fastrand",
+            "rand::rng",
+        ] {
             for line in source.find(name) {
                 findings.add(&source.path, line, format!("names `{name}`"));
             }
@@ -111,7 +144,9 @@ fn threads_are_made_by_the_actor_crate_alone() {
         "spawn on a Place, or hand the work to an actor on a slot",
     );
     for source in framework() {
-        for name in ["thread::spawn", "thread::Builder", "thread::scope", "spawn_blocking", "block_in_place", "rayon"] {
+        for name in
+            ["thread::spawn", "thread::Builder", "thread::scope", "spawn_blocking", "block_in_place", "rayon"]
+        {
             for line in source.find(name) {
                 findings.add(&source.path, line, format!("names `{name}`"));
             }
@@ -128,7 +163,10 @@ fn time_passes_by_the_clock_that_was_handed_in() {
     );
     for source in framework() {
         let exempt = MONOTONIC.iter().any(|(path, _)| *path == source.path);
-        if exempt || source.path.starts_with("framework/afflux/") || source.path.starts_with("framework/macros/") {
+        if exempt
+            || source.path.starts_with("framework/afflux/")
+            || source.path.starts_with("framework/macros/")
+        {
             continue;
         }
         let std_instant = source.code.lines().any(|line| {
@@ -171,7 +209,11 @@ fn unsafe_stands_in_listed_files_with_its_proof() {
         for line in source.find("unsafe") {
             let proof = source.whole.lines().take(line).collect::<Vec<_>>();
             if !proof.iter().rev().take(8).any(|l| l.trim_start().starts_with("// SAFETY:")) {
-                findings.add(&source.path, line, "`unsafe` without `// SAFETY:` in the seven lines in front of it");
+                findings.add(
+                    &source.path,
+                    line,
+                    "`unsafe` without `// SAFETY:` in the seven lines in front of it",
+                );
             }
             if !listed {
                 findings.add(&source.path, line, "`unsafe` outside of UNSAFE_FILES");
@@ -195,7 +237,8 @@ fn no_lint_is_switched_off_without_a_reason() {
         // The reason is a text, so it is sought in the file as it is.
         for ((line, code), number) in source.whole.lines().zip(source.code.lines()).zip(1..) {
             let attribute = line.trim_start().trim_start_matches("#!").trim_start_matches('#');
-            let off = !code.trim().is_empty() && (attribute.starts_with("[allow(") || attribute.starts_with("[expect("));
+            let off = !code.trim().is_empty()
+                && (attribute.starts_with("[allow(") || attribute.starts_with("[expect("));
             // An attribute that goes on in the next lines has its reason there.
             if off && attribute.contains(")]") && !attribute.contains("reason = ") && !line.contains(" //") {
                 findings.add(&source.path, number, line.trim());
@@ -221,7 +264,9 @@ fn no_path_of_a_machine_is_written_down() {
                 // A path begins there: nothing of a longer one, or of a web address, stands in front.
                 let begins = |at: usize| {
                     let before = line[..at].chars().next_back();
-                    !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '}' | '/' | '$'))
+                    !before.is_some_and(|c| {
+                        c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '}' | '/' | '$')
+                    })
                 };
                 if line.match_indices(root.as_str()).any(|(at, _)| begins(at)) {
                     findings.add(path, number, line.trim());

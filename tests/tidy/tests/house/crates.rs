@@ -73,10 +73,17 @@ fn crates_depend_on_each_other_as_the_design_says() {
             let allowed = match edges.get(manifest.name.as_str()) {
                 Some(allowed) => allowed.contains(&name) || itself,
                 // A test may look at everything; a user's tests at all of the framework.
-                None => test || edges.contains_key(name) && (FOR_USERS.contains(&name) || dependency.kind == Kind::Dev),
+                None => {
+                    test || edges.contains_key(name)
+                        && (FOR_USERS.contains(&name) || dependency.kind == Kind::Dev)
+                }
             };
             if !allowed {
-                findings.add(&manifest.path, dependency.line, format!("{} must not see {name}", manifest.name));
+                findings.add(
+                    &manifest.path,
+                    dependency.line,
+                    format!("{} must not see {name}", manifest.name),
+                );
             }
         }
     }
@@ -96,11 +103,19 @@ fn foreign_crates_stay_behind_their_walls() {
             let name = dependency.name.as_str();
             for (foreign, walls) in FOREIGN {
                 if foreign.contains(&name) && !walls.contains(&manifest.name.as_str()) {
-                    findings.add(&manifest.path, dependency.line, format!("{name} belongs to {}", walls.join(", ")));
+                    findings.add(
+                        &manifest.path,
+                        dependency.line,
+                        format!("{name} belongs to {}", walls.join(", ")),
+                    );
                 }
             }
             if NEVER.iter().any(|(ours, never)| *ours == manifest.name && never.contains(&name)) {
-                findings.add(&manifest.path, dependency.line, format!("{} must not see {name}", manifest.name));
+                findings.add(
+                    &manifest.path,
+                    dependency.line,
+                    format!("{} must not see {name}", manifest.name),
+                );
             }
         }
     }
@@ -119,7 +134,11 @@ fn a_contract_crate_needs_no_runtime() {
     for (name, value) in table["dependencies"].as_table().unwrap() {
         let optional = value.get("optional").and_then(toml::Value::as_bool) == Some(true);
         if !optional && !["afflux-wire", "afflux-macros", "serde", "schemars"].contains(&name.as_str()) {
-            findings.add("framework/afflux/Cargo.toml", 1, format!("{name} is there without the feature `node`"));
+            findings.add(
+                "framework/afflux/Cargo.toml",
+                1,
+                format!("{name} is there without the feature `node`"),
+            );
         }
     }
     findings.finish();
@@ -147,7 +166,11 @@ fn every_crate_inherits_lints_versions_and_dependencies_from_the_workspace() {
             let itself = dependency.name == manifest.name && dependency.kind == Kind::Dev;
             if !dependency.from_workspace && !itself {
                 let name = &dependency.name;
-                findings.add(&manifest.path, dependency.line, format!("the version of {name} is not the workspace's"));
+                findings.add(
+                    &manifest.path,
+                    dependency.line,
+                    format!("the version of {name} is not the workspace's"),
+                );
             }
         }
     }

@@ -8,8 +8,9 @@ use afflux_tidy::{Findings, House, Page};
 const METRICS: &str = "docs/metrics.md";
 
 /// What stands in front of a metric's name in code.
-const OPENINGS: [&str; 11] = [
+const OPENINGS: [&str; 12] = [
     "Opts::new(",
+    "opts(",
     "IntCounter::new(",
     "IntGauge::new(",
     "Counter::new(",
@@ -73,7 +74,8 @@ fn links_between_documents_resolve() {
 #[test]
 fn paths_that_documents_quote_exist() {
     let house = House::open();
-    let mut findings = Findings::new("a path in backticks exists", "correct the path, or take it out of the backticks");
+    let mut findings =
+        Findings::new("a path in backticks exists", "correct the path, or take it out of the backticks");
     for page in house.pages() {
         for (line, quoted) in page.quoted() {
             let ours = ["framework/", "services/", "examples/", "tests/", "docs/", "helm/", ".ci/"];
@@ -92,10 +94,14 @@ fn paths_that_documents_quote_exist() {
 #[test]
 fn every_chapter_of_the_book_is_in_its_summary() {
     let house = House::open();
-    let mut findings = Findings::new("SUMMARY.md links every chapter of the book", "add the chapter to docs/book/SUMMARY.md");
+    let mut findings = Findings::new(
+        "SUMMARY.md links every chapter of the book",
+        "add the chapter to docs/book/SUMMARY.md",
+    );
     let pages = house.pages();
     let summary = pages.iter().find(|p| p.path == "docs/book/SUMMARY.md").expect("the book has a summary");
-    let linked: BTreeSet<String> = summary.links().iter().filter_map(|(_, l)| resolve(&summary.path, l)).collect();
+    let linked: BTreeSet<String> =
+        summary.links().iter().filter_map(|(_, l)| resolve(&summary.path, l)).collect();
     for page in pages.iter().filter(|p| p.path.starts_with("docs/book/") && p.path != summary.path) {
         if !linked.contains(&page.path) {
             findings.add(&page.path, 1, "is not in the summary");
@@ -134,6 +140,77 @@ fn tests_that_a_specification_names_exist() {
     findings.finish();
 }
 
+/// The rows of the table in framework/afflux/src/settings/schema.rs: name, default, unit, field.
+fn settings(house: &House) -> Vec<(usize, String, String, String, String)> {
+    const SCHEMA: &str = "framework/afflux/src/settings/schema.rs";
+    let text = house.text(SCHEMA).expect("settings are declared");
+    let rows = text.lines().zip(1..).skip_while(|(line, _)| *line != "settings! {");
+    rows.take_while(|(line, _)| *line != "}")
+        .filter_map(|(line, number)| {
+            // `field: Type = "name", Kind::…, "default" unit "ms";`
+            let (field, rest) = line.strip_prefix("    ")?.split_once(": ")?;
+            let texts: Vec<&str> = rest.split_once(" = ")?.1.split('"').skip(1).step_by(2).collect();
+            let (name, rest) = texts.split_first()?;
+            let unit = line.contains("\" unit \"").then(|| rest.last().copied()).flatten();
+            let default = if unit.is_some() { rest.get(rest.len().checked_sub(2)?)? } else { rest.last()? };
+            let own = |text: &str| text.to_owned();
+            Some((number, own(name), own(default), own(unit.unwrap_or_default()), own(field)))
+        })
+        .collect()
+}
+
+#[test]
+fn settings_in_code_are_those_that_the_book_lists() {
+    const CHAPTER: &str = "docs/book/settings.md";
+    let house = House::open();
+    let settings = settings(&house);
+    assert!(settings.len() >= 20, "only {} settings were seen", settings.len());
+    let text = house.text(CHAPTER).expect("the book has a chapter on settings");
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let mut findings = Findings::new(
+        "docs/book/settings.md has one row for each setting: name, default with its unit, meaning",
+        "write the row as `check` prints it",
+    );
+    for (line, name, default, unit, _) in &settings {
+        let value = if default.is_empty() { "(none)".to_owned() } else { format!("{default} {unit}") };
+        let row = format!("| `{name}` | {} |", value.trim());
+        if !rows.iter().any(|known| known.starts_with(&row)) {
+            findings.add(
+                "framework/afflux/src/settings/schema.rs",
+                *line,
+                format!("{CHAPTER} has no row `{row} …`"),
+            );
+        }
+    }
+    for row in &rows {
+        let name = row.split('`').nth(1).unwrap_or_default();
+        let line = text.lines().position(|line| line == *row).map_or(1, |at| at + 1);
+        if !settings.iter().any(|(_, known, ..)| known == name) {
+            findings.add(CHAPTER, line, format!("there is no setting `{name}`"));
+        }
+    }
+    findings.finish();
+}
+
+#[test]
+fn every_setting_is_read_by_something() {
+    let house = House::open();
+    let sources: Vec<_> = house
+        .sources("framework/afflux/src")
+        .into_iter()
+        .filter(|s| !s.path.contains("/settings/"))
+        .collect();
+    let mut findings =
+        Findings::new("a setting has an effect", "use it, or take it out: a setting that does nothing lies");
+    for (line, name, _, _, field) in settings(&house) {
+        let read = format!(".{field}");
+        if !sources.iter().any(|source| !source.find(&read).is_empty()) {
+            findings.add("framework/afflux/src/settings/schema.rs", line, format!("nothing reads `{name}`"));
+        }
+    }
+    findings.finish();
+}
+
 /// A metric's whole name.
 fn whole(name: &str) -> String {
     match name.starts_with("afflux_") || name.starts_with("process_") {
@@ -149,7 +226,8 @@ fn metrics_in_code_are_those_that_are_listed() {
     for source in house.product() {
         for opening in OPENINGS {
             for (line, name) in source.texts_behind(opening) {
-                let metric = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+                let metric = !name.is_empty()
+                    && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
                 if metric && source.code.contains("prometheus") {
                     used.insert(whole(&name), (source.path.clone(), line));
                 }

@@ -12,7 +12,8 @@ struct Wall {
 }
 
 const CODE: &[&str] = &["framework/", "services/", "examples/"];
-const SOCKETS: &[&str] = &["TcpStream", "TcpListener", "UdpSocket", "UnixStream", "UnixListener", "tokio::net", "std::net"];
+const SOCKETS: &[&str] =
+    &["TcpStream", "TcpListener", "UdpSocket", "UnixStream", "UnixListener", "tokio::net", "std::net"];
 
 impl Wall {
     fn covers(&self, path: &str) -> bool {
@@ -21,7 +22,8 @@ impl Wall {
 
     fn check(&self) {
         let mut findings = Findings::new(self.rule, self.cure);
-        let sources: Vec<Source> = House::open().product().into_iter().filter(|s| self.covers(&s.path)).collect();
+        let sources: Vec<Source> =
+            House::open().product().into_iter().filter(|s| self.covers(&s.path)).collect();
         assert!(!sources.is_empty(), "no file lies within {:?}", self.within);
         for source in &sources {
             for name in self.names {
@@ -62,7 +64,16 @@ fn actix_web_is_named_in_afflux_and_the_http_connector_only() {
 fn wire_has_neither_a_socket_nor_a_runtime() {
     let mut names = SOCKETS.to_vec();
     names.retain(|name| *name != "std::net");
-    names.extend(["tokio", "actix", "std::thread", "std::fs", "std::env", "SystemTime::now", "async_std", "tracing"]);
+    names.extend([
+        "tokio",
+        "actix",
+        "std::thread",
+        "std::fs",
+        "std::env",
+        "SystemTime::now",
+        "async_std",
+        "tracing",
+    ]);
     Wall {
         rule: "framework/wire is bytes and types: no socket, no runtime, no file, no environment",
         within: &["framework/wire/"],
@@ -114,7 +125,15 @@ fn records_stop_at_the_gates() {
         rule: "link, peers, channel and transport carry bytes, never records",
         within: FILES,
         except: &[],
-        names: &["Serialize", "Deserialize", "DeserializeOwned", "serde", "afflux_stream", "encode_row", "decode_rows"],
+        names: &[
+            "Serialize",
+            "Deserialize",
+            "DeserializeOwned",
+            "serde",
+            "afflux_stream",
+            "encode_row",
+            "decode_rows",
+        ],
         cure: "encode in the gates of framework/stream, hand on `bytes::Bytes`",
     }
     .check();
@@ -139,7 +158,11 @@ fn records_stop_at_the_gates() {
                     _ => head.split_once('<').map(|(_, p)| p),
                 };
                 if parameters.is_some_and(|p| !p.starts_with('\'') && !p.starts_with("const ")) {
-                    findings.add(&source.path, source.line(at), format!("`{}` has a type parameter", head.trim()));
+                    findings.add(
+                        &source.path,
+                        source.line(at),
+                        format!("`{}` has a type parameter", head.trim()),
+                    );
                 }
             }
         }
