@@ -144,10 +144,9 @@ impl TaskContext {
         &self,
         id: EdgeId,
         routing: Routing<T>,
-        name: &str,
     ) -> Result<OutputGate<T>> {
         let wires = (0..self.width(id.to_chain)).map(|to| self.wire(id, to)).collect::<Result<Vec<_>>>()?;
-        Ok(OutputGate::new(wires, routing, self.linger(), self.meter.operator(name)))
+        Ok(OutputGate::new(wires, routing, self.linger()))
     }
 
     /// The gate of the edges that end in this task.
@@ -162,14 +161,10 @@ impl TaskContext {
     }
 
     /// The gate of an edge to the same subtask of another chain.
-    pub(crate) fn forward_output<T: Serialize + Send + 'static>(
-        &self,
-        id: EdgeId,
-        name: &str,
-    ) -> Result<OutputGate<T>> {
+    pub(crate) fn forward_output<T: Serialize + Send + 'static>(&self, id: EdgeId) -> Result<OutputGate<T>> {
         let wire = self.wire(id, self.subtask)?;
         let routing = Routing::Split(Box::new(RoundRobin::default()));
-        Ok(OutputGate::new(vec![wire], routing, self.linger(), self.meter.operator(name)))
+        Ok(OutputGate::new(vec![wire], routing, self.linger()))
     }
 
     /// The gate of an edge from the same subtask of another chain.

@@ -110,10 +110,9 @@ impl<T: Record, F: KeyOf<T>> Windowed<T, F, Tumbling, SideLate> {
         let chain = self.keyed.stream.chain;
         let side = flow.new_chain(flow.parallelism_of(chain));
         let edge = flow.new_edge(chain, side, Exchange::Forward);
-        let edge_name = format!("edge-{}", edge.edge);
         let detail = format!("tumbling {} ms, late aside", self.window.size_ms());
         let results = aggregate_in(self.keyed, name, aggregate, Some(self.window), &detail, move |cx| {
-            let gate = cx.forward_output::<T>(edge, &edge_name)?;
+            let gate = cx.forward_output::<T>(edge)?;
             Ok(Some(Box::new(gate) as Next<T>))
         });
         let open: Open<T> = Arc::new(move |cx, first| {

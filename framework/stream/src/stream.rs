@@ -331,12 +331,8 @@ impl<T: Record> Stream<T> {
         }
         let chain = self.flow.new_chain(to);
         let edge = self.flow.new_edge(self.chain, chain, exchange);
-        let name = format!("edge-{}", edge.edge);
         let open = self.open;
-        self.flow.close(
-            self.chain,
-            Arc::new(move |cx| open(cx, Box::new(cx.output::<T>(edge, routing(), &name)?))),
-        );
+        self.flow.close(self.chain, Arc::new(move |cx| open(cx, Box::new(cx.output::<T>(edge, routing())?))));
         let open: Open<T> = Arc::new(move |cx, first| {
             Ok(Box::new(Chain {
                 input: Box::new(cx.input::<T>(&[edge])?),

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // in the helpers of tests too
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+mod common;
+
+use std::fs;
 use std::future::{Future, pending};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -20,51 +20,15 @@ use afflux_flights::{
 };
 use afflux_stream::job::start_local;
 use afflux_stream::{JobSettings, Plan, TaskReading};
-use flate2::read::GzDecoder;
 
 /// `out/hourly-delays.csv` as a batch job writes it, line by line.
 fn expected() -> &'static [String] {
     static LINES: OnceLock<Vec<String>> = OnceLock::new();
-    LINES.get_or_init(|| {
-        #[derive(Default)]
-        struct Hour {
-            flights: u32,
-            delays: Vec<i64>,
-        }
-        let mut hours: BTreeMap<(String, String, String), Hour> = BTreeMap::new();
-        let file = GzDecoder::new(File::open(flights_file()).unwrap());
-        for line in csv::Reader::from_reader(file).into_records() {
-            let line = line.unwrap();
-            // 2013-01-01T10:15:00Z, minutes later, …, carrier (4th), …, origin (7th).
-            let start = format!("{}:00:00Z", &line[0][..13]);
-            let hour = hours.entry((start, line[6].to_owned(), line[3].to_owned())).or_default();
-            hour.flights += 1;
-            if !line[1].is_empty() {
-                hour.delays.push(line[1].parse().unwrap());
-            }
-        }
-        let header = "window_start,origin,carrier,flights,cancelled,delayed_15,total_delay_min,max_delay_min";
-        let rows = hours.into_iter().map(|((start, origin, carrier), Hour { flights, delays })| {
-            let cancelled = flights as usize - delays.len();
-            let late = delays.iter().filter(|d| **d >= 15).count();
-            let max = delays.iter().max().map(i64::to_string).unwrap_or_default();
-            let total =
-                if delays.is_empty() { String::new() } else { delays.iter().sum::<i64>().to_string() };
-            format!("{start},{origin},{carrier},{flights},{cancelled},{late},{total},{max}")
-        });
-        [header.to_owned()].into_iter().chain(rows).collect()
-    })
+    LINES.get_or_init(|| common::oracle(&common::input()))
 }
 
-/// The first line that differs, if any.
 fn assert_equal(out: &Path) {
-    let text = fs::read_to_string(out).unwrap();
-    let mut lines = text.lines();
-    for (number, line) in (1..).zip(expected()) {
-        assert_eq!(lines.next(), Some(line.as_str()), "line {number}");
-    }
-    assert_eq!(lines.next(), None, "a line too many");
-    assert!(text.ends_with('\n'));
+    common::assert_equal(out, expected());
 }
 
 /// A mesh of one board.
@@ -177,8 +141,7 @@ fn records_in(readings: &[TaskReading], operator: &str) -> u64 {
 fn in_two_files(dir: &Path) -> PathBuf {
     let dir = dir.join("flights");
     fs::create_dir(&dir).unwrap();
-    let mut text = String::new();
-    GzDecoder::new(File::open(flights_file()).unwrap()).read_to_string(&mut text).unwrap();
+    let text = common::input();
     let (header, lines) = text.split_once('\n').unwrap();
     for half in 0..2 {
         let lines: Vec<_> = [header].into_iter().chain(lines.lines().skip(half).step_by(2)).collect();

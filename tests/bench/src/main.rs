@@ -1,4 +1,4 @@
-//! Benchmarks of Afflux, one JSON line a run; see `docs/performance.md`.
+//! Benchmarks of Afflux, one JSON line a run with `--json`; see `docs/performance.md`.
 //!
 //! `afflux-bench stream w1|w2|w3|w4 --records N --parallelism P --nodes K`
 //! `afflux-bench rpc r1|r2|r3 --outstanding N --payload BYTES --seconds S`
@@ -38,11 +38,27 @@ mod kit {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Prints a report: as one JSON line where `--json` was given, else as a table.
+fn show(report: &report::Report) {
+    let line = report.json();
+    if std::env::args().any(|word| word == "--json") {
+        println!("{line}");
+        return;
+    }
+    let fields: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        if !value.is_null() {
+            println!("{name:<10} {value}");
+        }
+    }
+}
+
 const HELP: &str = "\
 afflux-bench stream w1|w2|w3|w4 [--records N] [--parallelism P] [--nodes K]
-afflux-bench rpc r1|r2|r3 [--outstanding N] [--payload BYTES] [--seconds S]
+afflux-bench rpc r1|r2|r3 [--outstanding N] [--payload BYTES] [--seconds S] [--transport tcp|memory] [--busy N]
+afflux-bench stream slow --nodes 2      memory behind a consumer of 1,000 records/s, after 10 and 60 s
 
-Each prints one JSON line: records (or requests), wall and CPU seconds of all processes,
+Each prints a table, or with --json one JSON line: records (or requests), wall and CPU seconds of all processes,
 work per CPU second, latencies, peak memory and the workload's checksum.
 
 Examples:
@@ -50,7 +66,8 @@ Examples:
   afflux-bench rpc r2 --outstanding 256 --seconds 10";
 
 fn main() {
-    let outcome = Args::from_env().and_then(|mut args| {
+    let words = std::env::args().skip(1).filter(|word| word != "--json");
+    let outcome = Args::parse(words).and_then(|mut args| {
         let suite = args.word("a suite (stream, rpc)").map_err(|e| format!("{e}\n\n{HELP}"))?;
         match suite.as_str() {
             "stream" => stream::run(args),

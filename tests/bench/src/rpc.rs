@@ -1,4 +1,5 @@
-//! R1–R3 over the mesh: a client and a server process on loopback, each single-threaded.
+//! R1–R3 over the mesh: a client and a server process on loopback, each single-threaded, or both in
+//! one process over memory. `--busy N` gives the server N tasks that always have work.
 //!
 //! Every call takes the product's whole path: client, balancer, in-flight table with its deadline,
 //! frames, router, mailbox, actor, answer. The server ends when its standard input closes.
@@ -7,11 +8,14 @@ use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use afflux_actor::{ActorMetrics, Serves, Spec, Threads};
+use afflux_actor::{ActorMetrics, Clock, Serves, Spec, Threads};
 use afflux_macros::{Actor, Service};
-use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
+use afflux_mesh::{MemoryNetwork, Mesh, MeshConfig, MeshMetrics, Transport};
+use afflux_stream::job::{LocalRun, start_local};
+use afflux_stream::{Flow, JobSettings, generate};
 use afflux_wire::{ActorPath, NodeId};
 use hdrhistogram::Histogram;
 
@@ -68,22 +72,42 @@ impl EchoHandler for Echoer {
     }
 }
 
-fn mesh(node: &str, listen: Option<String>, threads: &Threads) -> Result<Mesh, String> {
+fn mesh(node: &str, listen: Option<String>, threads: &Threads, transport: Transport) -> Result<Mesh, String> {
     let config = MeshConfig { listen, ..MeshConfig::new(NodeId::new(node), "bench") };
-    Mesh::start(config, Transport::Tcp, threads.io(), MeshMetrics::unregistered()).map_err(|e| e.to_string())
+    Mesh::start(config, transport, threads.io(), MeshMetrics::unregistered()).map_err(|e| e.to_string())
+}
+
+/// Serves [`Echo`] on a mesh.
+fn serve(mesh: &Mesh, threads: &Threads) {
+    let spec = Spec::new(ActorPath::new("echo"), ActorMetrics::unregistered()).caller(mesh.caller());
+    let actor = threads.io().spawn(spec, || Ok(Echoer));
+    for entry in Echoer::services(actor.address()) {
+        mesh.serve(entry);
+    }
+}
+
+/// Tasks that always have work, on slot threads beside the I/O thread.
+fn keep_busy(tasks: usize, threads: Threads) -> Result<LocalRun, String> {
+    let settings = JobSettings { parallelism: tasks as u32, ..JobSettings::default() };
+    let flow = Flow::new("busy", settings);
+    flow.source("numbers", generate(u64::MAX / 2, |i| i)).untimed().map(|i| i.rotate_left(7)).count("all");
+    let plan = flow.finish().map_err(|e| e.to_string())?;
+    let clock = Clock::new(std::time::SystemTime::now);
+    start_local(&plan, Arc::new(threads), clock, None, None).map_err(|e| e.to_string())
 }
 
 /// `rpc-server`: prints its address, then its processor seconds and peak memory for each line it reads.
-pub(crate) fn server(args: Args) -> Result<(), String> {
+pub(crate) fn server(mut args: Args) -> Result<(), String> {
+    let busy: usize = args.number("busy", 0)?;
     args.finish()?;
     afflux_actor::system(|| async {
         let threads = Threads::start(0, 0).map_err(|e| e.to_string())?;
-        let mesh = mesh("server", Some("127.0.0.1:0".into()), &threads)?;
-        let spec = Spec::new(ActorPath::new("echo"), ActorMetrics::unregistered()).caller(mesh.caller());
-        let actor = threads.io().spawn(spec, || Ok(Echoer));
-        for entry in Echoer::services(actor.address()) {
-            mesh.serve(entry);
-        }
+        let mesh = mesh("server", Some("127.0.0.1:0".into()), &threads, Transport::Tcp)?;
+        serve(&mesh, &threads);
+        let _busy = match busy {
+            0 => None,
+            tasks => Some(keep_busy(tasks, Threads::start(tasks, 0).map_err(|e| e.to_string())?)?),
+        };
         println!("{}", mesh.local_address());
         // Standard input is read beside the event loop, so that no call waits for it.
         let (done, ended) = tokio::sync::oneshot::channel();
@@ -116,10 +140,10 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start() -> Result<Self, String> {
+    fn start(busy: usize) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut child = Command::new(program)
-            .arg("rpc-server")
+            .args(["rpc-server", "--busy", &busy.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -192,32 +216,45 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
     let outstanding = args.count("outstanding", outstanding)?;
     let payload = args.count("payload", payload)?;
     let seconds: f64 = args.number("seconds", 10.0)?;
-    let _json = args.text("json");
+    let transport = args.choice("transport", &["tcp", "memory"])?;
+    let busy: usize = args.number("busy", 0)?;
     args.finish()?;
     if outstanding > OUTSTANDING_MAX {
         return Err(format!("--outstanding is {outstanding}, at most {OUTSTANDING_MAX}"));
     }
-    let mut server = Server::start()?;
+    let mut server = if transport == "tcp" { Some(Server::start(busy)?) } else { None };
     let shared: Shared = Rc::default();
     let (wall_s, cpu, rss_mb) = afflux_actor::system(|| {
         let shared = Rc::clone(&shared);
         async move {
             let threads = Threads::start(0, 0).map_err(|e| e.to_string())?;
-            let mesh = mesh("client", None, &threads)?;
-            let node = mesh.connect_unknown(&server.address).await.map_err(|e| e.to_string())?;
+            let network = MemoryNetwork::default();
+            let (address, _beside) = match &server {
+                Some(server) => (server.address.clone(), None),
+                None => {
+                    let transport = Transport::Memory(network.clone());
+                    let beside = mesh("server", Some("server:1".into()), &threads, transport)?;
+                    serve(&beside, &threads);
+                    (beside.local_address(), Some(beside))
+                }
+            };
+            let transport = if server.is_some() { Transport::Tcp } else { Transport::Memory(network) };
+            let mesh = mesh("client", None, &threads, transport)?;
+            let node = mesh.connect_unknown(&address).await.map_err(|e| e.to_string())?;
             let client = mesh.client_on::<Echo>(&node);
             let local = tokio::task::LocalSet::new();
             for number in 0..outstanding as u64 {
                 local.spawn_local(call_forever(client.clone(), number << 32, payload, Rc::clone(&shared)));
             }
             local.run_until(tokio::time::sleep(WARM_UP)).await;
-            let (server_before, _) = server.usage()?;
+            let usage = |server: &mut Option<Server>| server.as_mut().map_or(Ok((0.0, 0.0)), Server::usage);
+            let (server_before, _) = usage(&mut server)?;
             shared.borrow_mut().0 =
                 Some(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|e| e.to_string())?);
             let mark = Mark::now()?;
             local.run_until(tokio::time::sleep(Duration::from_secs_f64(seconds))).await;
             let (wall, own) = mark.spent()?;
-            let (server_after, server_rss) = server.usage()?;
+            let (server_after, server_rss) = usage(&mut server)?;
             Ok::<_, String>((wall, own + server_after - server_before, peak_rss_mb()? + server_rss))
         }
     })
@@ -232,12 +269,14 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             ("engine", Param::Text("afflux")),
             ("outstanding", Param::Number(outstanding as u64)),
             ("payload", Param::Number(payload as u64)),
+            ("transport", Param::Text(transport)),
+            ("busy", Param::Number(busy as u64)),
         ],
         work: Work::Requests(Box::new(latencies.ok_or("nothing was measured")?)),
         wall_s,
         cpu_s: cpu,
         rss_mb,
     };
-    println!("{}", report.json());
+    crate::show(&report);
     Ok(())
 }

@@ -312,7 +312,6 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
     let records: u64 = args.number("records", 20_000_000)?;
     let parallelism = args.count("parallelism", 1)? as u32;
     let nodes = args.count("nodes", 1)?;
-    let _json = args.text("json");
     args.finish()?;
     let shares = if nodes == 1 {
         vec![work(&workload, records, parallelism, (0, 1), |_| Ok(Vec::new()))?]
@@ -335,7 +334,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         cpu_s: sum(|s| s.cpu_s),
         rss_mb: sum(|s| s.rss_mb),
     };
-    println!("{}", report.json());
+    crate::show(&report);
     Ok(())
 }
 

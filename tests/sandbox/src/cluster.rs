@@ -66,7 +66,8 @@ impl ClusterBuilder {
                 node_join: nodes.first().map(Node::address).unwrap_or_default(),
                 node_slots: self.slots,
                 admin_listen: String::new(),
-                drain_grace_ms: 500,
+                // Nothing is in flight when a script ends.
+                drain_grace_ms: 50,
                 ..self.settings.clone()
             };
             let builder =
@@ -144,6 +145,21 @@ impl Cluster {
     /// What the coordinator refuses.
     pub async fn submit(&self, pipeline: &str, parallelism: u32) -> Result<JobInfo, CallError> {
         self.jobs().submit(request(pipeline, parallelism)).await
+    }
+
+    /// The same, paced by event time at this multiple of its speed: a job that is still at work when
+    /// the test does something to it.
+    ///
+    /// # Errors
+    /// What the coordinator refuses.
+    pub async fn submit_paced(
+        &self,
+        pipeline: &str,
+        parallelism: u32,
+        replay: f64,
+    ) -> Result<JobInfo, CallError> {
+        let replay = Some(replay);
+        self.jobs().submit(JobRequest { replay, ..request(pipeline, parallelism) }).await
     }
 
     /// A job now.

@@ -49,8 +49,8 @@ fn parcel(id: u64) -> Parcel {
         id,
         at: (id / 4) as i64 - (h % 20) as i64,
         from: format!("{}{}", name(h), h % 40),
-        to: (h % 3 > 0).then(|| name(h / 7)),
-        weight: (h % 4 > 0).then_some(h as i64 - (1 << 31)),
+        to: (!h.is_multiple_of(3)).then(|| name(h / 7)),
+        weight: (!h.is_multiple_of(4)).then_some(h as i64 - (1 << 31)),
         tags: (0..h % 3).map(name).collect(),
         state: match h % 4 {
             0 => State::Waiting,

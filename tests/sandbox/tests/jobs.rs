@@ -2,11 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use afflux_sandbox::{BACKINGS, Cluster, Collect, run, until_async};
-use afflux_stream::{Batch, IoContext, Sink, SinkWriter, generate};
+use afflux_stream::{Batch, BoundedOutOfOrder, IoContext, Sink, SinkWriter, Timestamp, generate, secs};
 use afflux_wire::{Code, Status};
 
 const NUMBERS: u64 = 40_000;
@@ -16,30 +13,21 @@ fn a_cancelled_job_goes_on_from_its_checkpoint_and_gives_each_record_once() {
     for backing in BACKINGS {
         let out = Collect::<u64>::default();
         let directory = tempfile::tempdir().unwrap();
-        // Shut: records pass one by one and the job does not end by itself before it is checkpointed.
-        let shut = Arc::new(AtomicBool::new(true));
-        let (sink, gate, at) = (out.clone(), Arc::clone(&shut), directory.path().to_owned());
+        let (sink, at) = (out.clone(), directory.path().to_owned());
         run(|| async move {
-            let slow = Arc::clone(&gate);
             let cluster = Cluster::of(3, backing)
                 .checkpoints(&at)
                 .pipeline("numbers", move |flow| {
-                    let slow = Arc::clone(&slow);
                     flow.source("numbers", generate(NUMBERS, |i| i))
-                        .untimed()
-                        .map(move |i| {
-                            if slow.load(Ordering::Relaxed) {
-                                std::thread::sleep(std::time::Duration::from_micros(100));
-                            }
-                            i
-                        })
+                        .watermarks_by(BoundedOutOfOrder::by(secs(0)), |i| Timestamp::from_millis(*i as i64))
                         .rebalance()
                         .sink("out", sink.clone());
                     Ok(())
                 })
                 .start()
                 .await;
-            let job = cluster.submit("numbers", 3).await.unwrap().id;
+            // A number a millisecond: 40 seconds, unless it is stopped.
+            let job = cluster.submit_paced("numbers", 3, 1.0).await.unwrap().id;
             until_async("some records", async || {
                 (cluster.job(&job).await.progress.records_in > 0).then_some(())
             })
@@ -48,14 +36,12 @@ fn a_cancelled_job_goes_on_from_its_checkpoint_and_gives_each_record_once() {
             let cancelled = cluster.jobs().cancel(job.clone()).await.unwrap();
             assert_eq!(cancelled.state, "cancelled", "{backing}");
             assert!(cancelled.progress.records_in < NUMBERS, "it must not have ended, {backing}");
-            gate.store(false, Ordering::Relaxed);
             let from = format!("{job}/{epoch}");
             let restored = cluster.finish_from("numbers", 3, &from).await;
             assert_eq!((restored.state.as_str(), restored.error), ("finished", None), "{backing}");
             assert!(restored.progress.records_in < NUMBERS, "it began anew, {backing}");
             cluster.close().await;
         });
-        assert!(!shut.load(Ordering::Relaxed));
         let rows = out.take_rows();
         assert_eq!(rows.len() as u64, NUMBERS, "{backing}");
         assert!((0..NUMBERS).eq(rows), "{backing}");

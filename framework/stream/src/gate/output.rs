@@ -1,6 +1,5 @@
 //! The way out of a task: a partitioner, one buffer a consumer, a queue or a byte channel each.
 
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,6 @@ use super::local::LocalSender;
 use super::partition::Routing;
 use crate::Result;
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
-use crate::meter::Meter;
 use crate::stage::{Stage, Turn};
 
 /// Bytes that a batch on a byte channel aims at.
@@ -53,11 +51,10 @@ pub(crate) struct OutputGate<T> {
     routing: Routing<T>,
     consumers: Vec<u32>,
     linger: Duration,
-    meter: Arc<Meter>,
 }
 
 impl<T: Serialize> OutputGate<T> {
-    pub(crate) fn new(wires: Vec<Wire<T>>, routing: Routing<T>, linger: Duration, meter: Arc<Meter>) -> Self {
+    pub(crate) fn new(wires: Vec<Wire<T>>, routing: Routing<T>, linger: Duration) -> Self {
         let remote_rows =
             (REMOTE_BATCH_BYTES / size_of::<T>().max(1)).clamp(BATCH_ROWS_MAX / 4, REMOTE_BATCH_ROWS_MAX);
         let outs = wires
@@ -72,7 +69,7 @@ impl<T: Serialize> OutputGate<T> {
                 ended: false,
             })
             .collect();
-        Self { outs, routing, consumers: Vec::new(), linger, meter }
+        Self { outs, routing, consumers: Vec::new(), linger }
     }
 }
 
@@ -129,8 +126,6 @@ impl<T: Serialize> Out<T> {
 
 impl<T: Serialize> Stage<T> for OutputGate<T> {
     fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
-        self.meter.records_in(batch.len());
-        self.meter.records_out(batch.len());
         let mut room = true;
         match (&mut self.routing, self.outs.as_mut_slice()) {
             (_, [only]) if only.buffer.is_empty() => {

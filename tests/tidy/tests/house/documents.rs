@@ -92,6 +92,34 @@ fn paths_that_documents_quote_exist() {
 }
 
 #[test]
+fn the_code_in_the_readme_is_code_that_runs() {
+    let house = House::open();
+    let known: BTreeSet<String> = house
+        .sources("services/flights")
+        .iter()
+        .flat_map(|source| source.whole.lines().map(|line| line.trim().to_owned()))
+        .collect();
+    let text = house.text("README.md").expect("there is a README");
+    let mut findings = Findings::new(
+        "each line of Rust in README.md stands in services/flights",
+        "copy the lines anew from there",
+    );
+    let (mut rust, mut seen) = (false, 0);
+    for (line, number) in text.lines().zip(1..) {
+        if line.starts_with("```") {
+            rust = line == "```rust";
+        } else if rust && !line.trim().is_empty() {
+            seen += 1;
+            if !known.contains(line.trim()) {
+                findings.add("README.md", number, line.trim());
+            }
+        }
+    }
+    assert!(seen >= 15, "only {seen} lines of code were seen");
+    findings.finish();
+}
+
+#[test]
 fn every_chapter_of_the_book_is_in_its_summary() {
     let house = House::open();
     let mut findings = Findings::new(
