@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use afflux_sandbox::{PATIENCE, Process, Program, is_alive, kill, until};
 use afflux_wire::frame::put_hello;
@@ -17,6 +18,9 @@ use serde_json::Value;
 
 /// Rows of the small input: 22 days.
 const ROWS: usize = 20_000;
+
+/// A run ends within two seconds of a node's death; five times that on a busy machine.
+const VERDICT_MAX: Duration = Duration::from_secs(10);
 
 const OUTPUT: &str = "out/hourly-delays.csv";
 
@@ -164,7 +168,9 @@ fn a_killed_node_ends_the_run_with_its_name_and_what_was_running_there() {
         let task =
             task.unwrap_or_else(|| panic!("no task on {node}: {job}"))["path"].as_str().unwrap().to_owned();
         kill("KILL", pids[killed]);
+        let at = Instant::now();
         let ended = run.end();
+        assert!(at.elapsed() < VERDICT_MAX, "the run ended {:?} after the node", at.elapsed());
         ended.expect(1, &["hourly-delays failed", &node, "killed by signal 9", &task, "records in"]);
         all_end(&pids);
         assert!(!program.directory().join(OUTPUT).exists());

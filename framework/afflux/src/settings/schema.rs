@@ -99,7 +99,7 @@ settings! {
     /// Node ports of all nodes, for `registry = "static"`.
     registry_nodes: Vec<String> = "registry.nodes", Kind::List, "";
     /// A node that has not been heard of for this long is gone.
-    registry_ttl_ms: u64 = "registry.ttl_ms", Kind::Integer { min: 100, max: 3_600_000 }, "1500" unit "ms";
+    registry_ttl_ms: u64 = "registry.ttl_ms", Kind::Integer { min: 100, max: 3_600_000 }, "5000" unit "ms";
     /// Form of the log on stderr.
     log_format: String = "log.format", Kind::Choice(&["human", "json"]), "human";
     /// What is logged: error, warn, info, debug, trace, or directives such as `info,afflux_mesh=debug`.
