@@ -24,6 +24,10 @@ pub struct JobRequest {
     /// Starts from a checkpoint: `JOB` (its latest) or `JOB/EPOCH`.
     #[serde(default)]
     pub restore: Option<String>,
+    /// Waits a short while until the coordinator sees this many nodes: its view of the registry may
+    /// lag behind that of the caller.
+    #[serde(default)]
+    pub nodes_min: u32,
 }
 
 /// Where one task runs.

@@ -26,6 +26,10 @@ use crate::progress::{JobProgress, OperatorProgress};
 const ENDED_JOBS_MAX: usize = 100;
 /// How long a task's loss of its neighbour waits for the news of the node that died.
 const SUSPICION: Duration = Duration::from_millis(700);
+/// Longest wait for nodes that a request counts on.
+const NODES_WAIT: Duration = Duration::from_secs(5);
+/// Between two looks at who is there.
+const NODES_LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Longest wait for a worker's counts.
 const READINGS_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -116,6 +120,18 @@ impl JobDesk {
     /// A desk without jobs.
     pub fn new(parts: DeskParts) -> Self {
         Self { parts, jobs: BTreeMap::new(), next: 0 }
+    }
+
+    /// The nodes there are, once there are so many or it has been waited long enough.
+    async fn nodes(&self, min: u32) -> Vec<(NodeId, u32)> {
+        let until = self.parts.clock.now() + NODES_WAIT;
+        loop {
+            let nodes = (self.parts.nodes)();
+            if nodes.len() >= min as usize || self.parts.clock.now() >= until {
+                return nodes;
+            }
+            self.parts.clock.sleep(NODES_LOOK_AGAIN).await;
+        }
     }
 
     fn new_id(&mut self, pipeline: &str) -> String {
@@ -364,7 +380,7 @@ impl JobsHandler for JobDesk {
             None => None,
             Some(text) => Some(self.checkpoint_named(text).await?),
         };
-        let mut nodes = (self.parts.nodes)();
+        let mut nodes = self.nodes(request.nodes_min).await;
         nodes.sort();
         nodes.retain(|(_, slots)| *slots > 0);
         if nodes.is_empty() {
