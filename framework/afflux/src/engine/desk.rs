@@ -335,7 +335,10 @@ impl Entry {
         progress.input_total = (total > 0).then_some(total);
         for operator in &graph.operators {
             let mut shown = OperatorProgress { name: operator.name.clone(), ..OperatorProgress::default() };
-            for share in self.shares.values().filter(|s| s.chain == operator.chain) {
+            // Of the longest life: a task without input ends at once, and its shares mean nothing.
+            let tasks = || self.shares.values().filter(|s| s.chain == operator.chain);
+            let lived = tasks().map(|s| s.busy_s + s.idle_s + s.backpressured_s).fold(1e-9, f64::max);
+            for share in tasks() {
                 shown.tasks += 1;
                 for (name, records_in, records_out, late, errors) in &share.operators {
                     if *name == operator.name {
@@ -345,7 +348,6 @@ impl Entry {
                         progress.skipped += errors;
                     }
                 }
-                let lived = (share.busy_s + share.idle_s + share.backpressured_s).max(1e-9);
                 shown.busy_ratio = shown.busy_ratio.max(share.busy_s / lived);
                 shown.backpressured_ratio = shown.backpressured_ratio.max(share.backpressured_s / lived);
                 if share.watermark_ms > i64::MIN && share.watermark_ms < i64::MAX {
