@@ -21,6 +21,8 @@ use crate::process;
 
 /// Events of one job's tasks that wait to be told to the coordinator.
 const EVENTS_MAX: usize = 4_096;
+/// Tries to tell the coordinator one thing, each as long as the deadline of a report at most.
+const REPORT_TRIES_MAX: u32 = 6;
 /// Longest wait for the coordinator to take a report.
 const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -198,12 +200,32 @@ impl WorkerActor {
                         }
                     }
                 };
-                let told = client
-                    .report(job.clone(), attempt, id.chain, id.subtask, kind.to_owned(), epoch, body)
-                    .deadline(REPORT_DEADLINE)
-                    .await;
-                if let Err(error) = told {
-                    tracing::warn!(%job, task = %id, %error, "the coordinator did not take a report");
+                // Every report can be told twice without harm, and a job that misses one never ends.
+                let mut tries = 0;
+                loop {
+                    let told = client
+                        .report(
+                            job.clone(),
+                            attempt,
+                            id.chain,
+                            id.subtask,
+                            kind.to_owned(),
+                            epoch,
+                            body.clone(),
+                        )
+                        .deadline(REPORT_DEADLINE)
+                        .await;
+                    tries += 1;
+                    match told {
+                        Ok(()) => break,
+                        Err(error) if tries < REPORT_TRIES_MAX => {
+                            tracing::debug!(%job, task = %id, %error, "a report is told again");
+                        }
+                        Err(error) => {
+                            tracing::error!(%job, task = %id, kind, tries, %error, "a report was given up");
+                            break;
+                        }
+                    }
                 }
             }
         });
