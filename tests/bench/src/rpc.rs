@@ -86,7 +86,7 @@ fn serve(mesh: &Mesh, threads: &Threads) {
     }
 }
 
-/// Tasks that always have work, on slot threads beside the I/O thread.
+/// Tasks that always have work, on as many slot threads as a node would have, beside the I/O thread.
 fn keep_busy(tasks: usize, threads: Threads) -> Result<LocalRun, String> {
     let settings = JobSettings { parallelism: tasks as u32, ..JobSettings::default() };
     let flow = Flow::new("busy", settings);
@@ -106,7 +106,10 @@ pub(crate) fn server(mut args: Args) -> Result<(), String> {
         serve(&mesh, &threads);
         let _busy = match busy {
             0 => None,
-            tasks => Some(keep_busy(tasks, Threads::start(tasks, 0).map_err(|e| e.to_string())?)?),
+            tasks => Some(keep_busy(
+                tasks,
+                Threads::start(tasks.min(afflux_actor::cpu_quota()), 0).map_err(|e| e.to_string())?,
+            )?),
         };
         println!("{}", mesh.local_address());
         // Standard input is read beside the event loop, so that no call waits for it.
