@@ -31,6 +31,8 @@ pub(crate) struct Method {
     pub(crate) one_way: bool,
     pub(crate) idempotent: bool,
     pub(crate) deadline: Duration,
+    /// Who may call it, as it was written.
+    pub(crate) allow: String,
 }
 
 /// One parameter.
@@ -102,9 +104,10 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         one_way: false,
         idempotent: false,
         deadline: DEADLINE_DEFAULT,
+        allow: String::new(),
     };
     let mut returns = None;
-    const KNOWN: &[&str] = &["returns", "deadline", "idempotent", "oneway", "streams", "accepts"];
+    const KNOWN: &[&str] = &["returns", "deadline", "idempotent", "oneway", "allow", "streams", "accepts"];
     let options = args::read(&variant.attrs, "rpc", KNOWN, |name, meta| {
         match name {
             "returns" => returns = Some(args::ty(meta, name, "Receipt")?),
@@ -113,6 +116,7 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
                 args::flag(meta, name)?;
                 method.idempotent = true;
             }
+            "allow" => method.allow = allow(&args::text(meta, name, "support, node/billing-*")?)?,
             "oneway" => {
                 args::flag(meta, name)?;
                 method.one_way = true;
@@ -140,6 +144,25 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
     }
     errors.finish()?;
     Ok(method)
+}
+
+/// Roles and identities with commas between them.
+fn allow(text: &syn::LitStr) -> syn::Result<String> {
+    let value = text.value();
+    let legal = |part: &str| {
+        !part.is_empty()
+            && part.split('/').count() <= 2
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '*'))
+    };
+    if value.split(',').all(|part| legal(part.trim())) {
+        return Ok(value);
+    }
+    Err(syn::Error::new_spanned(
+        text,
+        format!(
+            "`allow` wants roles and identities with commas between them, such as \"support, node/billing-*\", or \"authenticated\" or \"anyone\"; got {value:?}"
+        ),
+    ))
 }
 
 fn fields(method: &Ident, fields: &Fields, errors: &mut Errors) -> Vec<Param> {

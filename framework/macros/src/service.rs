@@ -323,7 +323,7 @@ impl Contract {
     fn service(&self) -> TokenStream {
         let Self { ident, contract, name, version, doc, error, call, client, .. } = self;
         let specs = self.methods.iter().map(|method| {
-            let Method { variant, params, doc, idempotent, returns, .. } = method;
+            let Method { variant, params, doc, idempotent, allow, returns, .. } = method;
             let name = variant.to_string();
             let kind = if method.one_way { quote!(OneWay) } else { quote!(Unary) };
             let fields = method.fields.iter().map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
@@ -336,6 +336,7 @@ impl Contract {
                     doc: #doc,
                     deadline: ::core::time::Duration::from_millis(#deadline_ms),
                     idempotent: #idempotent,
+                    allow: #allow,
                     fields: &[#(#fields),*],
                     params: #contract::schema_of::<#params>,
                     returns: #returns,

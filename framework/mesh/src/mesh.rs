@@ -17,6 +17,7 @@ use crate::attach::{self, ChannelTable};
 use crate::balancer::Policy;
 use crate::channel::{ChannelKey, ChannelReceiver, ChannelSender, RecvState, SendState};
 use crate::config::MeshConfig;
+use crate::guard::Guard;
 use crate::handshake::{HalfKey, Wire};
 use crate::listener;
 use crate::metrics::MeshMetrics;
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) place: Place,
     pub(crate) metrics: Arc<MeshMetrics>,
     pub(crate) channels: ChannelTable,
+    pub(crate) guard: Arc<Guard>,
     /// Control connections that wait for their data connection.
     pub(crate) halves: Mutex<BTreeMap<HalfKey, oneshot::Sender<Wire>>>,
     pub(crate) peers: Mutex<Peers>,
@@ -174,6 +176,7 @@ impl Mesh {
             place,
             metrics,
             channels: ChannelTable::default(),
+            guard: Arc::default(),
             halves: Mutex::default(),
             peers: Mutex::default(),
             routes: RwLock::default(),
@@ -249,6 +252,11 @@ impl Mesh {
         deadline: Duration,
     ) -> Result<Vec<u8>, Status> {
         self.shared.call_raw(target, method, params, deadline).await
+    }
+
+    /// What decides who may call what: every door (links, HTTP, gRPC, MessagePack-RPC) asks it.
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.shared.guard
     }
 
     /// Names of all services that can be called from here now.

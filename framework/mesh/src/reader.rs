@@ -288,6 +288,7 @@ impl Control<'_> {
                 .and_then(|rare| rare.idempotency_key)
                 .map(|key| Arc::from(key.as_ref())),
             peer: Some(self.link.peer.clone()),
+            ..CallMeta::default()
         }
     }
 }

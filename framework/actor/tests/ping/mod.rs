@@ -69,6 +69,7 @@ const fn method(name: &'static str, kind: MethodKind) -> MethodSpec {
         doc: "",
         deadline: Duration::from_secs(10),
         idempotent: true,
+        allow: "",
         fields: &[],
         params: || schemars::Schema::default(),
         returns: || schemars::Schema::default(),

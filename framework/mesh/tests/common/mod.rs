@@ -85,6 +85,7 @@ const fn method(name: &'static str, kind: MethodKind, fields: &'static [&'static
         doc: "",
         deadline: Duration::from_secs(10),
         idempotent: false,
+        allow: "",
         fields,
         params: || schemars::schema_for!(u64),
         returns: || schemars::schema_for!(u64),

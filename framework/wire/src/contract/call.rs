@@ -82,6 +82,12 @@ impl<P: Params> Call<P> {
         self
     }
 
+    /// Calls as the owner of this token (`auth.tokens` of the called node) instead of as this process.
+    pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
+        self.handle.options.token = Some(token.into());
+        self
+    }
+
     /// Fails at once when no endpoint is known, instead of waiting for one until the deadline.
     pub fn fail_fast(mut self) -> Self {
         self.handle.options.fail_fast = true;

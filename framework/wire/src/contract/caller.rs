@@ -54,6 +54,8 @@ pub struct CallOptions {
     pub idempotency_key: Option<Arc<[u8]>>,
     /// Fails at once when no endpoint is known or reachable, instead of waiting until the deadline.
     pub fail_fast: bool,
+    /// The caller's credential; the link's own identity counts when absent.
+    pub token: Option<Arc<str>>,
 }
 
 /// A call as the mesh sees it, without its types.

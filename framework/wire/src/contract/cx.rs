@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::call::Handle;
 use super::caller::{CallOptions, Caller, Target};
+use super::identity::Identity;
 use super::reply::CancelToken;
 use super::service::Service;
 use crate::id::{ActorPath, NodeId};
@@ -34,6 +35,10 @@ pub struct CallMeta {
     pub idempotency_key: Option<Arc<[u8]>>,
     /// The node it came from; absent for a call from this process.
     pub peer: Option<NodeId>,
+    /// Who calls, where that was authenticated.
+    pub identity: Option<Arc<Identity>>,
+    /// The caller's credential on its way to the called node, which turns it into `identity`.
+    pub token: Option<Arc<str>>,
 }
 
 /// The context of a running handler.
@@ -81,6 +86,12 @@ impl Cx {
     /// The node that called, or nothing for a call from this process.
     pub fn peer(&self) -> Option<&NodeId> {
         self.meta.peer.as_ref()
+    }
+
+    /// Who called: vouched for by a certificate or a token. Nothing for a call from this process, and where
+    /// authentication is off.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.meta.identity.as_deref()
     }
 
     /// Whether the caller has given up or its deadline has passed.

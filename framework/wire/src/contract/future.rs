@@ -105,7 +105,8 @@ impl<P: Params> CallFuture<P> {
                 trace: self.handle.options.trace,
                 attempt: self.tries,
                 idempotency_key: self.handle.options.idempotency_key.clone(),
-                peer: None,
+                token: self.handle.options.token.clone(),
+                ..CallMeta::default()
             };
             let mut departure = Departure::<P> { params: &mut self.params, slot: &self.slot, one_way };
             let status = match caller.start(&self.handle.target, Self::method(), meta, &mut departure) {

@@ -13,6 +13,7 @@ mod cx;
 mod fault;
 mod future;
 mod generated;
+mod identity;
 mod reply;
 mod service;
 mod slot;
@@ -26,6 +27,7 @@ pub use fault::{CallError, Fault, NoError, RpcError};
 pub use future::{CALL_TRIES_MAX, CallFuture};
 #[doc(hidden)]
 pub use generated::{accepting_as, answer, decode_params, no_such_method, schema_of};
+pub use identity::{Identity, IdentityKind};
 pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink};
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
 pub use slot::ResponseSlot;

@@ -33,6 +33,9 @@ pub struct MethodSpec {
     pub deadline: Duration,
     /// Whether a second execution does no harm.
     pub idempotent: bool,
+    /// Who may call it where authentication is on, beside what `auth.allow` says: roles and identities with
+    /// commas between them, `authenticated` or `anyone`; nobody else when empty.
+    pub allow: &'static str,
     /// The names of the parameters, in order.
     pub fields: &'static [&'static str],
     /// JSON Schema of the parameters, an object.
