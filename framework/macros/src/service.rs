@@ -322,6 +322,7 @@ impl Contract {
     /// `impl Service`.
     fn service(&self) -> TokenStream {
         let Self { ident, contract, name, version, doc, error, call, client, .. } = self;
+        let typed_error = error;
         let specs = self.methods.iter().map(|method| {
             let Method { variant, params, doc, idempotent, allow, returns, .. } = method;
             let name = variant.to_string();
@@ -340,6 +341,7 @@ impl Contract {
                     fields: &[#(#fields),*],
                     params: #contract::schema_of::<#params>,
                     returns: #returns,
+                    error: #contract::schema_of::<#typed_error>,
                 }
             }
         });

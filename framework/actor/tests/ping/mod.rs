@@ -73,6 +73,7 @@ const fn method(name: &'static str, kind: MethodKind) -> MethodSpec {
         fields: &[],
         params: || schemars::Schema::default(),
         returns: || schemars::Schema::default(),
+        error: || schemars::Schema::from(false),
     }
 }
 

@@ -89,6 +89,7 @@ const fn method(name: &'static str, kind: MethodKind, fields: &'static [&'static
         fields,
         params: || schemars::schema_for!(u64),
         returns: || schemars::schema_for!(u64),
+        error: || schemars::Schema::from(false),
     }
 }
 

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::status::{Code, Executed, Status};
 
 /// A service's own error type. Implemented by `derive(RpcError)`.
-pub trait RpcError: Serialize + DeserializeOwned + fmt::Debug + Send + 'static {
+pub trait RpcError:
+    Serialize + DeserializeOwned + schemars::JsonSchema + fmt::Debug + Send + 'static
+{
     /// The status code of this error.
     fn code(&self) -> Code;
     /// The variant's name.
@@ -26,6 +28,16 @@ pub trait RpcError: Serialize + DeserializeOwned + fmt::Debug + Send + 'static {
 /// The error type of a service without typed errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NoError {}
+
+impl schemars::JsonSchema for NoError {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "NoError".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        // No value is one.
+        schemars::Schema::from(false)
+    }
+}
 
 impl RpcError for NoError {
     fn code(&self) -> Code {

@@ -42,6 +42,8 @@ pub struct MethodSpec {
     pub params: fn() -> schemars::Schema,
     /// JSON Schema of the result.
     pub returns: fn() -> schemars::Schema,
+    /// JSON Schema of the typed error of its service.
+    pub error: fn() -> schemars::Schema,
 }
 
 /// A contract: a named set of methods. Implemented by `derive(Service)`.

@@ -20,7 +20,7 @@ pub(crate) fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 
 pub(crate) struct Shop;
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub(crate) enum ShopError {
     Unlucky { n: u64 },
 }
@@ -128,6 +128,7 @@ impl Service for Shop {
             fields: &["n"],
             params: schema_of::<Double>,
             returns: schema_of::<u64>,
+            error: schema_of::<ShopError>,
         },
         MethodSpec {
             name: "Note",
@@ -139,6 +140,7 @@ impl Service for Shop {
             fields: &[],
             params: schema_of::<Note>,
             returns: schema_of::<()>,
+            error: schema_of::<ShopError>,
         },
     ];
     type Error = ShopError;

@@ -1,6 +1,6 @@
 use afflux::prelude::*;
 
-#[derive(RpcError, Serialize, Deserialize, Debug)]
+#[derive(RpcError, Serialize, Deserialize, JsonSchema, Debug)]
 enum OrderError {
     #[rpc(code = NotFoud)]
     NoSuch { id: u64 },
