@@ -112,7 +112,7 @@ impl<S: Service> Dispatch for Typed<S> {
         if (spec.kind == MethodKind::OneWay) != reply.is_none() {
             let (is, sent) = match spec.kind {
                 MethodKind::OneWay => ("one-way", "a request that expects an answer"),
-                MethodKind::Unary => ("unary", "a notification"),
+                kind => (kind.name(), "a notification"),
             };
             let status =
                 Status::invalid(format!("{}/{} is {is}, but the peer sent {sent}", S::NAME, spec.name));

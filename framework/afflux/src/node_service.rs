@@ -4,7 +4,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use afflux_actor::ServiceEntry;
-use afflux_wire::contract::MethodKind;
 
 use crate::jobs::TaskPlace;
 use crate::macros::Service;
@@ -44,7 +43,7 @@ pub struct NodeInfo {
 pub struct MethodInfo {
     /// Its name.
     pub name: String,
-    /// `unary` or `oneway`.
+    /// `unary`, `oneway`, `server_stream`, `client_stream` or `duplex`.
     pub kind: String,
     /// Its doc comment.
     pub doc: String,
@@ -58,6 +57,12 @@ pub struct MethodInfo {
     pub params: serde_json::Value,
     /// JSON Schema of the result.
     pub returns: serde_json::Value,
+    /// JSON Schema of one item that the caller sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepts: Option<serde_json::Value>,
+    /// JSON Schema of one item that the service sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<serde_json::Value>,
 }
 
 /// A service as it can be called.
@@ -85,17 +90,15 @@ impl ServiceInfo {
                 .iter()
                 .map(|method| MethodInfo {
                     name: method.name.to_owned(),
-                    kind: match method.kind {
-                        MethodKind::Unary => "unary",
-                        MethodKind::OneWay => "oneway",
-                    }
-                    .to_owned(),
+                    kind: method.kind.name().to_owned(),
                     doc: method.doc.trim().to_owned(),
                     deadline_ms: u64::try_from(method.deadline.as_millis()).unwrap_or(u64::MAX),
                     idempotent: method.idempotent,
                     fields: method.fields.iter().map(|f| (*f).to_owned()).collect(),
                     params: (method.params)().to_value(),
                     returns: (method.returns)().to_value(),
+                    accepts: method.accepts.map(|schema| schema().to_value()),
+                    streams: method.streams.map(|schema| schema().to_value()),
                 })
                 .collect(),
         }

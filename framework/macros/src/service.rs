@@ -342,6 +342,8 @@ impl Contract {
                     params: #contract::schema_of::<#params>,
                     returns: #returns,
                     error: #contract::schema_of::<#typed_error>,
+                    accepts: ::core::option::Option::None,
+                    streams: ::core::option::Option::None,
                 }
             }
         });

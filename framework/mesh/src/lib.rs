@@ -34,6 +34,7 @@ mod peers;
 mod reader;
 mod router;
 mod services;
+mod stream;
 mod transport;
 mod writer;
 
@@ -45,4 +46,5 @@ pub use guard::Guard;
 pub use mesh::Mesh;
 pub use metrics::MeshMetrics;
 pub use peers::{PeerEvent, PeerEvents, PeerInfo, PeerState};
+pub use stream::RawStream;
 pub use transport::{MemoryNetwork, PIPE_BACKLOG_MAX, PIPE_BYTES, Transport};

@@ -74,6 +74,8 @@ const fn method(name: &'static str, kind: MethodKind) -> MethodSpec {
         params: || schemars::Schema::default(),
         returns: || schemars::Schema::default(),
         error: || schemars::Schema::from(false),
+        accepts: None,
+        streams: None,
     }
 }
 

@@ -71,11 +71,14 @@ fn signature(method: &MethodInfo) -> String {
             None => name.clone(),
         })
         .collect();
-    let call = format!("{}({})", method.name, fields.join(", "));
-    if method.kind == "oneway" {
-        format!("{call}, one-way")
-    } else {
-        format!("{call} -> {}", type_name(&method.returns))
+    let mut call = format!("{}({})", method.name, fields.join(", "));
+    if let Some(item) = &method.accepts {
+        call.push_str(&format!(" <- stream of {}", type_name(item)));
+    }
+    match &method.streams {
+        Some(item) => format!("{call} -> stream of {}", type_name(item)),
+        None if method.kind == "oneway" => format!("{call}, one-way"),
+        None => format!("{call} -> {}", type_name(&method.returns)),
     }
 }
 
@@ -127,6 +130,8 @@ mod tests {
                 fields: method.fields.iter().map(|f| (*f).to_owned()).collect(),
                 params: (method.params)().to_value(),
                 returns: (method.returns)().to_value(),
+                accepts: None,
+                streams: None,
             })
         };
         assert_eq!(spec("Submit"), "Submit(request: JobRequest) -> JobInfo");

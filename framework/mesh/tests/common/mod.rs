@@ -90,6 +90,8 @@ const fn method(name: &'static str, kind: MethodKind, fields: &'static [&'static
         params: || schemars::schema_for!(u64),
         returns: || schemars::schema_for!(u64),
         error: || schemars::Schema::from(false),
+        accepts: None,
+        streams: None,
     }
 }
 

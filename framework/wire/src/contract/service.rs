@@ -18,6 +18,49 @@ pub enum MethodKind {
     Unary,
     /// One request, no response.
     OneWay,
+    /// One request; items come back, and then an end.
+    ServerStream,
+    /// One request, then items; one response.
+    ClientStream,
+    /// One request; items both ways, each at its own pace.
+    Duplex,
+}
+
+impl MethodKind {
+    /// As people and listings write it.
+    ///
+    /// ```
+    /// use afflux_wire::contract::MethodKind;
+    /// assert_eq!(MethodKind::ServerStream.name(), "server_stream");
+    /// ```
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unary => "unary",
+            Self::OneWay => "oneway",
+            Self::ServerStream => "server_stream",
+            Self::ClientStream => "client_stream",
+            Self::Duplex => "duplex",
+        }
+    }
+
+    /// Whether the caller sends items.
+    #[must_use]
+    pub const fn accepts(self) -> bool {
+        matches!(self, Self::ClientStream | Self::Duplex)
+    }
+
+    /// Whether the service sends items.
+    #[must_use]
+    pub const fn streams(self) -> bool {
+        matches!(self, Self::ServerStream | Self::Duplex)
+    }
+
+    /// Whether items travel in any direction.
+    #[must_use]
+    pub const fn is_stream(self) -> bool {
+        self.accepts() || self.streams()
+    }
 }
 
 /// What is known of a method at run time. Comes from the derive; doc comments included.
@@ -40,10 +83,14 @@ pub struct MethodSpec {
     pub fields: &'static [&'static str],
     /// JSON Schema of the parameters, an object.
     pub params: fn() -> schemars::Schema,
-    /// JSON Schema of the result.
+    /// JSON Schema of the result; of `()` for a method that answers nothing but items.
     pub returns: fn() -> schemars::Schema,
     /// JSON Schema of the typed error of its service.
     pub error: fn() -> schemars::Schema,
+    /// JSON Schema of one item that the caller sends, for a method that takes some.
+    pub accepts: Option<fn() -> schemars::Schema>,
+    /// JSON Schema of one item that the service sends, for a method that sends some.
+    pub streams: Option<fn() -> schemars::Schema>,
 }
 
 /// A contract: a named set of methods. Implemented by `derive(Service)`.

@@ -129,6 +129,8 @@ impl Service for Shop {
             params: schema_of::<Double>,
             returns: schema_of::<u64>,
             error: schema_of::<ShopError>,
+            accepts: None,
+            streams: None,
         },
         MethodSpec {
             name: "Note",
@@ -141,6 +143,8 @@ impl Service for Shop {
             params: schema_of::<Note>,
             returns: schema_of::<()>,
             error: schema_of::<ShopError>,
+            accepts: None,
+            streams: None,
         },
     ];
     type Error = ShopError;
