@@ -37,7 +37,6 @@ mod follow;
 #[cfg(feature = "node")]
 pub mod jobs;
 #[cfg(feature = "node")]
-mod leader;
 #[cfg(feature = "node")]
 mod node;
 #[cfg(feature = "node")]

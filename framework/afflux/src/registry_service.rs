@@ -91,6 +91,24 @@ pub enum RegistryFault {
     /// There are no locks.
     #[rpc(code = Unimplemented)]
     NoLocks,
+    /// A counter cannot hold that.
+    #[rpc(code = OutOfRange)]
+    Overflow {
+        /// The counter.
+        name: String,
+        /// Its value.
+        value: i64,
+        /// What was to be added.
+        n: i64,
+    },
+    /// A name that cannot be part of a key.
+    #[rpc(code = InvalidArgument)]
+    Name {
+        /// The name, cut.
+        name: String,
+        /// The most bytes.
+        max: usize,
+    },
     /// Anything else, as text.
     #[rpc(code = Unavailable)]
     Other {
@@ -108,6 +126,8 @@ impl From<RegistryError> for RegistryFault {
             }
             RegistryError::NotHeld { name, fence } => Self::NotHeld { name, fence },
             RegistryError::Unsupported { .. } => Self::NoLocks,
+            RegistryError::Overflow { name, value, n } => Self::Overflow { name, value, n },
+            RegistryError::Name { name, max } => Self::Name { name, max },
             other => Self::Other { reason: other.to_string() },
         }
     }
@@ -129,6 +149,8 @@ fn error_of(error: CallError<RegistryFault>) -> RegistryError {
             },
             RegistryFault::NotHeld { name, fence } => RegistryError::NotHeld { name, fence },
             RegistryFault::NoLocks => RegistryError::Unsupported { registry: NAME, what: "locks" },
+            RegistryFault::Overflow { name, value, n } => RegistryError::Overflow { name, value, n },
+            RegistryFault::Name { name, max } => RegistryError::Name { name, max },
             RegistryFault::Other { reason } => unreachable(reason),
         },
     }
@@ -202,6 +224,30 @@ pub enum RegistryService {
     Holder {
         /// The lock.
         name: String,
+    },
+    /// The value of a counter.
+    #[rpc(returns = i64, idempotent, deadline = "2s")]
+    Counter {
+        /// The counter.
+        name: String,
+    },
+    /// Sets a counter if its value is the expected one; whether it was.
+    #[rpc(returns = bool, deadline = "2s")]
+    CounterCompareAndSet {
+        /// The counter.
+        name: String,
+        /// The value it must have.
+        expected: i64,
+        /// The value it gets.
+        new: i64,
+    },
+    /// Adds to a counter; returns its new value.
+    #[rpc(returns = i64, deadline = "2s")]
+    CounterAdd {
+        /// The counter.
+        name: String,
+        /// What is added.
+        n: i64,
     },
 }
 
@@ -289,6 +335,24 @@ impl RegistryServiceHandler for Served {
     async fn holder(&mut self, _: &mut Cx, name: String) -> Answer<Option<HolderRecord>> {
         let held = self.registry.holder(&name).await;
         answer(held.map(|held| held.map(|(holder, fence)| HolderRecord { holder, fence: fence.0 })))
+    }
+
+    async fn counter(&mut self, _: &mut Cx, name: String) -> Answer<i64> {
+        answer(self.registry.counter(&name).await)
+    }
+
+    async fn counter_compare_and_set(
+        &mut self,
+        _: &mut Cx,
+        name: String,
+        expected: i64,
+        new: i64,
+    ) -> Answer<bool> {
+        answer(self.registry.counter_compare_and_set(&name, expected, new).await)
+    }
+
+    async fn counter_add(&mut self, _: &mut Cx, name: String, n: i64) -> Answer<i64> {
+        answer(self.registry.counter_add(&name, n).await)
     }
 }
 
@@ -414,5 +478,29 @@ impl Registry for RemoteRegistry {
             let held = call.await.map_err(error_of)?;
             Ok(held.map(|held| (held.holder, Fence(held.fence))))
         })
+    }
+
+    fn counter<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<i64, RegistryError>> {
+        let call = self.client.counter(name.to_owned()).deadline(OPERATION).into_future();
+        Box::pin(async move { call.await.map_err(error_of) })
+    }
+
+    fn counter_compare_and_set<'a>(
+        &'a self,
+        name: &'a str,
+        expected: i64,
+        new: i64,
+    ) -> BoxFuture<'a, Result<bool, RegistryError>> {
+        let call = self
+            .client
+            .counter_compare_and_set(name.to_owned(), expected, new)
+            .deadline(OPERATION)
+            .into_future();
+        Box::pin(async move { call.await.map_err(error_of) })
+    }
+
+    fn counter_add<'a>(&'a self, name: &'a str, n: i64) -> BoxFuture<'a, Result<i64, RegistryError>> {
+        let call = self.client.counter_add(name.to_owned(), n).deadline(OPERATION).into_future();
+        Box::pin(async move { call.await.map_err(error_of) })
     }
 }

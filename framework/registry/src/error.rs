@@ -67,6 +67,32 @@ pub enum RegistryError {
         /// What helps.
         cure: &'static str,
     },
+    /// A counter cannot hold that.
+    #[error("the counter {name:?} is {value}: adding {n} leaves the range of a 64-bit number")]
+    Overflow {
+        /// The counter.
+        name: String,
+        /// Its value.
+        value: i64,
+        /// What was to be added.
+        n: i64,
+    },
+    /// A name that cannot be part of a key.
+    #[error("the name {name:?} of a lock or a counter is not 1 to {max} bytes without control characters")]
+    Name {
+        /// The name, cut.
+        name: String,
+        /// The most bytes.
+        max: usize,
+    },
+    /// Settings that make no registry.
+    #[error("the registry {registry} cannot be set up: {reason}")]
+    Setup {
+        /// The registry's name.
+        registry: &'static str,
+        /// What is wrong and what to change.
+        reason: String,
+    },
     /// A time to live that nothing can be kept alive with.
     #[error("a time to live of {ttl:?} is outside {min:?} to {max:?}")]
     Ttl {
@@ -87,7 +113,9 @@ impl From<RegistryError> for Status {
             RegistryError::Superseded { .. } | RegistryError::NotHeld { .. } => Code::Aborted,
             RegistryError::Unsupported { .. } => Code::Unimplemented,
             RegistryError::Full { .. } => Code::ResourceExhausted,
-            RegistryError::Ttl { .. } => Code::InvalidArgument,
+            RegistryError::Overflow { .. } => Code::OutOfRange,
+            RegistryError::Name { .. } | RegistryError::Ttl { .. } => Code::InvalidArgument,
+            RegistryError::Setup { .. } => Code::FailedPrecondition,
         };
         let executed = match &error {
             RegistryError::Unreachable { .. } => Executed::Maybe,

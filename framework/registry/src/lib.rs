@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`Instance`] (one node's record), [`View`] and [`Watcher`] (all of them, as last
 //! seen), [`Registry`] (what a registry can do), [`MemoryRegistry`] and [`StaticRegistry`] (two that
-//! need no server), [`Registration`] (keeping one's own record there).
+//! need no server), [`Registration`] (keeping one's own record there), [`Coordination`] (locks, elections
+//! and counters for users).
 //!
 //! Three rules hold over every registry, and `suite` tests them: a record lives as long as its lease;
 //! "unreachable" and "empty" are different answers; a fencing token is greater than all before it.
@@ -10,6 +11,7 @@
 //! Not here: links and balancing (`afflux-mesh`). What is found here is soft state: evidence from a
 //! connection overrides it.
 
+mod coordination;
 mod error;
 mod instance;
 mod memory;
@@ -20,6 +22,7 @@ mod static_list;
 pub mod suite;
 mod view;
 
+pub use coordination::{Coordination, Counter, Election, Guard, Leader, Leadership, Spawner, hold};
 pub use error::RegistryError;
 pub use instance::{Instance, InstanceState, ServiceRecord};
 pub use memory::MemoryRegistry;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::RegistryError;
 use crate::instance::Instance;
-use crate::registry::{Fence, LeaseId, Registry, check_ttl};
+use crate::registry::{Fence, LeaseId, Registry, check_name, check_ttl, sum};
 use crate::view::{Expiry, Publisher, View, Watcher};
 
 const NAME: &str = "memory";
@@ -22,6 +22,8 @@ const NAME: &str = "memory";
 const INSTANCES_MAX: usize = 10_000;
 /// Locks that fit, held at one time.
 const LOCKS_MAX: usize = 10_000;
+/// Counters that fit, those of value 0 not counted.
+const COUNTERS_MAX: usize = 10_000;
 
 struct Record {
     instance: Instance,
@@ -41,6 +43,8 @@ struct Lock {
 struct State {
     records: BTreeMap<NodeId, Record>,
     locks: BTreeMap<String, Lock>,
+    /// Those that are not 0.
+    counters: BTreeMap<String, i64>,
     leases: u64,
     /// One counter for all locks: a lock that is free needs no memory, and tokens still grow.
     fences: u64,
@@ -113,6 +117,25 @@ impl MemoryRegistry {
         }
         inner.expire_in(&mut state);
         operation(&mut state, inner)
+    }
+}
+
+impl State {
+    fn count(&mut self, name: &str, value: i64) -> Result<(), RegistryError> {
+        if value == 0 {
+            self.counters.remove(name);
+            return Ok(());
+        }
+        if self.counters.len() >= COUNTERS_MAX && !self.counters.contains_key(name) {
+            return Err(RegistryError::Full {
+                registry: NAME,
+                what: "counters",
+                max: COUNTERS_MAX,
+                cure: "set those that are not needed to 0",
+            });
+        }
+        self.counters.insert(name.to_owned(), value);
+        Ok(())
     }
 }
 
@@ -227,7 +250,7 @@ impl Registry for MemoryRegistry {
         holder: &'a str,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Option<Fence>, RegistryError>> {
-        done(check_ttl(ttl).and_then(|()| {
+        done(check_ttl(ttl).and_then(|()| check_name(name)).and_then(|()| {
             self.with(|state, _| {
                 let expires_at = Instant::now() + ttl;
                 if let Some(lock) = state.locks.get_mut(name) {
@@ -275,6 +298,37 @@ impl Registry for MemoryRegistry {
 
     fn holder<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>> {
         done(self.with(|state, _| Ok(state.locks.get(name).map(|l| (l.holder.clone(), l.fence)))))
+    }
+
+    fn counter<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<i64, RegistryError>> {
+        done(self.with(|state, _| Ok(state.counters.get(name).copied().unwrap_or(0))))
+    }
+
+    fn counter_compare_and_set<'a>(
+        &'a self,
+        name: &'a str,
+        expected: i64,
+        new: i64,
+    ) -> BoxFuture<'a, Result<bool, RegistryError>> {
+        done(check_name(name).and_then(|()| {
+            self.with(|state, _| {
+                let found = state.counters.get(name).copied().unwrap_or(0) == expected;
+                if found {
+                    state.count(name, new)?;
+                }
+                Ok(found)
+            })
+        }))
+    }
+
+    fn counter_add<'a>(&'a self, name: &'a str, n: i64) -> BoxFuture<'a, Result<i64, RegistryError>> {
+        done(check_name(name).and_then(|()| {
+            self.with(|state, _| {
+                let new = sum(name, state.counters.get(name).copied().unwrap_or(0), n)?;
+                state.count(name, new)?;
+                Ok(new)
+            })
+        }))
     }
 }
 

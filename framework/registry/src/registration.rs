@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use afflux_wire::Incarnation;
@@ -78,6 +79,7 @@ impl RegistrationState {
 pub struct Registration {
     desired: watch::Sender<Instance>,
     state: watch::Receiver<RegistrationState>,
+    misses: Arc<AtomicU64>,
 }
 
 impl Registration {
@@ -89,7 +91,9 @@ impl Registration {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let desired = watch::Sender::new(instance);
         let (state_sender, state) = watch::channel(RegistrationState::Registering);
+        let misses = Arc::new(AtomicU64::new(0));
         let driver = Driver {
+            misses: Arc::clone(&misses),
             registry,
             ttl,
             desired: desired.subscribe(),
@@ -99,12 +103,17 @@ impl Registration {
             sure_until: Instant::now(),
             failures: 0,
         };
-        (Self { desired, state }, driver.run())
+        (Self { desired, state, misses }, driver.run())
     }
 
     /// How it stands.
     pub fn state(&self) -> RegistrationState {
         self.state.borrow().clone()
+    }
+
+    /// How many times the registry did not take a registration or an extension.
+    pub fn misses(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.misses)
     }
 
     /// Resolves when its state fits, or when there will be no other state.
@@ -127,7 +136,7 @@ impl Registration {
 
     /// Removes the record, within a third of its time to live.
     pub async fn close(self) {
-        let Self { desired, mut state } = self;
+        let Self { desired, mut state, .. } = self;
         drop(desired);
         // An error means that the driver is gone, and the lease will run out.
         let _gone = state.wait_for(RegistrationState::is_final).await;
@@ -135,6 +144,7 @@ impl Registration {
 }
 
 struct Driver {
+    misses: Arc<AtomicU64>,
     registry: Arc<dyn Registry>,
     ttl: Duration,
     desired: watch::Receiver<Instance>,
@@ -196,9 +206,8 @@ impl Driver {
             match self.answered(self.registry.keep_alive(lease)).await {
                 Ok(()) => {
                     self.sure_until = now + self.ttl;
-                    let view = self.answered(self.registry.view()).await?;
-                    match view.instance(&wanted.node) {
-                        Some(found) if *found == wanted => {
+                    match self.answered(self.registry.record(&wanted.node)).await? {
+                        Some(found) if found == wanted => {
                             self.registered(now);
                             return Ok(());
                         }
@@ -260,6 +269,7 @@ impl Driver {
 
     /// Notes a failure; returns the pause before the next try.
     fn failed(&mut self, error: &RegistryError) -> Duration {
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let text = error.to_string();
         // While the lease cannot have run out others still find this node.
@@ -292,7 +302,7 @@ mod tests {
     use futures_core::future::BoxFuture;
     use futures_util::FutureExt;
     use std::pin::pin;
-    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32};
 
     /// A registry in which a record can vanish or hang while its lease lives on, as in ZooKeeper when
     /// an old session ends after the new one registered.
@@ -357,6 +367,17 @@ mod tests {
             name: &'a str,
         ) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>> {
             self.memory.holder(name)
+        }
+        fn counter<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<i64, RegistryError>> {
+            self.memory.counter(name)
+        }
+        fn counter_compare_and_set<'a>(
+            &'a self,
+            name: &'a str,
+            expected: i64,
+            new: i64,
+        ) -> BoxFuture<'a, Result<bool, RegistryError>> {
+            self.memory.counter_compare_and_set(name, expected, new)
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use afflux_wire::NodeId;
 use futures_core::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,12 @@ use crate::view::{View, Watcher};
 pub(crate) const TTL_MIN: Duration = Duration::from_millis(10);
 /// The longest: a dead node disappears within an hour whatever it asked for.
 pub(crate) const TTL_MAX: Duration = Duration::from_secs(3600);
+/// Bytes of the name of a lock or a counter.
+pub(crate) const NAME_BYTES_MAX: usize = 200;
+/// Where nothing tells that a lock is free, it is asked for this often within its time to live,
+const ASKED_PER_TTL: u32 = 10;
+/// and at least as often as this.
+const ASK_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// A record's lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,13 +40,22 @@ impl fmt::Display for LeaseId {
 #[serde(transparent)]
 pub struct Fence(pub u64);
 
-/// A registry: records with leases, and locks with fencing tokens.
+/// A registry: records with leases, locks with fencing tokens, and counters.
 ///
 /// Every operation fails with [`RegistryError::Unreachable`] when the registry does not answer, which
 /// says nothing about what is in it. Futures may be dropped; the operation may then still happen.
 pub trait Registry: Send + Sync + 'static {
     /// Its name in messages: `memory`, `static`, `etcd`.
     fn name(&self) -> &'static str;
+
+    /// Whether it has leases, and with them locks, elections and counters: what must be single in a
+    /// cluster (keyed actors, singletons, jobs) asks this first.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unsupported`], which names the registry and the cure.
+    fn coordinates(&self) -> Result<(), RegistryError> {
+        Ok(())
+    }
 
     /// Puts a node's record there for `ttl`, in place of the record of an earlier life, or of this
     /// life, whose lease is lost by that.
@@ -66,6 +82,14 @@ pub trait Registry: Send + Sync + 'static {
     /// Only those of every operation.
     fn view(&self) -> BoxFuture<'_, Result<Arc<View>, RegistryError>>;
 
+    /// Asks for the record of one node now.
+    ///
+    /// # Errors
+    /// Only those of every operation.
+    fn record<'a>(&'a self, node: &'a NodeId) -> BoxFuture<'a, Result<Option<Instance>, RegistryError>> {
+        Box::pin(async move { Ok(self.view().await?.instance(node).cloned()) })
+    }
+
     /// Subscribes to all records. An outage comes as a view that is not `reachable`.
     fn watch(&self) -> Watcher;
 
@@ -80,6 +104,29 @@ pub trait Registry: Send + Sync + 'static {
         holder: &'a str,
         ttl: Duration,
     ) -> BoxFuture<'a, Result<Option<Fence>, RegistryError>>;
+
+    /// Waits for its turn and takes a lock for `ttl`. A registry with watches waits in a queue, where
+    /// the end of a holder wakes one waiter; this default asks again and again. Dropping the future
+    /// leaves the queue, at the latest after `ttl`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unsupported`] where there are no locks; [`RegistryError::Unreachable`] ends the
+    /// waiting.
+    fn lock<'a>(
+        &'a self,
+        name: &'a str,
+        holder: &'a str,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<Fence, RegistryError>> {
+        Box::pin(async move {
+            loop {
+                if let Some(fence) = self.acquire(name, holder, ttl).await? {
+                    return Ok(fence);
+                }
+                tokio::time::sleep((ttl / ASKED_PER_TTL).min(ASK_PAUSE_MAX)).await;
+            }
+        })
+    }
 
     /// Extends a lock by its time to live, from now.
     ///
@@ -98,6 +145,41 @@ pub trait Registry: Send + Sync + 'static {
     /// # Errors
     /// [`RegistryError::Unsupported`] where there are no locks.
     fn holder<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>>;
+
+    /// The value of a counter; 0 of one that nobody has changed yet. Counters have no lease: they stay.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unsupported`] where there are no counters.
+    fn counter<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<i64, RegistryError>>;
+
+    /// Sets a counter to `new` if its value is `expected`; whether it was.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unsupported`] where there are no counters. After
+    /// [`RegistryError::Unreachable`] it may have happened.
+    fn counter_compare_and_set<'a>(
+        &'a self,
+        name: &'a str,
+        expected: i64,
+        new: i64,
+    ) -> BoxFuture<'a, Result<bool, RegistryError>>;
+
+    /// Adds to a counter; returns its new value.
+    ///
+    /// # Errors
+    /// [`RegistryError::Overflow`], with nothing changed; else as
+    /// [`counter_compare_and_set`](Self::counter_compare_and_set).
+    fn counter_add<'a>(&'a self, name: &'a str, n: i64) -> BoxFuture<'a, Result<i64, RegistryError>> {
+        Box::pin(async move {
+            loop {
+                let value = self.counter(name).await?;
+                let new = sum(name, value, n)?;
+                if self.counter_compare_and_set(name, value, new).await? {
+                    return Ok(new);
+                }
+            }
+        })
+    }
 }
 
 /// Checks a time to live: there is no record without one.
@@ -107,4 +189,18 @@ pub(crate) fn check_ttl(ttl: Duration) -> Result<(), RegistryError> {
     } else {
         Err(RegistryError::Ttl { ttl, min: TTL_MIN, max: TTL_MAX })
     }
+}
+
+/// Checks the name of a lock or a counter: it becomes part of a key, a path or an annotation.
+pub(crate) fn check_name(name: &str) -> Result<(), RegistryError> {
+    if !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control) {
+        Ok(())
+    } else {
+        Err(RegistryError::Name { name: name.chars().take(64).collect(), max: NAME_BYTES_MAX })
+    }
+}
+
+/// A counter's value and what is added to it.
+pub(crate) fn sum(name: &str, value: i64, n: i64) -> Result<i64, RegistryError> {
+    value.checked_add(n).ok_or_else(|| RegistryError::Overflow { name: name.to_owned(), value, n })
 }

@@ -52,12 +52,20 @@ impl StaticRegistry {
 }
 
 fn no_locks<'a, R: Send + 'a>() -> BoxFuture<'a, Result<R, RegistryError>> {
-    Box::pin(std::future::ready(Err(RegistryError::Unsupported { registry: NAME, what: "locks" })))
+    unsupported("locks")
+}
+
+fn unsupported<'a, R: Send + 'a>(what: &'static str) -> BoxFuture<'a, Result<R, RegistryError>> {
+    Box::pin(std::future::ready(Err(RegistryError::Unsupported { registry: NAME, what })))
 }
 
 impl Registry for StaticRegistry {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn coordinates(&self) -> Result<(), RegistryError> {
+        Err(RegistryError::Unsupported { registry: NAME, what: "leases" })
     }
 
     fn register(&self, instance: Instance, _ttl: Duration) -> BoxFuture<'_, Result<LeaseId, RegistryError>> {
@@ -111,6 +119,19 @@ impl Registry for StaticRegistry {
     fn holder<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<Option<(String, Fence)>, RegistryError>> {
         no_locks()
     }
+
+    fn counter<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<i64, RegistryError>> {
+        unsupported("counters")
+    }
+
+    fn counter_compare_and_set<'a>(
+        &'a self,
+        _name: &'a str,
+        _expected: i64,
+        _new: i64,
+    ) -> BoxFuture<'a, Result<bool, RegistryError>> {
+        unsupported("counters")
+    }
 }
 
 #[cfg(test)]
@@ -143,5 +164,8 @@ mod tests {
         let error = registry.acquire("leader", "a", Duration::from_secs(1)).now_or_never().unwrap();
         let message = error.unwrap_err().to_string();
         assert!(message.contains("registry static has no locks"), "{message}");
+        let error = registry.counter_add("orders", 1).now_or_never().unwrap().unwrap_err();
+        assert!(error.to_string().contains("registry static has no counters"), "{error}");
+        assert!(registry.coordinates().unwrap_err().to_string().contains("use memory, etcd"));
     }
 }

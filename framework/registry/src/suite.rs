@@ -55,6 +55,12 @@ macro_rules! every_behaviour {
             fencing_tokens_grow_with_every_holder,
             a_lock_lives_as_long_as_it_is_renewed,
             the_holder_gets_the_same_token_again,
+            a_waiter_gets_the_lock_when_its_holder_gives_it_back,
+            a_waiter_gets_the_lock_when_its_holder_dies,
+            one_waiter_at_a_time_gets_the_lock,
+            a_counter_begins_at_zero_and_keeps_what_is_added,
+            a_counter_is_set_only_from_the_value_that_was_expected,
+            additions_that_meet_all_count,
             a_registration_keeps_its_record_alive,
             a_registration_comes_back_after_its_record_was_lost,
             a_registration_comes_back_after_an_outage_longer_than_its_lease,
@@ -307,6 +313,94 @@ pub async fn the_holder_gets_the_same_token_again(f: &dyn Fixture) {
     assert_eq!(registry.acquire("leader", "b/1", f.ttl()).await.unwrap(), None, "it was extended");
     // Another life of the same node is another holder.
     assert_eq!(registry.acquire("leader", "a/2", f.ttl()).await.unwrap(), None);
+}
+
+/// See its name.
+pub async fn a_waiter_gets_the_lock_when_its_holder_gives_it_back(f: &dyn Fixture) {
+    let registry = f.registry();
+    let first = registry.acquire("queue", "a/1", f.ttl()).await.unwrap().unwrap();
+    let mut waiting = registry.lock("queue", "b/1", f.ttl());
+    let early = tokio::time::timeout(f.ttl() / 3, &mut waiting).await;
+    assert!(early.is_err(), "the lock is held");
+    registry.release("queue", first).await.unwrap();
+    let second = tokio::time::timeout(f.ttl(), waiting).await.expect("the lock is free").unwrap();
+    assert!(second > first);
+    assert_eq!(registry.holder("queue").await.unwrap(), Some(("b/1".to_owned(), second)));
+    registry.renew("queue", second).await.unwrap();
+    registry.release("queue", second).await.unwrap();
+    assert_eq!(registry.holder("queue").await.unwrap(), None);
+}
+
+/// See its name.
+pub async fn a_waiter_gets_the_lock_when_its_holder_dies(f: &dyn Fixture) {
+    let registry = f.registry();
+    let first = registry.acquire("queue", "a/1", f.ttl()).await.unwrap().unwrap();
+    let waited = tokio::time::timeout(f.ttl() * 5, registry.lock("queue", "b/1", f.ttl())).await;
+    let second = waited.expect("the lock of the dead ran out").unwrap();
+    assert!(second > first);
+    assert!(matches!(registry.renew("queue", first).await, Err(RegistryError::NotHeld { .. })));
+}
+
+/// See its name.
+pub async fn one_waiter_at_a_time_gets_the_lock(f: &dyn Fixture) {
+    let registry = f.registry();
+    let inside = std::sync::atomic::AtomicU32::new(0);
+    let order = std::sync::Mutex::new(Vec::new());
+    let visit = |n: usize| {
+        let (registry, inside, order) = (f.registry(), &inside, &order);
+        async move {
+            let holder = format!("n{n}/1");
+            let fence = registry.lock("queue", &holder, f.ttl()).await.unwrap();
+            assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+            order.lock().unwrap().push(fence);
+            registry.renew("queue", fence).await.unwrap();
+            inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+            registry.release("queue", fence).await.unwrap();
+        }
+    };
+    futures_util::future::join_all((0..5).map(visit)).await;
+    let order = order.into_inner().unwrap();
+    assert!(order.len() == 5 && order.is_sorted(), "tokens grow with every holder: {order:?}");
+    assert_eq!(registry.holder("queue").await.unwrap(), None);
+}
+
+/// See its name.
+pub async fn a_counter_begins_at_zero_and_keeps_what_is_added(f: &dyn Fixture) {
+    let registry = f.registry();
+    assert_eq!(registry.counter("orders").await.unwrap(), 0);
+    assert_eq!(registry.counter_add("orders", 5).await.unwrap(), 5);
+    assert_eq!(registry.counter_add("orders", -7).await.unwrap(), -2);
+    assert_eq!(registry.counter("orders").await.unwrap(), -2);
+    assert_eq!(registry.counter("others").await.unwrap(), 0);
+    assert!(registry.counter_compare_and_set("orders", -2, i64::MAX).await.unwrap());
+    let overflow = registry.counter_add("orders", 1).await;
+    assert!(matches!(overflow, Err(RegistryError::Overflow { value: i64::MAX, n: 1, .. })), "{overflow:?}");
+    f.pass(f.ttl() * 2).await;
+    assert_eq!(registry.counter("orders").await.unwrap(), i64::MAX, "a counter has no lease");
+}
+
+/// See its name.
+pub async fn a_counter_is_set_only_from_the_value_that_was_expected(f: &dyn Fixture) {
+    let registry = f.registry();
+    assert!(!registry.counter_compare_and_set("orders", 1, 2).await.unwrap());
+    assert!(registry.counter_compare_and_set("orders", 0, 2).await.unwrap());
+    assert!(!registry.counter_compare_and_set("orders", 0, 3).await.unwrap());
+    assert_eq!(registry.counter("orders").await.unwrap(), 2);
+    assert!(registry.counter_compare_and_set("orders", 2, 0).await.unwrap());
+    assert_eq!(registry.counter_add("orders", 1).await.unwrap(), 1);
+    let long = "x".repeat(1_000);
+    assert!(matches!(registry.counter_add(&long, 1).await, Err(RegistryError::Name { .. })));
+    assert!(matches!(registry.acquire("", "a/1", f.ttl()).await, Err(RegistryError::Name { .. })));
+}
+
+/// See its name.
+pub async fn additions_that_meet_all_count(f: &dyn Fixture) {
+    let registry = f.registry();
+    let add = |_| registry.counter_add("orders", 1);
+    let mut seen: Vec<i64> =
+        futures_util::future::try_join_all((0..20).map(add)).await.expect("each is counted");
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=20).collect::<Vec<i64>>(), "each saw a value of its own");
 }
 
 /// See its name.

@@ -212,7 +212,7 @@ impl Node {
         let ttl = Duration::from_millis(self.inner.settings.registry_ttl_ms);
         self.until_closing(move |closing| {
             let mut running: Option<Stop> = None;
-            Box::pin(crate::leader::hold(registry, lock, holder, ttl, closing, move |turn| match turn {
+            Box::pin(afflux_registry::hold(registry, lock, holder, ttl, closing, move |turn| match turn {
                 Some(_) => running = Some(begin()),
                 None => {
                     if let Some(stop) = running.take() {
