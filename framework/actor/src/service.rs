@@ -109,7 +109,8 @@ impl<S: Service> Dispatch for Typed<S> {
             );
             return refuse(status.executed(Executed::No), reply);
         };
-        if (spec.kind == MethodKind::OneWay) != reply.is_none() {
+        // A notification of a method that could be acknowledged has a caller who does not care.
+        if spec.expects_answer() != reply.is_some() && !spec.ack {
             let (is, sent) = match spec.kind {
                 MethodKind::OneWay => ("one-way", "a request that expects an answer"),
                 kind => (kind.name(), "a notification"),

@@ -51,6 +51,18 @@ pub struct MethodInfo {
     pub deadline_ms: u64,
     /// Whether a second execution does no harm.
     pub idempotent: bool,
+    /// Whether it changes nothing.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Its lane in the mailbox: `high`, `normal` or `low`.
+    #[serde(default)]
+    pub priority: String,
+    /// Whether the calls of its handler go on when its caller gives up.
+    #[serde(default)]
+    pub detached: bool,
+    /// Whether a one-way call is acknowledged once it is admitted.
+    #[serde(default)]
+    pub ack: bool,
     /// Names of the parameters, in order.
     pub fields: Vec<String>,
     /// JSON Schema of the parameters.
@@ -94,6 +106,10 @@ impl ServiceInfo {
                     doc: method.doc.trim().to_owned(),
                     deadline_ms: u64::try_from(method.deadline.as_millis()).unwrap_or(u64::MAX),
                     idempotent: method.idempotent,
+                    readonly: method.readonly,
+                    priority: method.priority.as_str().to_owned(),
+                    detached: method.detached,
+                    ack: method.ack,
                     fields: method.fields.iter().map(|f| (*f).to_owned()).collect(),
                     params: (method.params)().to_value(),
                     returns: (method.returns)().to_value(),

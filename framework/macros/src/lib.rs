@@ -28,7 +28,11 @@ use syn::parse_macro_input;
 /// | `returns = T` | the type of the answer | `()` |
 /// | `deadline = "2s"` | the deadline of a call that sets none | 10 s |
 /// | `idempotent` | a second execution does no harm | not |
+/// | `readonly` | changes nothing: idempotent, may be hedged and sent to any replica | not |
 /// | `oneway` | no answer at all | an answer |
+/// | `oneway, ack` | the caller waits until the mailbox has admitted it, or gets its refusal | nobody waits |
+/// | `priority = "high"` | its lane in the mailbox: `"high"`, `"normal"`, `"low"` | `"normal"` |
+/// | `detached` | the calls of its handler go on when its caller gives up | they are cancelled |
 ///
 /// For `enum Orders` with a method `Place` it writes: `OrdersPlace` (the parameters),
 /// `OrdersClient` (`client.place(order).await`), the trait `OrdersHandler` (implement it with

@@ -30,6 +30,11 @@ pub(crate) struct Method {
     pub(crate) returns: Type,
     pub(crate) one_way: bool,
     pub(crate) idempotent: bool,
+    pub(crate) readonly: bool,
+    pub(crate) detached: bool,
+    pub(crate) ack: bool,
+    /// `High`, `Normal` or `Low`.
+    pub(crate) priority: Ident,
     pub(crate) deadline: Duration,
     /// Who may call it, as it was written.
     pub(crate) allow: String,
@@ -103,11 +108,27 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         returns: syn::parse_quote!(()),
         one_way: false,
         idempotent: false,
+        readonly: false,
+        detached: false,
+        ack: false,
+        priority: format_ident!("Normal"),
         deadline: DEADLINE_DEFAULT,
         allow: String::new(),
     };
     let mut returns = None;
-    const KNOWN: &[&str] = &["returns", "deadline", "idempotent", "oneway", "allow", "streams", "accepts"];
+    const KNOWN: &[&str] = &[
+        "returns",
+        "deadline",
+        "idempotent",
+        "oneway",
+        "allow",
+        "streams",
+        "accepts",
+        "readonly",
+        "priority",
+        "detached",
+        "ack",
+    ];
     let options = args::read(&variant.attrs, "rpc", KNOWN, |name, meta| {
         match name {
             "returns" => returns = Some(args::ty(meta, name, "Receipt")?),
@@ -121,6 +142,25 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
                 args::flag(meta, name)?;
                 method.one_way = true;
             }
+            "readonly" => {
+                args::flag(meta, name)?;
+                (method.readonly, method.idempotent) = (true, true);
+            }
+            "detached" => {
+                args::flag(meta, name)?;
+                method.detached = true;
+            }
+            "ack" => {
+                args::flag(meta, name)?;
+                method.ack = true;
+            }
+            "priority" => {
+                method.priority = match args::word(meta, name, &["high", "normal", "low"])?.as_str() {
+                    "high" => format_ident!("High"),
+                    "low" => format_ident!("Low"),
+                    _ => format_ident!("Normal"),
+                };
+            }
             _ => {
                 return Err(meta.error(format!(
                     "`{name}` is not there yet, streaming methods come with a later version: use a unary method (`returns = T`) or `oneway`"
@@ -130,6 +170,12 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         Ok(())
     });
     errors.take(options);
+    if method.ack && !method.one_way {
+        errors.at(ident, "only a one-way method is acknowledged when it is admitted: add `oneway`, or remove `ack`, since an answer says more");
+    }
+    if method.readonly && method.one_way {
+        errors.at(ident, "a one-way method that changes nothing does nothing: remove `readonly` or `oneway`");
+    }
     if let Some(returns) = returns {
         if method.one_way {
             errors.at(

@@ -324,7 +324,19 @@ impl Contract {
         let Self { ident, contract, name, version, doc, error, call, client, .. } = self;
         let typed_error = error;
         let specs = self.methods.iter().map(|method| {
-            let Method { variant, params, doc, idempotent, allow, returns, .. } = method;
+            let Method {
+                variant,
+                params,
+                doc,
+                idempotent,
+                allow,
+                readonly,
+                detached,
+                ack,
+                priority,
+                returns,
+                ..
+            } = method;
             let name = variant.to_string();
             let kind = if method.one_way { quote!(OneWay) } else { quote!(Unary) };
             let fields = method.fields.iter().map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
@@ -338,6 +350,10 @@ impl Contract {
                     deadline: ::core::time::Duration::from_millis(#deadline_ms),
                     idempotent: #idempotent,
                     allow: #allow,
+                    readonly: #readonly,
+                    priority: #contract::Priority::#priority,
+                    detached: #detached,
+                    ack: #ack,
                     fields: &[#(#fields),*],
                     params: #contract::schema_of::<#params>,
                     returns: #returns,

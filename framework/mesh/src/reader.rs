@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CallMeta, ReplyTo, ResponseSink};
+use afflux_wire::contract::{CallMeta, Priority, ReplyTo, ResponseSink};
 use afflux_wire::{Code, Executed, Frame, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
@@ -287,6 +287,7 @@ impl Control<'_> {
                 .rare
                 .and_then(|rare| rare.idempotency_key)
                 .map(|key| Arc::from(key.as_ref())),
+            priority: Priority::from_wire(meta.priority),
             peer: Some(self.link.peer.clone()),
             ..CallMeta::default()
         }

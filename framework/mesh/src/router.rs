@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::{ServiceEntry, clock};
 use afflux_wire::contract::{
-    CallMeta, Caller, MethodKind, MethodSpec, Outgoing, ReplyTo, ResponseSink, ResponseSlot, Started, Target,
+    CallMeta, Caller, MethodSpec, Outgoing, ReplyTo, ResponseSink, ResponseSlot, Started, Target,
 };
 use afflux_wire::{Code, Executed, NodeId, Stage, Status};
 use parking_lot::Mutex;
@@ -271,7 +271,7 @@ impl Caller for Shared {
                 Ok(Started::Local)
             }
             Choice::Link(link) => {
-                let one_way = method.kind == MethodKind::OneWay;
+                let one_way = !method.expects_answer();
                 self.send(target, link, MethodName::Spec(method), one_way, &meta, call)
             }
         }

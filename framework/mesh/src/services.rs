@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use afflux_actor::{Dispatch, ServiceEntry};
-use afflux_wire::contract::MethodKind;
 use afflux_wire::handshake::{MethodOffer, ServiceOffer};
 use afflux_wire::{Code, Executed, Method, Stage, Status};
 
@@ -48,7 +47,7 @@ impl ServiceTable {
             let method = Some(Arc::new(ServedMethod {
                 service: entry.name,
                 index,
-                one_way: spec.kind == MethodKind::OneWay,
+                one_way: !spec.expects_answer(),
                 dispatch: Arc::clone(&entry.dispatch),
                 metrics: metrics.served(entry.name, spec.name),
             }));

@@ -63,20 +63,7 @@ impl Mail for PingCall {
 }
 
 const fn method(name: &'static str, kind: MethodKind) -> MethodSpec {
-    MethodSpec {
-        name,
-        kind,
-        doc: "",
-        deadline: Duration::from_secs(10),
-        idempotent: true,
-        allow: "",
-        fields: &[],
-        params: || schemars::Schema::default(),
-        returns: || schemars::Schema::default(),
-        error: || schemars::Schema::from(false),
-        accepts: None,
-        streams: None,
-    }
+    MethodSpec { name, kind, idempotent: true, ..MethodSpec::DEFAULT }
 }
 
 static METHODS: [MethodSpec; 3] = [

@@ -73,7 +73,7 @@ impl Link {
             deadline_ms: Some(left.as_nanos().div_ceil(1_000_000) as u64),
             traceparent: meta.trace,
             attempt: meta.attempt,
-            priority: 0,
+            priority: meta.priority.to_wire(),
             rare: meta.idempotency_key.as_ref().map(|key| {
                 Box::new(afflux_wire::RareMeta {
                     idempotency_key: Some(Bytes::copy_from_slice(key)),

@@ -82,16 +82,10 @@ const fn method(name: &'static str, kind: MethodKind, fields: &'static [&'static
     MethodSpec {
         name,
         kind,
-        doc: "",
-        deadline: Duration::from_secs(10),
-        idempotent: false,
-        allow: "",
         fields,
         params: || schemars::schema_for!(u64),
         returns: || schemars::schema_for!(u64),
-        error: || schemars::Schema::from(false),
-        accepts: None,
-        streams: None,
+        ..MethodSpec::DEFAULT
     }
 }
 

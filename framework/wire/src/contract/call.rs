@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::caller::{CallOptions, Caller, Target};
 use super::future::{Answer, CallFuture};
+use super::priority::Priority;
 use super::service::{Params, Service};
 
 /// A service by its name: what a client holds instead of a connection.
@@ -85,6 +86,12 @@ impl<P: Params> Call<P> {
     /// Calls as the owner of this token (`auth.tokens` of the called node) instead of as this process.
     pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
         self.handle.options.token = Some(token.into());
+        self
+    }
+
+    /// Where the call stands in the mailbox, instead of the method's own priority.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.handle.options.priority = Some(priority);
         self
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cx::{CallMeta, TraceParent};
+use super::priority::Priority;
 use super::service::MethodSpec;
 use super::slot::ResponseSlot;
 use crate::id::NodeId;
@@ -52,6 +53,8 @@ pub struct CallOptions {
     pub trace: Option<TraceParent>,
     /// The same key means the same effect.
     pub idempotency_key: Option<Arc<[u8]>>,
+    /// Where it stands in a mailbox; the method's own priority when absent.
+    pub priority: Option<Priority>,
     /// Fails at once when no endpoint is known or reachable, instead of waiting until the deadline.
     pub fail_fast: bool,
     /// The caller's credential; the link's own identity counts when absent.

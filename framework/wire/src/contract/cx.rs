@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::call::Handle;
 use super::caller::{CallOptions, Caller, Target};
 use super::identity::Identity;
+use super::priority::Priority;
 use super::reply::CancelToken;
 use super::service::Service;
 use crate::id::{ActorPath, NodeId};
@@ -33,6 +34,8 @@ pub struct CallMeta {
     pub attempt: u32,
     /// The same key means the same effect.
     pub idempotency_key: Option<Arc<[u8]>>,
+    /// Where it stands in a mailbox.
+    pub priority: Priority,
     /// The node it came from; absent for a call from this process.
     pub peer: Option<NodeId>,
     /// Who calls, where that was authenticated.

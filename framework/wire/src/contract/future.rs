@@ -13,7 +13,7 @@ use super::cx::CallMeta;
 use super::fault::CallError;
 use super::generated::nothing;
 use super::reply::Reply;
-use super::service::{LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
+use super::service::{LocalEndpoint, Mail, MethodSpec, Params, Refused, Service};
 use super::slot::{ResponseSlot, Slot};
 use crate::status::{Code, Executed, Stage, Status};
 
@@ -88,7 +88,7 @@ impl<P: Params> CallFuture<P> {
 
     /// Starts the call, or waits for an endpoint. An answer is the end of the call.
     fn start(&mut self, caller: &Arc<dyn Caller>, cx: &mut Context<'_>) -> Option<Answer<P>> {
-        let one_way = Self::method().kind == MethodKind::OneWay;
+        let one_way = !Self::method().expects_answer();
         let now = caller.now();
         let deadline = self.deadline(now);
         let mut waited_for = match std::mem::replace(&mut self.phase, Phase::New) {
@@ -105,6 +105,7 @@ impl<P: Params> CallFuture<P> {
                 trace: self.handle.options.trace,
                 attempt: self.tries,
                 idempotency_key: self.handle.options.idempotency_key.clone(),
+                priority: self.handle.options.priority.unwrap_or(Self::method().priority),
                 token: self.handle.options.token.clone(),
                 ..CallMeta::default()
             };

@@ -14,6 +14,7 @@ mod fault;
 mod future;
 mod generated;
 mod identity;
+mod priority;
 mod reply;
 mod service;
 mod slot;
@@ -28,6 +29,7 @@ pub use future::{CALL_TRIES_MAX, CallFuture};
 #[doc(hidden)]
 pub use generated::{accepting_as, answer, decode_params, no_such_method, schema_of};
 pub use identity::{Identity, IdentityKind};
+pub use priority::Priority;
 pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink};
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
 pub use slot::ResponseSlot;

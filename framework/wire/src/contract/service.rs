@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::cx::CallMeta;
 use super::fault::RpcError;
+use super::priority::Priority;
 use super::reply::{Reply, ReplyTo};
 use crate::status::Status;
 
@@ -79,6 +80,14 @@ pub struct MethodSpec {
     /// Who may call it where authentication is on, beside what `auth.allow` says: roles and identities with
     /// commas between them, `authenticated` or `anyone`; nobody else when empty.
     pub allow: &'static str,
+    /// Whether it changes nothing: idempotent, may be hedged and sent to any replica.
+    pub readonly: bool,
+    /// Where its calls stand in a mailbox, unless the caller says otherwise.
+    pub priority: Priority,
+    /// Whether the calls of its handler go on when its caller gives up.
+    pub detached: bool,
+    /// Whether a one-way call is acknowledged once it is admitted.
+    pub ack: bool,
     /// The names of the parameters, in order.
     pub fields: &'static [&'static str],
     /// JSON Schema of the parameters, an object.
@@ -91,6 +100,41 @@ pub struct MethodSpec {
     pub accepts: Option<fn() -> schemars::Schema>,
     /// JSON Schema of one item that the service sends, for a method that sends some.
     pub streams: Option<fn() -> schemars::Schema>,
+}
+
+impl MethodSpec {
+    /// A unary method without a name, a document and parameters, with a deadline of 10 s: what a spec
+    /// written by hand starts from.
+    ///
+    /// ```
+    /// use afflux_wire::contract::{MethodKind, MethodSpec};
+    /// const TOUCH: MethodSpec = MethodSpec { name: "Touch", kind: MethodKind::OneWay, ..MethodSpec::DEFAULT };
+    /// assert!(!TOUCH.expects_answer());
+    /// ```
+    pub const DEFAULT: Self = Self {
+        name: "",
+        kind: MethodKind::Unary,
+        doc: "",
+        deadline: Duration::from_secs(10),
+        idempotent: false,
+        allow: "",
+        readonly: false,
+        priority: Priority::Normal,
+        detached: false,
+        ack: false,
+        fields: &[],
+        params: schemars::Schema::default,
+        returns: schemars::Schema::default,
+        error: || schemars::Schema::from(false),
+        accepts: None,
+        streams: None,
+    };
+
+    /// Whether its calls travel as requests, which are answered: all but one-way calls without `ack`.
+    #[inline]
+    pub const fn expects_answer(&self) -> bool {
+        self.ack || !matches!(self.kind, MethodKind::OneWay)
+    }
 }
 
 /// A contract: a named set of methods. Implemented by `derive(Service)`.

@@ -120,8 +120,6 @@ impl Service for Shop {
     const METHODS: &'static [MethodSpec] = &[
         MethodSpec {
             name: "Double",
-            kind: MethodKind::Unary,
-            doc: "",
             deadline: Duration::from_secs(2),
             idempotent: true,
             allow: "",
@@ -129,22 +127,16 @@ impl Service for Shop {
             params: schema_of::<Double>,
             returns: schema_of::<u64>,
             error: schema_of::<ShopError>,
-            accepts: None,
-            streams: None,
+            ..MethodSpec::DEFAULT
         },
         MethodSpec {
             name: "Note",
             kind: MethodKind::OneWay,
-            doc: "",
             deadline: Duration::from_secs(2),
-            idempotent: false,
-            allow: "",
-            fields: &[],
             params: schema_of::<Note>,
             returns: schema_of::<()>,
             error: schema_of::<ShopError>,
-            accepts: None,
-            streams: None,
+            ..MethodSpec::DEFAULT
         },
     ];
     type Error = ShopError;

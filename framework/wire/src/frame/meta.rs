@@ -127,7 +127,7 @@ pub struct Meta {
     pub traceparent: Option<TraceParent>,
     /// 0 for the first attempt of a call.
     pub attempt: u32,
-    /// 0 is normal, larger is more important.
+    /// 0 is normal, 1 high, 2 low; others are read as normal.
     pub priority: u32,
     /// The rest, behind a pointer: frames are moved about, and most calls have none of it.
     pub rare: Option<Box<RareMeta>>,
