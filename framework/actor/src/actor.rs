@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -23,6 +24,9 @@ pub trait Actor: Sized + 'static {
     type Mail: Mail;
     /// The label of its metrics; one a type, never one an instance.
     const KIND: &'static str;
+    /// How many handlers may overlap. With more than one they are [`Actor::handle_beside`], and
+    /// [`Actor::poll_work`] is not polled.
+    const CONCURRENT: usize = 1;
 
     /// Its bounds and its restart policy.
     fn options() -> Options {
@@ -43,6 +47,20 @@ pub trait Actor: Sized + 'static {
     /// [`Panic`] when a handler panicked and the dispatch caught it; the state is then replaced.
     fn handle(&mut self, cx: &mut Cx, mail: Self::Mail) -> impl Future<Output = Result<(), Panic>>;
 
+    /// Handles one message beside others, where [`Actor::CONCURRENT`] allows more than one: they run on
+    /// one thread and take turns where they await.
+    ///
+    /// # Errors
+    /// [`Panic`] as of [`Actor::handle`]; the state is replaced once the others have ended.
+    fn handle_beside(
+        _state: &Rc<Self>,
+        cx: &mut Cx,
+        _mail: Self::Mail,
+    ) -> impl Future<Output = Result<(), Panic>> {
+        let message = format!("{} says that its handlers overlap and has no `handle_beside`", cx.path());
+        async { Err(Panic { message }) }
+    }
+
     /// Runs when this state ends, unless it panicked: a state that panicked is not asked anything.
     fn stopped(&mut self, _reason: &StopReason) {}
 
@@ -55,6 +73,39 @@ pub trait Actor: Sized + 'static {
     ) -> Poll<Result<(), StopReason>> {
         Poll::Pending
     }
+}
+
+/// What a derived actor does at its beginning and at its end: `#[actor(serves(Orders), lifecycle)]`.
+///
+/// ```
+/// use afflux_actor::{Lifecycle, StopReason};
+/// use afflux_wire::{Status, contract::Cx};
+///
+/// struct Desk {
+///     open: bool,
+/// }
+///
+/// impl Lifecycle for Desk {
+///     async fn started(&mut self, _: &mut Cx) -> Result<(), Status> {
+///         self.open = true;
+///         Ok(())
+///     }
+///     fn stopped(&mut self, reason: &StopReason) {
+///         println!("closed: {reason}");
+///     }
+/// }
+/// ```
+pub trait Lifecycle: Sized {
+    /// Runs before the first call, and again after every restart; calls wait meanwhile.
+    ///
+    /// # Errors
+    /// A status ends this state as a failure, which counts against the restart budget.
+    fn started(&mut self, _cx: &mut Cx) -> impl Future<Output = Result<(), Status>> {
+        async { Ok(()) }
+    }
+
+    /// Runs when this state ends, unless it panicked: a state that panicked is not asked anything.
+    fn stopped(&mut self, _reason: &StopReason) {}
 }
 
 /// What an actor is spawned with, beside its factory.

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::clock;
 use crate::mailbox::{Entry, Mailbox};
 use crate::metrics::Gauged;
 use crate::options::Options;
+use crate::overlap;
 use crate::restart::{Budget, Decision};
 use crate::turn::serve;
 use crate::watch::{Death, StopReason};
@@ -229,6 +231,14 @@ async fn pause_or_stop<M: Mail>(mailbox: &Mailbox<M>, pause: Duration) -> Option
 /// The life of one state.
 async fn run<A: Actor>(seat: &mut Seat<A::Mail>, mut state: A, cx: &mut Cx) -> StopReason {
     let reason = match AssertUnwindSafe(state.started(cx)).catch_unwind().await {
+        Ok(Ok(())) if A::CONCURRENT > 1 => {
+            let shared = Rc::new(state);
+            let reason = overlap::serve(seat, &shared, cx).await;
+            // Its handlers have ended, and none of them can keep it.
+            let Some(only) = Rc::into_inner(shared) else { return reason };
+            state = only;
+            reason
+        }
         Ok(Ok(())) => serve(seat, &mut state, cx).await,
         Ok(Err(status)) => StopReason::Failed(status),
         Err(payload) => StopReason::Panicked(Panic::from_payload(&*payload)),

@@ -53,6 +53,7 @@ mod host;
 mod mailbox;
 mod metrics;
 mod options;
+mod overlap;
 mod place;
 mod quota;
 mod restart;
@@ -62,7 +63,7 @@ mod threads;
 mod turn;
 mod watch;
 
-pub use actor::{Actor, ActorHandle, Spec};
+pub use actor::{Actor, ActorHandle, Lifecycle, Spec};
 pub use address::Address;
 pub use clock::Clock;
 pub use metrics::ActorMetrics;

@@ -18,7 +18,7 @@ use crate::mailbox::gave_up;
 use crate::watch::StopReason;
 
 /// Messages handled before work gets its share of a turn.
-const MESSAGES_PER_TURN_MAX: u32 = 16;
+pub(crate) const MESSAGES_PER_TURN_MAX: u32 = 16;
 /// Time given to `poll_work` before the thread goes to another actor.
 const WORK_PER_TURN: Duration = Duration::from_micros(50);
 /// The same in batches, so that a turn ends also while a test's clock stands still.

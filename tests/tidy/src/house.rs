@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::manifest::Manifest;
 use crate::page::Page;
@@ -30,8 +31,12 @@ impl House {
     /// When a directory cannot be read.
     pub fn open() -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let mut files = Vec::new();
-        walk(&root, String::new(), &mut files);
+        let mut files = tracked(&root).unwrap_or_else(|| {
+            let mut files = Vec::new();
+            walk(&root, String::new(), &mut files);
+            files
+        });
+        files.retain(|path| !path.split('/').any(|part| SKIPPED.contains(&part)));
         files.sort();
         Self { root, files }
     }
@@ -87,6 +92,18 @@ impl House {
             .filter_map(|path| Some(Page::new(path, &self.text(path)?)))
             .collect()
     }
+}
+
+/// What belongs to the repository, as git says: what a build or another program leaves there is not ours.
+/// Nothing where git is missing or does not know the repository.
+fn tracked(root: &Path) -> Option<Vec<String>> {
+    let listed = Command::new("git").arg("-C").arg(root).args(["ls-files", "-z"]).output().ok()?;
+    let files: Vec<String> = String::from_utf8_lossy(&listed.stdout)
+        .split('\0')
+        .filter(|path| !path.is_empty() && root.join(path).is_file())
+        .map(str::to_owned)
+        .collect();
+    (listed.status.success() && !files.is_empty()).then_some(files)
 }
 
 #[expect(clippy::expect_used, reason = "rules without their files must not pass")]

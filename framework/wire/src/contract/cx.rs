@@ -69,6 +69,12 @@ impl Cx {
         }
     }
 
+    /// The context of a handler that runs beside others of the same actor.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self::new(self.path.clone(), self.caller.clone())
+    }
+
     /// Enters a call: the dispatch does this before the handler runs.
     pub fn enter(&mut self, meta: CallMeta, cancel: CancelToken) {
         self.meta = meta;
