@@ -35,7 +35,8 @@ use syn::parse_macro_input;
 /// | `detached` | the calls of its handler go on when its caller gives up | they are cancelled |
 ///
 /// For `enum Orders` with a method `Place` it writes: `OrdersPlace` (the parameters),
-/// `OrdersClient` (`client.place(order).await`), the trait `OrdersHandler` (implement it with
+/// `OrdersClient` (`client.place(order).await`), the trait `OrdersCalls` (the same methods on an
+/// `ActorRef<Orders>`), the trait `OrdersHandler` (implement it with
 /// `async fn place(&mut self, cx: &mut Cx, order: Order) -> Result<Receipt, Fault<OrderError>>`),
 /// `OrdersCall` (a call in a mailbox, with `dispatch`), and `impl Service for Orders`.
 ///

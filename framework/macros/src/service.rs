@@ -1,7 +1,7 @@
 //! `derive(Service)`: the types of a contract, from the enum that names its methods.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, LitStr, Path, Type, Visibility};
 
@@ -34,6 +34,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         contract.call(),
         contract.handler(),
         contract.client(),
+        contract.calls(),
         contract.service(),
         contract.construction(),
     ];
@@ -118,6 +119,15 @@ impl Contract {
                 let doc = if field.doc.is_empty() { format!("The parameter `{name}`.") } else { field.doc.clone() };
                 quote!(#[doc = #doc] #(#kept)* #vis #name: #ty)
             });
+            // A parameter with a codec of its own need not be encodable by itself.
+            let plain = method.fields.iter().filter(|field| {
+                !field.kept.iter().any(|attr| attr.meta.to_token_stream().to_string().contains("with"))
+            });
+            let param_arms = plain.map(|field| {
+                let name = &field.name;
+                let text = name.to_string().trim_start_matches("r#").to_owned();
+                quote!(#text => #contract::encode_param(&self.#name),)
+            });
             quote! {
                 #[doc = #doc]
                 #[derive(#private::serde::Serialize, #private::serde::Deserialize, #private::schemars::JsonSchema)]
@@ -138,6 +148,13 @@ impl Contract {
                     type Service = #ident;
                     type Output = #returns;
                     const METHOD: usize = #index;
+
+                    fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
+                        match name {
+                            #(#param_arms)*
+                            _ => ::core::option::Option::None,
+                        }
+                    }
 
                     fn into_call(
                         self,
@@ -217,6 +234,21 @@ impl Contract {
                 fn is_cancelled(&self) -> bool {
                     match &self.body {
                         #(#body::#variants(_, reply) => reply.as_ref().is_some_and(|reply| reply.is_cancelled())),*
+                    }
+                }
+                fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
+                    match &self.body {
+                        #(#body::#variants(params, ..) => #contract::Params::param(params, name)),*
+                    }
+                }
+                fn forward(
+                    self,
+                    caller: ::std::sync::Arc<dyn #contract::Caller>,
+                    target: #contract::Target,
+                ) -> #contract::BoxFuture<()> {
+                    match self.body {
+                        #(#body::#variants(params, reply) =>
+                            #contract::forward(params, self.meta, reply, caller, target)),*
                     }
                 }
                 fn reject(self, status: #contract::Status) {
@@ -316,6 +348,38 @@ impl Contract {
                     &self.0
                 }
             }
+        }
+    }
+
+    /// The methods of the client on a reference to one actor.
+    fn calls(&self) -> TokenStream {
+        let Self { vis, ident, contract, .. } = self;
+        let quiet = quiet();
+        let calls = format_ident!("{ident}Calls");
+        let doc = format!("Calls `{}` on one actor, by the node of the running task.", self.name);
+        let each = self.methods.iter().map(|method| {
+            let Method { name, params, .. } = method;
+            let doc = format!("Calls `{}/{}` on this actor.", self.name, method.variant);
+            let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
+            let types: Vec<_> = method.fields.iter().map(|f| &f.ty).collect();
+            (
+                quote!(#[doc = #doc] fn #name(&self, #(#names: #types),*) -> #contract::Call<#params>;),
+                quote! {
+                    fn #name(&self, #(#names: #types),*) -> #contract::Call<#params> {
+                        #contract::ActorRef::handle(self).call(#params { #(#names),* })
+                    }
+                },
+            )
+        });
+        let (declared, defined): (Vec<_>, Vec<_>) = each.unzip();
+        quote! {
+            #[doc = #doc]
+            #quiet
+            #vis trait #calls { #(#declared)* }
+
+            #[automatically_derived]
+            #quiet
+            impl #calls for #contract::ActorRef<#ident> { #(#defined)* }
         }
     }
 

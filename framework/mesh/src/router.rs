@@ -144,7 +144,7 @@ impl Routes {
 
     #[cold]
     fn nobody(&self, target: &Target) -> Status {
-        let Target { service, node } = target;
+        let Target { service, node, .. } = target;
         let text = match (node, self.services.get(service)) {
             (Some(node), Some(_)) => format!("node {node} does not offer {service}, or is not linked"),
             (Some(node), None) => format!("no link to node {node}, and nobody else offers {service}"),

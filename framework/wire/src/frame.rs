@@ -24,6 +24,7 @@ pub use encode::{
     put_data_header, put_detach, put_goaway, put_health, put_hello, put_mark, put_notify, put_ping, put_pong,
     put_reject, put_request, put_response_err, put_response_ok, put_welcome,
 };
+pub use encode::{put_down, put_redirect, put_watch};
 pub use meta::{Meta, RareMeta};
 pub use split::{Frames, READ_AHEAD_BYTES, next_frame, take_frames};
 
@@ -75,15 +76,15 @@ pub enum Kind {
     Data = 16,
     /// `[17, channel, attempt, fingerprint, job, edge, from, to]`: opens an exchange channel.
     Attach = 17,
-    /// Reserved: watches an actor.
+    /// `[18, id, bin]`: tells when an actor ends.
     Watch = 18,
-    /// Reserved: a watched actor is gone.
+    /// `[19, id, reason, error|nil]`: a watched actor has ended.
     Down = 19,
     /// `[20, bin]`: what a node says about its load.
     Health = 20,
     /// `[21, channel]`: closes an exchange channel.
     Detach = 21,
-    /// Reserved: the actor lives elsewhere.
+    /// `[22, id, node, incarnation]`: what was called lives there; the call was not executed.
     Redirect = 22,
     /// `[23, channel, seq, kind, value]`: watermark, idle, barrier, end.
     Mark = 23,
@@ -130,10 +131,7 @@ impl Kind {
     /// Whether this version encodes and decodes it; the others are reserved.
     #[must_use]
     pub const fn is_carried(self) -> bool {
-        !matches!(
-            self,
-            Self::Open | Self::Item | Self::End | Self::Chunk | Self::Watch | Self::Down | Self::Redirect
-        )
+        !matches!(self, Self::Open | Self::Item | Self::End | Self::Chunk)
     }
 
     /// The word for a metric label `kind`.
@@ -372,6 +370,32 @@ pub enum Frame<'a> {
         /// What it marks.
         mark: Mark,
     },
+    /// See [`Kind::Watch`].
+    Watch {
+        /// The watch's id on this link, in one row with those of calls.
+        id: u64,
+        /// MessagePack of an [`ActorId`](crate::ActorId).
+        actor: Bytes,
+    },
+    /// See [`Kind::Down`].
+    Down {
+        /// The watch's id.
+        id: u64,
+        /// 0 finished, 1 asked to stop, 2 panicked, 3 failed, 4 restarted too often, 5 no such life of
+        /// the actor, 6 the watch was refused.
+        reason: u32,
+        /// More of it.
+        error: Option<Status>,
+    },
+    /// See [`Kind::Redirect`].
+    Redirect {
+        /// The call's id.
+        id: u64,
+        /// The node to call instead.
+        node: &'a str,
+        /// Which life of it; 0 when that is not known.
+        incarnation: u64,
+    },
     /// See [`Kind::Health`]; MessagePack of the report.
     Health(Bytes),
     /// A kind of [`IGNORABLE_KIND_MIN`] or above that this version does not know.
@@ -402,6 +426,9 @@ impl Frame<'_> {
             Self::Attach(_) => Kind::Attach,
             Self::Detach { .. } => Kind::Detach,
             Self::Mark { .. } => Kind::Mark,
+            Self::Watch { .. } => Kind::Watch,
+            Self::Down { .. } => Kind::Down,
+            Self::Redirect { .. } => Kind::Redirect,
             Self::Health(_) => Kind::Health,
             Self::Ignored { .. } => return None,
         })

@@ -95,3 +95,32 @@ impl fmt::Display for ActorPath {
         f.write_str(&self.0)
     }
 }
+
+/// One life of one actor. Nothing in it outlives what it names: another process of the same node has
+/// another incarnation, another actor at the same path another `life`.
+///
+/// A restart by the actor's own supervisor keeps the life: the mailbox and what waits in it stay.
+///
+/// ```
+/// use afflux_wire::{ActorId, ActorPath, Incarnation};
+/// let id = ActorId { node: "n1".into(), incarnation: Incarnation(7), path: ActorPath::new("desk"), life: 3 };
+/// assert_eq!(id.to_string(), "desk on n1 (life 3, incarnation 7)");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ActorId {
+    /// Where it lives.
+    pub node: NodeId,
+    /// Which life of that node.
+    pub incarnation: Incarnation,
+    /// Its path there.
+    pub path: ActorPath,
+    /// Which actor of those that have had this path in that life of the node.
+    pub life: u64,
+}
+
+impl fmt::Display for ActorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, incarnation, path, life } = self;
+        write!(f, "{path} on {node} (life {life}, incarnation {})", incarnation.0)
+    }
+}

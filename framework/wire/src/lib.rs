@@ -25,8 +25,9 @@ pub use frame::{
     put_health, put_hello, put_mark, put_notify, put_ping, put_pong, put_reject, put_request,
     put_response_err, put_response_ok, put_welcome, take_frames,
 };
+pub use frame::{put_down, put_redirect, put_watch};
 pub use handshake::{Hello, Welcome};
-pub use id::{ActorPath, Attempt, ChannelId, Incarnation, NodeId};
+pub use id::{ActorId, ActorPath, Attempt, ChannelId, Incarnation, NodeId};
 pub use limits::Limits;
 pub use scan::{Scanner, skip_value};
-pub use status::{Code, Executed, Stage, Status};
+pub use status::{Code, Executed, Redirect, Stage, Status};

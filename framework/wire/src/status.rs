@@ -8,7 +8,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::id::NodeId;
+use crate::id::{Incarnation, NodeId};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal),* $(,)?) => {
@@ -144,6 +144,19 @@ pub struct Details {
     /// Messages waiting in the mailbox that refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_depth: Option<u32>,
+    /// Where to call instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+}
+
+/// Where what was called lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// The node.
+    pub node: NodeId,
+    /// Which life of it; 0 when that is not known.
+    #[serde(default)]
+    pub incarnation: Incarnation,
 }
 
 mod executed {
@@ -244,6 +257,18 @@ impl Status {
     pub fn retry_after_ms(mut self, ms: u64) -> Self {
         self.details_mut().retry_after_ms = Some(ms);
         self
+    }
+
+    /// Says where to call instead.
+    #[must_use]
+    pub fn redirect(mut self, node: NodeId, incarnation: Incarnation) -> Self {
+        self.details_mut().redirect = Some(Redirect { node, incarnation });
+        self
+    }
+
+    /// Where to call instead, if the other side has said so.
+    pub fn redirected(&self) -> Option<&Redirect> {
+        self.details.as_ref()?.redirect.as_ref()
     }
 
     /// Whether the call had an effect, as far as is known: maybe, unless somebody said otherwise.

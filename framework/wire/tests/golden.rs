@@ -104,6 +104,10 @@ fn expected() -> Vec<Result<Frame<'static>, WireError>> {
         Ok(Frame::Mark { channel: 7, seq: 5, mark: Mark::Barrier(42) }),
         Ok(Frame::Mark { channel: 7, seq: 6, mark: Mark::End }),
         Ok(Frame::Health(bytes(&[0x80]))),
+        Ok(Frame::Watch { id: 9, actor: bytes(&[0x80]) }),
+        Ok(Frame::Down { id: 9, reason: 0, error: None }),
+        Ok(Frame::Down { id: 9, reason: 2, error: Some(Status::new(Code::Internal, "no")) }),
+        Ok(Frame::Redirect { id: 9, node: "n2", incarnation: 300 }),
         // Not the form that is written, but to be read.
         Ok(Frame::Ping(1)),
         Ok(Frame::Ping(1)),

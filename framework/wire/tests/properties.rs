@@ -73,6 +73,9 @@ impl Owned {
             (Some(name), Frame::Notify { params, meta, .. }) => {
                 Frame::Notify { method: Method::Name(name), params, meta }
             }
+            (Some(name), Frame::Redirect { id, incarnation, .. }) => {
+                Frame::Redirect { id, node: name, incarnation }
+            }
             (Some(name), Frame::Attach(attach)) => Frame::Attach(Attach { job: name, ..attach }),
             (Some(name), Frame::Goaway { last_id, code, grace_ms, .. }) => {
                 Frame::Goaway { last_id, code, reason: name, grace_ms }
@@ -145,6 +148,13 @@ fn frame() -> impl Strategy<Value = Owned> {
         id().prop_map(|channel| Frame::Detach { channel }),
         (id(), any::<u64>(), mark()).prop_map(|(channel, seq, mark)| Frame::Mark { channel, seq, mark }),
         payload().prop_map(Frame::Health),
+        (id(), payload()).prop_map(|(id, actor)| Frame::Watch { id, actor }),
+        (id(), any::<u32>(), option::of(status())).prop_map(|(id, reason, error)| Frame::Down {
+            id,
+            reason,
+            error
+        }),
+        (id(), any::<u64>()).prop_map(|(id, incarnation)| Frame::Redirect { id, node: "", incarnation }),
     ];
     (frames, option::of(".{0,60}")).prop_map(|(frame, name)| Owned { frame, name })
 }

@@ -10,10 +10,11 @@ use super::cx::{CallMeta, TraceParent};
 use super::priority::Priority;
 use super::service::MethodSpec;
 use super::slot::ResponseSlot;
-use crate::id::NodeId;
+use crate::id::{ActorId, NodeId};
 use crate::status::Status;
 
-pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// A future on the heap.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Whom a call is for.
 ///
@@ -28,17 +29,24 @@ pub struct Target {
     pub service: Arc<str>,
     /// One node of those that offer it; any, when absent.
     pub node: Option<NodeId>,
+    /// One actor, on the node that it names.
+    pub actor: Option<Arc<ActorId>>,
 }
 
 impl Target {
     /// Any endpoint of this service.
     pub fn service(name: &str) -> Self {
-        Self { service: Arc::from(name), node: None }
+        Self { service: Arc::from(name), node: None, actor: None }
     }
 
     /// The endpoint of this service on one node.
     pub fn on(name: &str, node: NodeId) -> Self {
-        Self { service: Arc::from(name), node: Some(node) }
+        Self { service: Arc::from(name), node: Some(node), actor: None }
+    }
+
+    /// One actor that serves this.
+    pub fn actor(name: &str, actor: Arc<ActorId>) -> Self {
+        Self { service: Arc::from(name), node: Some(actor.node.clone()), actor: Some(actor) }
     }
 }
 
@@ -75,6 +83,11 @@ pub trait Outgoing {
     /// # Errors
     /// `RESOURCE_EXHAUSTED` or `UNAVAILABLE`, not executed.
     fn deliver(&mut self, endpoint: &(dyn Any + Send + Sync), meta: CallMeta) -> Result<(), Status>;
+    /// One parameter by its name, as MessagePack; nothing for a name that the method does not have.
+    fn param(&self, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Where the answer of a remote call goes.
     fn slot(&self) -> Arc<dyn ResponseSlot>;
 }

@@ -9,7 +9,7 @@ use super::identity::Identity;
 use super::priority::Priority;
 use super::reply::CancelToken;
 use super::service::Service;
-use crate::id::{ActorPath, NodeId};
+use crate::id::{ActorId, ActorPath, NodeId};
 use crate::status::Status;
 
 /// W3C trace context: version 00, trace id, parent id and flags.
@@ -42,6 +42,8 @@ pub struct CallMeta {
     pub identity: Option<Arc<Identity>>,
     /// The caller's credential on its way to the called node, which turns it into `identity`.
     pub token: Option<Arc<str>>,
+    /// The one actor it is for; the service's own when absent.
+    pub to: Option<Arc<ActorId>>,
 }
 
 /// The context of a running handler.

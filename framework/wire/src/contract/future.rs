@@ -8,17 +8,20 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::call::Handle;
-use super::caller::{BoxFuture, Caller, Outgoing, Remote, Started};
+use super::caller::{BoxFuture, Caller, Outgoing, Remote, Started, Target};
 use super::cx::CallMeta;
 use super::fault::CallError;
 use super::generated::nothing;
 use super::reply::Reply;
 use super::service::{LocalEndpoint, Mail, MethodSpec, Params, Refused, Service};
 use super::slot::{ResponseSlot, Slot};
-use crate::status::{Code, Executed, Stage, Status};
+use crate::status::{Code, Executed, Redirect, Stage, Status};
 
 /// Tries of one call that nobody executed, the first included.
 pub const CALL_TRIES_MAX: u32 = 3;
+
+/// Times that one call follows a word of another node that what it calls lives elsewhere.
+pub const REDIRECTS_MAX: u32 = 4;
 
 /// When a caller refused by a full mailbox may try again, in milliseconds.
 const RETRY_AFTER_FULL_MS: u64 = 20;
@@ -43,6 +46,9 @@ pub struct CallFuture<P: Params> {
     deadline: Option<Instant>,
     timer: Option<BoxFuture<()>>,
     tries: u32,
+    /// Where the last answer said that the call belongs, for the next try alone.
+    redirected: Option<Redirect>,
+    redirects: u32,
 }
 
 enum Phase {
@@ -69,6 +75,8 @@ impl<P: Params> CallFuture<P> {
             deadline: None,
             timer: None,
             tries: 0,
+            redirected: None,
+            redirects: 0,
         }
     }
 
@@ -96,6 +104,10 @@ impl<P: Params> CallFuture<P> {
             _ => None,
         };
         let mut changed: Option<BoxFuture<()>> = None;
+        let elsewhere = self
+            .redirected
+            .take()
+            .map(|redirect| Target { node: Some(redirect.node), ..self.handle.target.clone() });
         loop {
             if deadline <= now {
                 return Some(Err(CallError::Status(Self::timed_out(waited_for.as_ref(), true))));
@@ -106,11 +118,13 @@ impl<P: Params> CallFuture<P> {
                 attempt: self.tries,
                 idempotency_key: self.handle.options.idempotency_key.clone(),
                 priority: self.handle.options.priority.unwrap_or(Self::method().priority),
+                to: self.handle.target.actor.clone(),
                 token: self.handle.options.token.clone(),
                 ..CallMeta::default()
             };
             let mut departure = Departure::<P> { params: &mut self.params, slot: &self.slot, one_way };
-            let status = match caller.start(&self.handle.target, Self::method(), meta, &mut departure) {
+            let target = elsewhere.as_ref().unwrap_or(&self.handle.target);
+            let status = match caller.start(target, Self::method(), meta, &mut departure) {
                 Ok(_) if one_way => return Some(nothing::<P>().map_err(CallError::Status)),
                 Ok(started) => {
                     self.tries += 1;
@@ -166,8 +180,17 @@ impl<P: Params> CallFuture<P> {
     }
 
     /// Whether to try again, and when: now, or at the moment the refusal asks for.
-    fn retry(&self, error: &Status, now: Instant) -> Option<Option<Instant>> {
+    fn retry(&mut self, error: &Status, now: Instant) -> Option<Option<Instant>> {
         let deadline = self.deadline.filter(|at| *at > now)?;
+        if let Some(redirect) = error.redirected()
+            && error.was_executed() == Executed::No
+            && self.redirects < REDIRECTS_MAX
+            && self.params.is_some()
+        {
+            self.redirects += 1;
+            self.redirected = Some(redirect.clone());
+            return Some(None);
+        }
         if !error.may_retry_elsewhere() || self.tries >= CALL_TRIES_MAX || self.params.is_none() {
             return None;
         }
@@ -289,6 +312,10 @@ impl<P: Params> Outgoing for Departure<'_, P> {
             Some(params) => crate::codec::to_named_in(params, buffer),
             None => Err(Status::internal("the params of this call have left already")),
         }
+    }
+
+    fn param(&self, name: &str) -> Option<Vec<u8>> {
+        self.params.as_ref()?.param(name)
     }
 
     fn deliver(&mut self, endpoint: &(dyn Any + Send + Sync), meta: CallMeta) -> Result<(), Status> {

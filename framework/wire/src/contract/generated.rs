@@ -7,10 +7,12 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::Serialize;
 
+use super::call::Handle;
+use super::caller::{BoxFuture, CallOptions, Caller, Target};
 use super::cx::CallMeta;
-use super::fault::{Fault, RpcError};
+use super::fault::{CallError, Fault, RpcError};
 use super::reply::{Panic, Reply, ReplyTo};
-use super::service::{Accept, MethodKind, Params, Refused, Service};
+use super::service::{Accept, MethodKind, MethodSpec, Params, Refused, Service};
 use crate::status::{Code, Executed, Stage, Status};
 
 /// The JSON Schema of a type, with its definitions.
@@ -102,4 +104,76 @@ impl<C: Send + 'static, W: Send + 'static> Accept<C> for AcceptingAs<C, W> {
 pub(super) fn nothing<P: Params>() -> Result<P::Output, Status> {
     debug_assert!(P::Service::METHODS[P::METHOD].kind == MethodKind::OneWay);
     crate::codec::from_slice(&[0xC0])
+}
+
+/// Makes a call again, to another target, and answers its caller with what comes back.
+#[must_use]
+pub fn forward<P: Params>(
+    params: P,
+    meta: CallMeta,
+    reply: Option<Reply<P::Output, <P::Service as Service>::Error>>,
+    caller: Arc<dyn Caller>,
+    target: Target,
+) -> BoxFuture<()> {
+    let options = CallOptions {
+        deadline_at: meta.deadline,
+        trace: meta.trace,
+        idempotency_key: meta.idempotency_key,
+        ..CallOptions::default()
+    };
+    let call = Handle::<P::Service>::new(Some(caller), target).with_options(options).call(params);
+    Box::pin(async move {
+        let answer = call.await;
+        if let Some(reply) = reply {
+            reply.send(answer.map_err(|error| match error {
+                CallError::Typed(error, _) => Fault::Typed(error),
+                CallError::Status(status) => Fault::Status(status),
+            }));
+        }
+    })
+}
+
+/// The MessagePack of one parameter.
+#[must_use]
+pub fn encode_param<T: Serialize + ?Sized>(value: &T) -> Option<Vec<u8>> {
+    crate::codec::to_named(value).ok()
+}
+
+/// Stops the compiler where a method of a keyed actor's contract has no parameter of the key's name.
+///
+/// # Panics
+/// In a constant: that is the message of the compiler.
+pub const fn assert_keyed(methods: &'static [MethodSpec], key: &str, message: &'static str) {
+    let mut at = 0;
+    while at < methods.len() {
+        if !has_field(methods[at].fields, key) {
+            panic!("{}", message);
+        }
+        at += 1;
+    }
+}
+
+const fn has_field(fields: &[&str], key: &str) -> bool {
+    let mut at = 0;
+    while at < fields.len() {
+        if same(fields[at].as_bytes(), key.as_bytes()) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < a.len() {
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
 }

@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows a socket or a runtime, so a contract can live in a crate of its own.
 
+mod actor_ref;
 mod call;
 mod caller;
 mod cx;
@@ -18,20 +19,25 @@ mod priority;
 mod reply;
 mod service;
 mod slot;
+mod task_local;
 #[cfg(test)]
 mod testing;
 
+pub use actor_ref::{ActorRef, Via};
 pub use call::{Call, Handle};
-pub use caller::{CallOptions, Caller, Outgoing, Remote, Started, Target};
+pub use caller::{BoxFuture, CallOptions, Caller, Outgoing, Remote, Started, Target};
 pub use cx::{CallMeta, Cx, TraceParent};
 pub use fault::{CallError, Fault, NoError, RpcError};
-pub use future::{CALL_TRIES_MAX, CallFuture};
+pub use future::{CALL_TRIES_MAX, CallFuture, REDIRECTS_MAX};
 #[doc(hidden)]
 pub use generated::{accepting_as, answer, decode_params, no_such_method, schema_of};
+#[doc(hidden)]
+pub use generated::{assert_keyed, encode_param, forward};
 pub use identity::{Identity, IdentityKind};
 pub use priority::Priority;
 pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink};
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
 pub use slot::ResponseSlot;
+pub use task_local::{current_caller, within};
 
 pub use crate::status::{Code, Status};

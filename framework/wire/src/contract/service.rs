@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::caller::{BoxFuture, Caller, Target};
 use super::cx::CallMeta;
 use super::fault::RpcError;
 use super::priority::Priority;
 use super::reply::{Reply, ReplyTo};
-use crate::status::Status;
+use crate::status::{Code, Executed, Status};
 
 /// How a method exchanges messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,6 +176,10 @@ pub trait Params: Serialize + DeserializeOwned + Send + 'static {
     /// Its index in [`Service::METHODS`].
     const METHOD: usize;
 
+    /// One parameter by its name, as MessagePack; nothing for a name that the method does not have.
+    fn param(&self, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
     /// The call as it lies in a mailbox.
     fn into_call(
         self,
@@ -194,6 +199,21 @@ pub trait Mail: Send + 'static {
     /// Whether its caller has given up, so that it need not run.
     fn is_cancelled(&self) -> bool {
         false
+    }
+    /// One parameter of the call by its name, as MessagePack; nothing for a name that its method does
+    /// not have.
+    fn param(&self, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
+    /// Makes the call again, to another target, and answers its caller with what comes back. What
+    /// cannot be forwarded is answered with `UNIMPLEMENTED`.
+    fn forward(self, _caller: Arc<dyn Caller>, target: Target) -> BoxFuture<()>
+    where
+        Self: Sized,
+    {
+        let text = format!("{} cannot be forwarded to {:?}", target.service, target.node);
+        self.reject(Status::new(Code::Unimplemented, text).executed(Executed::No));
+        Box::pin(std::future::ready(()))
     }
     /// Answers with an error instead of running.
     fn reject(self, status: Status);

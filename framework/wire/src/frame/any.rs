@@ -47,6 +47,9 @@ impl Frame<'_> {
             Self::Attach(attach) => encode::put_attach(buf, attach)?,
             Self::Detach { channel } => encode::put_detach(buf, *channel),
             Self::Mark { channel, seq, mark } => encode::put_mark(buf, *channel, *seq, *mark),
+            Self::Watch { id, actor } => encode::put_watch(buf, *id, actor)?,
+            Self::Down { id, reason, error } => encode::put_down(buf, *id, *reason, error.as_ref())?,
+            Self::Redirect { id, node, incarnation } => encode::put_redirect(buf, *id, node, *incarnation)?,
             Self::Health(report) => encode::put_health(buf, report)?,
             Self::Ignored { .. } => {
                 return Err(WireError::Malformed {

@@ -107,11 +107,11 @@ static SHAPES: [Shape; Kind::ALL.len()] = [
     shape("CHUNK", 0, 0),
     shape("DATA", 5, 5),
     shape("ATTACH", 8, 8),
-    shape("WATCH", 0, 0),
-    shape("DOWN", 0, 0),
+    shape("WATCH", 3, 3),
+    shape("DOWN", 4, 4),
     shape("HEALTH", 2, 2),
     shape("DETACH", 2, 2),
-    shape("REDIRECT", 0, 0),
+    shape("REDIRECT", 4, 4),
     shape("MARK", 5, 5),
 ];
 
@@ -202,6 +202,17 @@ fn read_rare<'a>(kind: Kind, r: &mut Reader<'a>, block: &Bytes) -> Result<Frame<
             from: r.u32("ATTACH.from")?,
             to: r.u32("ATTACH.to")?,
         }),
+        Kind::Watch => Frame::Watch { id: r.u64("WATCH.id")?, actor: share(block, r.bin("WATCH.actor")?) },
+        Kind::Down => Frame::Down {
+            id: r.u64("DOWN.id")?,
+            reason: r.u32("DOWN.reason")?,
+            error: if r.nil() { None } else { Some(status(r, "DOWN.error")?) },
+        },
+        Kind::Redirect => Frame::Redirect {
+            id: r.u64("REDIRECT.id")?,
+            node: name(r, "REDIRECT.node")?,
+            incarnation: r.u64("REDIRECT.incarnation")?,
+        },
         other => return Err(WireError::Unsupported { kind: other }),
     })
 }

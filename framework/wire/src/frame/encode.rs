@@ -525,6 +525,75 @@ pub fn put_attach<B: FrameBuf>(buf: &mut B, attach: &Attach<'_>) -> Result<(), W
     Ok(())
 }
 
+/// `[18, id, bin]`.
+///
+/// # Errors
+/// [`WireError::FrameTooLarge`] above the ceiling.
+pub fn put_watch<B: FrameBuf>(buf: &mut B, id: u64, actor: &[u8]) -> Result<(), WireError> {
+    check_ceiling(Head::BYTES + actor.len())?;
+    let mut head = Head::frame(3, Kind::Watch);
+    head.uint(id);
+    head.bin_header(actor.len());
+    head.seal(actor.len());
+    buf.put_slice(head.as_slice());
+    buf.put_slice(actor);
+    Ok(())
+}
+
+/// `[19, id, reason, error|nil]`.
+///
+/// # Errors
+/// An error whose details cannot be encoded, or are above the ceiling.
+pub fn put_down<B: FrameBuf>(
+    buf: &mut B,
+    id: u64,
+    reason: u32,
+    error: Option<&Status>,
+) -> Result<(), Status> {
+    let error = match error {
+        Some(error) => codec::to_named(error)?,
+        None => vec![0xc0],
+    };
+    check_ceiling(Head::BYTES + error.len())?;
+    let mut head = Head::frame(4, Kind::Down);
+    head.uint(id);
+    head.uint(u64::from(reason));
+    head.seal(error.len());
+    buf.put_slice(head.as_slice());
+    buf.put_slice(&error);
+    Ok(())
+}
+
+/// `[22, id, node, incarnation]`.
+///
+/// # Errors
+/// [`WireError::TooLong`] for a name of more than [`METHOD_BYTES_MAX`] bytes.
+pub fn put_redirect<B: FrameBuf>(
+    buf: &mut B,
+    id: u64,
+    node: &str,
+    incarnation: u64,
+) -> Result<(), WireError> {
+    if node.len() > METHOD_BYTES_MAX {
+        return Err(WireError::TooLong {
+            what: "REDIRECT.node",
+            claimed: node.len() as u64,
+            limit: METHOD_BYTES_MAX as u64,
+        });
+    }
+    let start = buf.as_mut().len();
+    let mut head = Head::frame(4, Kind::Redirect);
+    head.uint(id);
+    head.str_header(node.len());
+    buf.put_slice(head.as_slice());
+    buf.put_slice(node.as_bytes());
+    let mut tail = Head::new();
+    tail.uint(incarnation);
+    buf.put_slice(tail.as_slice());
+    seal_at(buf, start);
+    Ok(())
+}
+
 /// `[20, bin]`.
 ///
 /// # Errors
