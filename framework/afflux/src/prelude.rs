@@ -8,7 +8,9 @@ pub use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "node")]
 pub use crate::actor::{Actor, Serves};
-pub use crate::contract::{ActorRef, Call, CallError, Code, Cx, Fault, NoError, RpcError, Service, Status};
+pub use crate::contract::{
+    ActorRef, Balanced, Call, CallError, Code, Cx, Fault, Hedge, NoError, Policy, RpcError, Service, Status,
+};
 #[cfg(feature = "node")]
 pub use crate::stream::{
     Aggregate, BoundedOutOfOrder, Event, Flow, Global, Key, Late, Timestamp, Tumbling, Window, fold,

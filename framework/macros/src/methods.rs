@@ -38,6 +38,17 @@ pub(crate) struct Method {
     pub(crate) deadline: Duration,
     /// Who may call it, as it was written.
     pub(crate) allow: String,
+    /// The parameter by which calls are routed.
+    pub(crate) route: Option<Ident>,
+    /// When a second attempt starts beside the first.
+    pub(crate) hedge: Option<Hedge>,
+}
+
+/// When a call is hedged.
+#[derive(Clone, Copy)]
+pub(crate) enum Hedge {
+    After(Duration),
+    P95,
 }
 
 /// One parameter.
@@ -114,6 +125,8 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         priority: format_ident!("Normal"),
         deadline: DEADLINE_DEFAULT,
         allow: String::new(),
+        route: None,
+        hedge: None,
     };
     let mut returns = None;
     const KNOWN: &[&str] = &[
@@ -128,6 +141,8 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         "priority",
         "detached",
         "ack",
+        "route",
+        "hedge",
     ];
     let options = args::read(&variant.attrs, "rpc", KNOWN, |name, meta| {
         match name {
@@ -161,6 +176,29 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
                     _ => format_ident!("Normal"),
                 };
             }
+            "route" => {
+                let text = args::text(meta, name, "customer")?;
+                let Some(field) = method.fields.iter().find(|field| field.name == text.value()) else {
+                    return Err(syn::Error::new_spanned(
+                        &text,
+                        format!("`route` names a parameter of `{}`, and none is called {:?}", ident, text.value()),
+                    ));
+                };
+                method.route = Some(field.name.clone());
+            }
+            "hedge" => {
+                let text = args::text(meta, name, "p95")?;
+                method.hedge = Some(match (text.value().as_str(), args::parse_duration(&text.value())) {
+                    ("p95", _) => Hedge::P95,
+                    (_, Some(after)) => Hedge::After(after),
+                    _ => {
+                        return Err(syn::Error::new_spanned(
+                            &text,
+                            format!("`hedge` wants \"p95\" or a length of time such as \"20ms\", got {:?}", text.value()),
+                        ));
+                    }
+                });
+            }
             _ => {
                 return Err(meta.error(format!(
                     "`{name}` is not there yet, streaming methods come with a later version: use a unary method (`returns = T`) or `oneway`"
@@ -175,6 +213,12 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
     }
     if method.readonly && method.one_way {
         errors.at(ident, "a one-way method that changes nothing does nothing: remove `readonly` or `oneway`");
+    }
+    if method.hedge.is_some() && !method.idempotent {
+        errors.at(
+            ident,
+            format!("a hedged call may run twice: mark `{ident}` as `idempotent`, or remove `hedge`"),
+        );
     }
     if let Some(returns) = returns {
         if method.one_way {

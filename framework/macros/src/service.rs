@@ -6,7 +6,7 @@ use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, LitStr, Path, Type, Visibility};
 
 use crate::args;
-use crate::methods::{self, Method};
+use crate::methods::{self, Hedge, Method};
 
 /// A contract, read.
 struct Contract {
@@ -114,6 +114,7 @@ impl Contract {
             let Method { variant, params, returns, .. } = method;
             let doc = format!("The parameters of `{}/{variant}`.", self.name);
             let text = params.to_string();
+            let placed = placed(contract, method);
             let fields = method.fields.iter().map(|field| {
                 let (name, ty, kept) = (&field.name, &field.ty, &field.kept);
                 let doc = if field.doc.is_empty() { format!("The parameter `{name}`.") } else { field.doc.clone() };
@@ -162,6 +163,21 @@ impl Contract {
                         reply: ::core::option::Option<#contract::Reply<#returns, #error>>,
                     ) -> #call {
                         #call { meta, body: #body::#variant(self, reply) }
+                    }
+
+                    #placed
+
+                    fn recover(call: #call) -> ::core::result::Result<Self, #call> {
+                        match call {
+                            #call { body: #body::#variant(params, reply), .. } => {
+                                if let ::core::option::Option::Some(reply) = reply {
+                                    reply.release();
+                                }
+                                ::core::result::Result::Ok(params)
+                            }
+                            #[allow(unreachable_patterns)]
+                            other => ::core::result::Result::Err(other),
+                        }
                     }
                 }
             }
@@ -491,6 +507,28 @@ impl Contract {
             };
         }
     }
+}
+
+/// What a method says of where its calls go.
+fn placed(contract: &TokenStream, method: &Method) -> TokenStream {
+    let key = method.route.as_ref().map(|field| {
+        quote! {
+            fn key(&self) -> ::core::option::Option<u64> {
+                ::core::option::Option::Some(#contract::key_hash(&self.#field))
+            }
+        }
+    });
+    let hedge = method.hedge.map(|hedge| {
+        let hedge = match hedge {
+            Hedge::P95 => quote!(#contract::Hedge::P95),
+            Hedge::After(after) => {
+                let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                quote!(#contract::Hedge::After(::core::time::Duration::from_millis(#ms)))
+            }
+        };
+        quote!(const HEDGE: ::core::option::Option<#contract::Hedge> = ::core::option::Option::Some(#hedge);)
+    });
+    quote!(#key #hedge)
 }
 
 /// The name in the registry: needed, and without what separates it from a method.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::caller::{CallOptions, Caller, Target};
 use super::future::{Answer, CallFuture};
 use super::priority::Priority;
+use super::placement::{Hedge, Policy, key_hash};
 use super::service::{Params, Service};
 
 /// A service by its name: what a client holds instead of a connection.
@@ -39,6 +40,13 @@ impl<S: Service> Handle<S> {
     #[must_use]
     pub fn with_options(mut self, options: CallOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// The same handle with another policy than the service's.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.options.policy = Some(policy);
         self
     }
 
@@ -98,6 +106,29 @@ impl<P: Params> Call<P> {
     /// Fails at once when no endpoint is known, instead of waiting for one until the deadline.
     pub fn fail_fast(mut self) -> Self {
         self.handle.options.fail_fast = true;
+        self
+    }
+}
+
+impl<P: Params> Call<P> {
+    /// Calls with equal keys go to the same endpoint while the set of endpoints stays as it is; when
+    /// it changes, only the keys of what came or went move (rendezvous hashing). Whatever the policy.
+    pub fn route_by<K: serde::Serialize + ?Sized>(mut self, key: &K) -> Self {
+        self.handle.options.key = Some(key_hash(key));
+        self
+    }
+
+    /// Another policy than the service's, for this call.
+    pub fn balanced(mut self, policy: Policy) -> Self {
+        self.handle.options.policy = Some(policy);
+        self
+    }
+
+    /// A second attempt goes to another endpoint when the first takes longer than this; the answer
+    /// that comes first stands, and the other attempt is cancelled. Only calls that may be executed
+    /// twice are hedged: of an idempotent method, or with an idempotency key.
+    pub fn hedge(mut self, hedge: Hedge) -> Self {
+        self.handle.options.hedge = Some(hedge);
         self
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::cx::{CallMeta, TraceParent};
 use super::priority::Priority;
+use super::placement::{Failure, Hedge, Placement, Policy, Retry};
 use super::service::MethodSpec;
 use super::slot::ResponseSlot;
 use crate::id::{ActorId, NodeId};
@@ -67,6 +68,12 @@ pub struct CallOptions {
     pub fail_fast: bool,
     /// The caller's credential; the link's own identity counts when absent.
     pub token: Option<Arc<str>>,
+    /// The hash of the call's key (see [`key_hash`](super::key_hash)).
+    pub key: Option<u64>,
+    /// Instead of the service's policy.
+    pub policy: Option<Policy>,
+    /// Instead of what the method says.
+    pub hedge: Option<Hedge>,
 }
 
 /// A call as the mesh sees it, without its types.
@@ -77,11 +84,11 @@ pub trait Outgoing {
     /// `INTERNAL` when a value cannot be encoded.
     fn encode(&mut self, buffer: &mut Vec<u8>) -> Result<(), Status>;
     /// Puts the call into a mailbox of this process; `endpoint` is a
-    /// [`LocalEndpoint`](super::LocalEndpoint) of the service. A mailbox that refuses answers the
-    /// call itself, so that is no error here, except of a one-way call.
+    /// [`LocalEndpoint`](super::LocalEndpoint) of the service. After an error the call can still go
+    /// elsewhere; a call that cannot be had back is answered with the refusal, and that is no error.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` or `UNAVAILABLE`, not executed.
+    /// `RESOURCE_EXHAUSTED` or `UNAVAILABLE` at stage admission, not executed.
     fn deliver(&mut self, endpoint: &(dyn Any + Send + Sync), meta: CallMeta) -> Result<(), Status>;
     /// One parameter by its name, as MessagePack; nothing for a name that the method does not have.
     fn param(&self, _name: &str) -> Option<Vec<u8>> {
@@ -90,13 +97,24 @@ pub trait Outgoing {
 
     /// Where the answer of a remote call goes.
     fn slot(&self) -> Arc<dyn ResponseSlot>;
+    /// Where it wants to go.
+    fn placement(&self) -> Placement<'_> {
+        Placement::default()
+    }
 }
 
 /// A request that left over a link and can be called back.
 pub trait Remote: Send + Sync {
     /// The caller no longer waits for the answer of request `id`.
     fn cancel(&self, id: u64, reason: &str);
+    /// The node that it went to.
+    fn node(&self) -> Option<&NodeId> {
+        None
+    }
 }
+
+/// The reason of [`Remote::cancel`] for the slower of two attempts of one call.
+pub const CANCEL_HEDGED: &str = "another attempt was faster";
 
 /// How a call was started.
 pub enum Started {
@@ -121,6 +139,23 @@ pub trait Caller: Send + Sync + 'static {
         meta: CallMeta,
         call: &mut dyn Outgoing,
     ) -> Result<Started, Status>;
+    /// Decides about another attempt of a call that failed and that may be repeated: within a budget,
+    /// and where there is somebody to ask.
+    fn retry(&self, _target: &Target, failure: &Failure<'_>) -> Retry {
+        Retry::After(failure.hint())
+    }
+    /// How long after its start a call may get a second attempt beside the first; never, when nothing.
+    fn hedge_after(&self, _target: &Target, _method: &'static MethodSpec, hedge: Hedge) -> Option<Duration> {
+        match hedge {
+            Hedge::After(delay) => Some(delay),
+            Hedge::P95 => None,
+        }
+    }
+    /// Whether a second attempt may start now, away from where the first runs. Takes it out of the
+    /// same budget as a retry.
+    fn may_hedge(&self, _target: &Target, _placement: &Placement<'_>) -> bool {
+        true
+    }
     /// Resolves when the set of known endpoints has changed after its first poll.
     fn changed(&self) -> BoxFuture<()>;
     /// Resolves at this moment of the node's clock.

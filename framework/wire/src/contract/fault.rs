@@ -141,6 +141,13 @@ impl<E> CallError<E> {
         }
     }
 
+    /// Adds to the text of the failure.
+    pub(super) fn note(&mut self, note: &str) {
+        let (CallError::Typed(_, status) | CallError::Status(status)) = self;
+        status.message.push_str("; ");
+        status.message.push_str(note);
+    }
+
     /// The status, by value.
     pub fn into_status(self) -> Status {
         match self {

@@ -8,23 +8,21 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::call::Handle;
-use super::caller::{BoxFuture, Caller, Outgoing, Remote, Started, Target};
+use super::caller::{BoxFuture, CANCEL_HEDGED, Caller, Outgoing, Remote, Started, Target};
 use super::cx::CallMeta;
 use super::fault::CallError;
 use super::generated::nothing;
+use super::placement::{Avoid, Failure, Hedge, Placement, RETRY_AFTER_FULL_MS, Retry};
 use super::reply::Reply;
 use super::service::{LocalEndpoint, Mail, MethodSpec, Params, Refused, Service};
 use super::slot::{ResponseSlot, Slot};
 use crate::status::{Code, Executed, Redirect, Stage, Status};
 
-/// Tries of one call that nobody executed, the first included.
+/// Tries of one call, the first included, a second attempt beside a running one not.
 pub const CALL_TRIES_MAX: u32 = 3;
 
 /// Times that one call follows a word of another node that what it calls lives elsewhere.
 pub const REDIRECTS_MAX: u32 = 4;
-
-/// When a caller refused by a full mailbox may try again, in milliseconds.
-const RETRY_AFTER_FULL_MS: u64 = 20;
 
 /// The deadline of a caller that asks for one the clock cannot express: ten years.
 const DEADLINE_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -35,9 +33,10 @@ pub(super) type Answer<P> =
 
 /// A started call. Dropping it cancels the call.
 ///
-/// A call that was certainly not executed is tried again, [`CALL_TRIES_MAX`] times in all and only
-/// over links: at once when its endpoint is gone, after `retry_after_ms` when it was refused. A call
-/// that may have been executed is never tried again.
+/// A call that was certainly not executed is tried again, [`CALL_TRIES_MAX`] times in all, as long as
+/// the caller's budget of retries lasts: elsewhere where there is somebody else, not before
+/// `retry_after_ms` where it was refused. A call that may have been executed is tried again only when
+/// that does no harm: its method is idempotent, or it has an idempotency key.
 pub struct CallFuture<P: Params> {
     handle: Handle<P::Service>,
     params: Option<P>,
@@ -46,9 +45,39 @@ pub struct CallFuture<P: Params> {
     deadline: Option<Instant>,
     timer: Option<BoxFuture<()>>,
     tries: u32,
+    /// Of a call that failed before, or may get a second attempt: most have none.
+    rare: Option<Box<Rare<P>>>,
+}
+
+/// What few calls need.
+struct Rare<P: Params> {
+    /// Where the last attempt failed.
+    avoid: Option<Avoid>,
+    /// How the first attempt failed.
+    first: Option<CallError<<P::Service as Service>::Error>>,
+    hedging: Hedging<P>,
     /// Where the last answer said that the call belongs, for the next try alone.
     redirected: Option<Redirect>,
     redirects: u32,
+}
+
+/// A second attempt beside the first.
+enum Hedging<P: Params> {
+    /// There is none, or there was one.
+    Off,
+    /// Not yet.
+    Waiting(BoxFuture<()>),
+    Racing {
+        slot: Arc<Slot<Answer<P>>>,
+        remote: Arc<dyn Remote>,
+        id: u64,
+    },
+}
+
+impl<P: Params> Default for Rare<P> {
+    fn default() -> Self {
+        Self { avoid: None, first: None, hedging: Hedging::Off, redirected: None, redirects: 0 }
+    }
 }
 
 enum Phase {
@@ -75,8 +104,7 @@ impl<P: Params> CallFuture<P> {
             deadline: None,
             timer: None,
             tries: 0,
-            redirected: None,
-            redirects: 0,
+            rare: None,
         }
     }
 
@@ -104,9 +132,8 @@ impl<P: Params> CallFuture<P> {
             _ => None,
         };
         let mut changed: Option<BoxFuture<()>> = None;
-        let elsewhere = self
-            .redirected
-            .take()
+        let redirected = self.rare.as_mut().and_then(|rare| rare.redirected.take());
+        let elsewhere = redirected
             .map(|redirect| Target { node: Some(redirect.node), ..self.handle.target.clone() });
         loop {
             if deadline <= now {
@@ -122,7 +149,15 @@ impl<P: Params> CallFuture<P> {
                 token: self.handle.options.token.clone(),
                 ..CallMeta::default()
             };
-            let mut departure = Departure::<P> { params: &mut self.params, slot: &self.slot, one_way };
+            let options = &self.handle.options;
+            let placement = Placement {
+                key: options.key.or_else(|| self.params.as_ref()?.key()),
+                policy: options.policy,
+                avoid: self.rare.as_ref().and_then(|rare| rare.avoid.as_ref()),
+                elsewhere: false,
+            };
+            let (params, slot) = (&mut self.params, &self.slot);
+            let mut departure = Departure::<P> { params, slot, one_way, placement };
             let target = elsewhere.as_ref().unwrap_or(&self.handle.target);
             let status = match caller.start(target, Self::method(), meta, &mut departure) {
                 Ok(_) if one_way => return Some(nothing::<P>().map_err(CallError::Status)),
@@ -132,10 +167,16 @@ impl<P: Params> CallFuture<P> {
                         Started::Local => Phase::Local,
                         Started::Remote(remote, id) => Phase::Remote(remote, id),
                     };
+                    self.arm_hedge(caller, now, deadline);
                     return None;
                 }
                 Err(status) => status,
             };
+            let refused_here = status.details.as_ref().is_some_and(|d| d.stage == Some(Stage::Admission));
+            if refused_here && !one_way && self.params.is_some() {
+                self.tries += 1;
+                return self.failed(caller, CallError::Status(status), Some(Avoid::Here), now);
+            }
             let no_endpoint = status.code == Code::Unavailable
                 && status.details.as_ref().is_some_and(|d| d.stage == Some(Stage::Connect));
             if !no_endpoint || self.handle.options.fail_fast || self.params.is_none() {
@@ -179,27 +220,184 @@ impl<P: Params> CallFuture<P> {
         Status::new(Code::DeadlineExceeded, text).executed(executed).stage(stage)
     }
 
-    /// Whether to try again, and when: now, or at the moment the refusal asks for.
-    fn retry(&mut self, error: &Status, now: Instant) -> Option<Option<Instant>> {
-        let deadline = self.deadline.filter(|at| *at > now)?;
-        if let Some(redirect) = error.redirected()
-            && error.was_executed() == Executed::No
-            && self.redirects < REDIRECTS_MAX
+    /// Whether a second execution does no harm.
+    fn may_repeat(&self) -> bool {
+        Self::method().idempotent || self.handle.options.idempotency_key.is_some()
+    }
+
+    /// Whether another attempt may end better and does no harm.
+    fn may_retry(&self, status: &Status) -> bool {
+        status.may_retry_elsewhere()
+            || (status.redirected().is_some() && status.was_executed() == Executed::No)
+            || (status.code == Code::Unavailable
+                && status.was_executed() == Executed::Maybe
+                && self.may_repeat())
+    }
+
+    /// What follows a failed attempt: its error is the end of the call, or there is another attempt.
+    #[cold]
+    fn failed(
+        &mut self,
+        caller: &Arc<dyn Caller>,
+        error: CallError<<P::Service as Service>::Error>,
+        at: Option<Avoid>,
+        now: Instant,
+    ) -> Option<Answer<P>> {
+        let status = error.status();
+        let left = self.deadline.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        if let Some(redirect) = status.redirected()
+            && status.was_executed() == Executed::No
             && self.params.is_some()
+            && !left.is_zero()
         {
-            self.redirects += 1;
-            self.redirected = Some(redirect.clone());
-            return Some(None);
-        }
-        if !error.may_retry_elsewhere() || self.tries >= CALL_TRIES_MAX || self.params.is_none() {
+            let redirect = redirect.clone();
+            let rare = self.rare.get_or_insert_default();
+            if rare.redirects >= REDIRECTS_MAX {
+                return Some(Err(error));
+            }
+            rare.redirects += 1;
+            rare.redirected = Some(redirect);
+            self.slot = Slot::new();
+            self.phase = Phase::New;
             return None;
         }
-        if error.code != Code::ResourceExhausted {
-            return Some(None);
+        let refused = status.code == Code::ResourceExhausted;
+        if left.is_zero()
+            || self.tries >= CALL_TRIES_MAX
+            || self.params.is_none()
+            || (refused && self.handle.options.fail_fast)
+            || !self.may_retry(status)
+        {
+            return Some(Err(error));
         }
-        let pause_ms = error.details.as_ref().and_then(|d| d.retry_after_ms).unwrap_or(RETRY_AFTER_FULL_MS);
-        let at = now.checked_add(Duration::from_millis(pause_ms))?;
-        (!self.handle.options.fail_fast && at < deadline).then_some(Some(at))
+        let failure = Failure { tries: self.tries, at: at.as_ref(), status };
+        let pause = match caller.retry(&self.handle.target, &failure) {
+            Retry::After(pause) if pause < left => pause,
+            Retry::After(_) | Retry::No => return Some(Err(error)),
+            Retry::Spent(note) => {
+                let mut error = self.rare.take().and_then(|rare| rare.first).unwrap_or(error);
+                error.note(&note);
+                return Some(Err(error));
+            }
+        };
+        let rare = self.rare.get_or_insert_default();
+        rare.avoid = at;
+        rare.first.get_or_insert(error);
+        // The old slot may still get a late answer of the attempt that failed.
+        self.slot = Slot::new();
+        self.phase = match now.checked_add(pause) {
+            Some(at) if !pause.is_zero() => Phase::Pausing(caller.sleep_until(at)),
+            _ => Phase::New,
+        };
+        None
+    }
+
+    /// Sets the timer of a second attempt, where the call may get one.
+    #[inline]
+    fn arm_hedge(&mut self, caller: &Arc<dyn Caller>, now: Instant, deadline: Instant) {
+        let Some(hedge) = self.handle.options.hedge.or(P::HEDGE) else { return };
+        if self.may_repeat() && matches!(self.phase, Phase::Remote(..)) {
+            self.arm_hedge_after(caller, hedge, now, deadline);
+        }
+    }
+
+    #[cold]
+    fn arm_hedge_after(&mut self, caller: &Arc<dyn Caller>, hedge: Hedge, now: Instant, deadline: Instant) {
+        let after = caller.hedge_after(&self.handle.target, Self::method(), hedge);
+        if let Some(at) = after.and_then(|after| now.checked_add(after)).filter(|at| *at < deadline) {
+            self.rare.get_or_insert_default().hedging = Hedging::Waiting(caller.sleep_until(at));
+        }
+    }
+
+    /// Lets a second attempt come about and run; its answer is the call's, unless it failed in a way
+    /// that leaves hope for the first.
+    #[cold]
+    fn poll_hedge(&mut self, caller: &Arc<dyn Caller>, cx: &mut Context<'_>) -> Poll<Answer<P>> {
+        loop {
+            let Some(rare) = &mut self.rare else { return Poll::Pending };
+            match &mut rare.hedging {
+                Hedging::Off => return Poll::Pending,
+                Hedging::Waiting(timer) => {
+                    if timer.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    let started = self.start_hedge(caller);
+                    let Some(rare) = &mut self.rare else { return Poll::Pending };
+                    rare.hedging = started;
+                }
+                Hedging::Racing { slot, .. } => {
+                    let answer = match slot.poll(cx) {
+                        Poll::Ready(answer) => answer,
+                        Poll::Pending => return Poll::Pending,
+                    };
+                    rare.hedging = Hedging::Off;
+                    if let Err(error) = &answer
+                        && self.may_retry(error.status())
+                    {
+                        return Poll::Pending;
+                    }
+                    if let Phase::Remote(remote, id) = &self.phase {
+                        self.slot.close();
+                        remote.cancel(*id, CANCEL_HEDGED);
+                    }
+                    return Poll::Ready(answer);
+                }
+            }
+        }
+    }
+
+    /// Starts a second attempt, if the budget and the endpoints allow one.
+    fn start_hedge(&mut self, caller: &Arc<dyn Caller>) -> Hedging<P> {
+        let Phase::Remote(first, _) = &self.phase else { return Hedging::Off };
+        let avoid = first.node().cloned().map(Avoid::Node);
+        let options = &self.handle.options;
+        let placement = Placement {
+            key: options.key.or_else(|| self.params.as_ref()?.key()),
+            policy: options.policy,
+            avoid: avoid.as_ref(),
+            elsewhere: true,
+        };
+        if !caller.may_hedge(&self.handle.target, &placement) {
+            return Hedging::Off;
+        }
+        let meta = CallMeta {
+            deadline: self.deadline,
+            trace: options.trace,
+            attempt: self.tries,
+            idempotency_key: options.idempotency_key.clone(),
+            ..CallMeta::default()
+        };
+        let slot = Slot::new();
+        let mut departure =
+            Departure::<P> { params: &mut self.params, slot: &slot, one_way: false, placement };
+        match caller.start(&self.handle.target, Self::method(), meta, &mut departure) {
+            Ok(Started::Remote(remote, id)) => Hedging::Racing { slot, remote, id },
+            // The first attempt runs on in any case.
+            Ok(Started::Local) | Err(_) => Hedging::Off,
+        }
+    }
+
+    /// The attempt that still runs becomes the call's only one, when the first has failed.
+    fn adopt_hedge(&mut self) -> bool {
+        let Some(rare) = &mut self.rare else { return false };
+        match std::mem::replace(&mut rare.hedging, Hedging::Off) {
+            Hedging::Racing { slot, remote, id } => {
+                self.slot = slot;
+                self.phase = Phase::Remote(remote, id);
+                true
+            }
+            Hedging::Off | Hedging::Waiting(_) => false,
+        }
+    }
+
+    /// Nobody waits for the second attempt any more.
+    fn cancel_hedge(&mut self, reason: &str) {
+        if let Some(rare) = &mut self.rare
+            && let Hedging::Racing { slot, remote, id } = std::mem::replace(&mut rare.hedging, Hedging::Off)
+        {
+            slot.close();
+            remote.cancel(id, reason);
+        }
     }
 }
 
@@ -252,19 +450,33 @@ impl<P: Params> Future for CallFuture<P> {
                 Phase::Remote(..) => {
                     let answer = match this.slot.poll(cx) {
                         Poll::Ready(answer) => answer,
-                        Poll::Pending => return Poll::Pending,
+                        Poll::Pending if this.rare.is_none() => return Poll::Pending,
+                        Poll::Pending => match this.poll_hedge(&caller, cx) {
+                            Poll::Ready(answer) => answer,
+                            Poll::Pending => return Poll::Pending,
+                        },
                     };
-                    let now = caller.now();
-                    let retry = answer.as_ref().err().and_then(|error| this.retry(error.status(), now));
-                    let Some(at) = retry else {
+                    let failed = match answer {
+                        Err(error) if this.may_retry(error.status()) => {
+                            if this.adopt_hedge() {
+                                continue;
+                            }
+                            error
+                        }
+                        answer => {
+                            this.phase = Phase::Done;
+                            this.cancel_hedge(CANCEL_HEDGED);
+                            return Poll::Ready(answer);
+                        }
+                    };
+                    let at = match &this.phase {
+                        Phase::Remote(remote, _) => remote.node().cloned().map(Avoid::Node),
+                        _ => None,
+                    };
+                    if let Some(answer) = this.failed(&caller, failed, at, caller.now()) {
                         this.phase = Phase::Done;
                         return Poll::Ready(answer);
-                    };
-                    this.slot = Slot::new();
-                    this.phase = match at {
-                        Some(at) => Phase::Pausing(caller.sleep_until(at)),
-                        None => Phase::New,
-                    };
+                    }
                 }
                 Phase::Done => return Poll::Pending,
             }
@@ -288,6 +500,7 @@ impl<P: Params> Future for CallFuture<P> {
 
 impl<P: Params> Drop for CallFuture<P> {
     fn drop(&mut self) {
+        self.cancel_hedge("the caller dropped the call");
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Remote(remote, id) => {
                 self.slot.close();
@@ -304,6 +517,7 @@ struct Departure<'a, P: Params> {
     params: &'a mut Option<P>,
     slot: &'a Arc<Slot<Answer<P>>>,
     one_way: bool,
+    placement: Placement<'a>,
 }
 
 impl<P: Params> Outgoing for Departure<'_, P> {
@@ -338,9 +552,21 @@ impl<P: Params> Outgoing for Departure<'_, P> {
         if self.one_way {
             return Err(status);
         }
-        // The refused call holds the way back: its answer lies in the slot.
-        call.reject(status);
-        Ok(())
+        match P::recover(call) {
+            Ok(params) => {
+                *self.params = Some(params);
+                Err(status)
+            }
+            // The refused call holds the way back: its answer lies in the slot.
+            Err(call) => {
+                call.reject(status);
+                Ok(())
+            }
+        }
+    }
+
+    fn placement(&self) -> Placement<'_> {
+        self.placement
     }
 
     fn slot(&self) -> Arc<dyn ResponseSlot> {
@@ -561,6 +787,88 @@ mod tests {
         assert!(poll(&mut future).is_pending());
         fake.fail(Status::unavailable("the link is lost"));
         assert_eq!(error::<Double>(poll(&mut future)).code(), Code::Unavailable);
+    }
+
+    #[test]
+    fn a_call_that_may_be_repeated_is_tried_again_when_its_link_is_lost_and_not_when_it_was_answered() {
+        let keyed = |fake: &Arc<Fake>| {
+            let call = handle(fake).call(Double { n: 3 }).idempotency_key(*b"k");
+            std::future::IntoFuture::into_future(call)
+        };
+        let fake = Fake::remote();
+        let mut future = keyed(&fake);
+        assert!(poll(&mut future).is_pending());
+        fake.fail(Status::unavailable("the link is lost"));
+        assert!(poll(&mut future).is_pending());
+        assert_eq!(fake.attempts(), [0, 1]);
+        fake.fail(Status::internal("a panic"));
+        assert_eq!(error::<Double>(poll(&mut future)).code(), Code::Internal);
+        let mut future = keyed(&fake);
+        assert!(poll(&mut future).is_pending());
+        fake.fail(Status::unavailable("says the handler").executed(Executed::Yes));
+        assert_eq!(error::<Double>(poll(&mut future)).code(), Code::Unavailable);
+    }
+
+    fn hedged(fake: &Arc<Fake>) -> CallFuture<Double> {
+        let call = handle(fake).call(Double { n: 3 }).idempotency_key(*b"k");
+        std::future::IntoFuture::into_future(call.hedge(Hedge::After(Duration::from_millis(100))))
+    }
+
+    #[test]
+    fn a_slow_call_gets_a_second_attempt_and_the_slower_one_is_cancelled() {
+        let fake = Fake::remote();
+        let mut future = hedged(&fake);
+        assert!(poll(&mut future).is_pending());
+        fake.advance(Duration::from_millis(99));
+        assert!(poll(&mut future).is_pending());
+        assert_eq!(fake.attempts().len(), 1);
+        fake.advance(Duration::from_millis(1));
+        assert!(poll(&mut future).is_pending());
+        assert_eq!(fake.attempts(), [0, 1]);
+        // The first attempt is the one that is answered first here.
+        fake.serve_one().unwrap();
+        assert!(matches!(poll(&mut future), Poll::Ready(Ok(6))));
+        assert_eq!(fake.cancelled(), [1]);
+
+        let mut future = hedged(&fake);
+        fake.serve();
+        assert!(poll(&mut future).is_pending());
+        fake.advance(Duration::from_millis(100));
+        assert!(poll(&mut future).is_pending());
+        fake.serve_last();
+        assert!(matches!(poll(&mut future), Poll::Ready(Ok(6))));
+        assert_eq!(fake.cancelled(), [1, 2]);
+    }
+
+    #[test]
+    fn of_two_attempts_one_may_fail_and_the_other_goes_on() {
+        let fake = Fake::remote();
+        let mut future = hedged(&fake);
+        assert!(poll(&mut future).is_pending());
+        fake.advance(Duration::from_millis(100));
+        assert!(poll(&mut future).is_pending());
+        fake.fail(Status::unavailable("the second one's link is lost"));
+        assert!(poll(&mut future).is_pending());
+        fake.serve_one().unwrap();
+        assert!(matches!(poll(&mut future), Poll::Ready(Ok(6))));
+
+        let mut future = hedged(&fake);
+        assert!(poll(&mut future).is_pending());
+        fake.advance(Duration::from_millis(100));
+        assert!(poll(&mut future).is_pending());
+        drop(future);
+        assert_eq!(fake.cancelled().len(), 2, "both attempts are cancelled with their call");
+    }
+
+    #[test]
+    fn a_call_that_must_not_run_twice_is_never_hedged() {
+        let fake = Fake::remote();
+        let call = handle(&fake).call(Double { n: 3 }).hedge(Hedge::After(Duration::ZERO));
+        let mut future = std::future::IntoFuture::into_future(call);
+        assert!(poll(&mut future).is_pending());
+        fake.advance(Duration::from_millis(100));
+        assert!(poll(&mut future).is_pending());
+        assert_eq!(fake.attempts(), [0]);
     }
 
     #[test]

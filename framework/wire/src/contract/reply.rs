@@ -141,6 +141,12 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
         }
     }
 
+    /// Lets go of the obligation: the caller still waits, and somebody else answers.
+    #[doc(hidden)]
+    pub fn release(mut self) {
+        self.route = Route::Gone;
+    }
+
     /// Answers with an error that is not the service's own.
     pub fn reject(self, status: Status) {
         self.send(Err(Fault::Status(status)));

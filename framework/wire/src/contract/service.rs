@@ -186,6 +186,23 @@ pub trait Params: Serialize + DeserializeOwned + Send + 'static {
         meta: CallMeta,
         reply: Option<Reply<Self::Output, <Self::Service as Service>::Error>>,
     ) -> <Self::Service as Service>::Call;
+
+    /// When the method says that its calls be hedged.
+    const HEDGE: Option<super::placement::Hedge> = None;
+
+    /// The hash of the parameter by which calls of the method are routed, where one is.
+    fn key(&self) -> Option<u64> {
+        None
+    }
+
+    /// The parameters of a call that a mailbox gave back, so that it can go elsewhere; its way back is
+    /// left as it is.
+    ///
+    /// # Errors
+    /// The call, where its parameters cannot be had back.
+    fn recover(call: <Self::Service as Service>::Call) -> Result<Self, <Self::Service as Service>::Call> {
+        Err(call)
+    }
 }
 
 /// What lies in a mailbox: it can say for whom it is, and be refused.
