@@ -181,7 +181,11 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
                 let Some(field) = method.fields.iter().find(|field| field.name == text.value()) else {
                     return Err(syn::Error::new_spanned(
                         &text,
-                        format!("`route` names a parameter of `{}`, and none is called {:?}", ident, text.value()),
+                        format!(
+                            "`route` names a parameter of `{}`, and none is called {:?}",
+                            ident,
+                            text.value()
+                        ),
                     ));
                 };
                 method.route = Some(field.name.clone());
@@ -194,7 +198,10 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
                     _ => {
                         return Err(syn::Error::new_spanned(
                             &text,
-                            format!("`hedge` wants \"p95\" or a length of time such as \"20ms\", got {:?}", text.value()),
+                            format!(
+                                "`hedge` wants \"p95\" or a length of time such as \"20ms\", got {:?}",
+                                text.value()
+                            ),
                         ));
                     }
                 });

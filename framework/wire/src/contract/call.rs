@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::caller::{CallOptions, Caller, Target};
 use super::future::{Answer, CallFuture};
-use super::priority::Priority;
 use super::placement::{Hedge, Policy, key_hash};
+use super::priority::Priority;
 use super::service::{Params, Service};
 
 /// A service by its name: what a client holds instead of a connection.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cx::{CallMeta, TraceParent};
-use super::priority::Priority;
 use super::placement::{Failure, Hedge, Placement, Policy, Retry};
+use super::priority::Priority;
 use super::service::MethodSpec;
 use super::slot::ResponseSlot;
 use crate::id::{ActorId, NodeId};

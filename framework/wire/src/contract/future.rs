@@ -122,6 +122,22 @@ impl<P: Params> CallFuture<P> {
         })
     }
 
+    /// What goes with the next attempt.
+    #[inline]
+    fn meta(&self, deadline: Instant) -> CallMeta {
+        let options = &self.handle.options;
+        CallMeta {
+            deadline: Some(deadline),
+            trace: options.trace,
+            attempt: self.tries,
+            idempotency_key: options.idempotency_key.clone(),
+            priority: options.priority.unwrap_or(Self::method().priority),
+            to: self.handle.target.actor.clone(),
+            token: options.token.clone(),
+            ..CallMeta::default()
+        }
+    }
+
     /// Starts the call, or waits for an endpoint. An answer is the end of the call.
     fn start(&mut self, caller: &Arc<dyn Caller>, cx: &mut Context<'_>) -> Option<Answer<P>> {
         let one_way = !Self::method().expects_answer();
@@ -133,22 +149,13 @@ impl<P: Params> CallFuture<P> {
         };
         let mut changed: Option<BoxFuture<()>> = None;
         let redirected = self.rare.as_mut().and_then(|rare| rare.redirected.take());
-        let elsewhere = redirected
-            .map(|redirect| Target { node: Some(redirect.node), ..self.handle.target.clone() });
+        let elsewhere =
+            redirected.map(|redirect| Target { node: Some(redirect.node), ..self.handle.target.clone() });
         loop {
             if deadline <= now {
                 return Some(Err(CallError::Status(Self::timed_out(waited_for.as_ref(), true))));
             }
-            let meta = CallMeta {
-                deadline: Some(deadline),
-                trace: self.handle.options.trace,
-                attempt: self.tries,
-                idempotency_key: self.handle.options.idempotency_key.clone(),
-                priority: self.handle.options.priority.unwrap_or(Self::method().priority),
-                to: self.handle.target.actor.clone(),
-                token: self.handle.options.token.clone(),
-                ..CallMeta::default()
-            };
+            let meta = self.meta(deadline);
             let options = &self.handle.options;
             let placement = Placement {
                 key: options.key.or_else(|| self.params.as_ref()?.key()),
@@ -360,13 +367,8 @@ impl<P: Params> CallFuture<P> {
         if !caller.may_hedge(&self.handle.target, &placement) {
             return Hedging::Off;
         }
-        let meta = CallMeta {
-            deadline: self.deadline,
-            trace: options.trace,
-            attempt: self.tries,
-            idempotency_key: options.idempotency_key.clone(),
-            ..CallMeta::default()
-        };
+        let Some(deadline) = self.deadline else { return Hedging::Off };
+        let meta = self.meta(deadline);
         let slot = Slot::new();
         let mut departure =
             Departure::<P> { params: &mut self.params, slot: &slot, one_way: false, placement };

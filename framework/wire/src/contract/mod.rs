@@ -15,8 +15,8 @@ mod fault;
 mod future;
 mod generated;
 mod identity;
-mod priority;
 mod placement;
+mod priority;
 mod reply;
 mod service;
 mod slot;
@@ -26,11 +26,7 @@ mod testing;
 
 pub use actor_ref::{ActorRef, Via};
 pub use call::{Call, Handle};
-<<<<<<< HEAD
-pub use caller::{BoxFuture, CallOptions, Caller, Outgoing, Remote, Started, Target};
-=======
-pub use caller::{CANCEL_HEDGED, CallOptions, Caller, Outgoing, Remote, Started, Target};
->>>>>>> 2255481 (Calls can be routed by key, hedged, and repeated when they are idempotent; a refused local call keeps its params)
+pub use caller::{BoxFuture, CANCEL_HEDGED, CallOptions, Caller, Outgoing, Remote, Started, Target};
 pub use cx::{CallMeta, Cx, TraceParent};
 pub use fault::{CallError, Fault, NoError, RpcError};
 pub use future::{CALL_TRIES_MAX, CallFuture, REDIRECTS_MAX};
@@ -39,8 +35,8 @@ pub use generated::{accepting_as, answer, decode_params, no_such_method, schema_
 #[doc(hidden)]
 pub use generated::{assert_keyed, encode_param, forward};
 pub use identity::{Identity, IdentityKind};
-pub use priority::Priority;
 pub use placement::{Avoid, Balanced, Failure, Hedge, Placement, Policy, Retry, key_hash};
+pub use priority::Priority;
 pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink};
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
 pub use slot::ResponseSlot;
