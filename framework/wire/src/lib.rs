@@ -14,6 +14,7 @@ pub mod handshake;
 pub mod id;
 pub mod limits;
 mod scan;
+pub mod schema;
 pub mod status;
 mod text;
 
