@@ -48,12 +48,12 @@ impl MethodDescriptor {
     pub fn of(spec: &MethodSpec) -> Self {
         Self {
             name: spec.name.to_owned(),
-            kind: kind_name(spec.kind).to_owned(),
+            kind: spec.kind.name().to_owned(),
             params: (spec.params)().to_value(),
             returns: (spec.returns)().to_value(),
             error: (spec.error)().to_value(),
-            accepts: None,
-            streams: None,
+            accepts: spec.accepts.map(|schema| schema().to_value()),
+            streams: spec.streams.map(|schema| schema().to_value()),
         }
     }
 
@@ -75,14 +75,6 @@ impl MethodDescriptor {
             bytes.extend_from_slice(&hash.to_le_bytes());
         }
         Fingerprint(xxhash_rust::xxh3::xxh3_64(&bytes).max(1))
-    }
-}
-
-/// The word for a kind of method.
-fn kind_name(kind: MethodKind) -> &'static str {
-    match kind {
-        MethodKind::Unary => "unary",
-        MethodKind::OneWay => "oneway",
     }
 }
 
@@ -182,7 +174,7 @@ pub fn differences(client: &MethodDescriptor, server: &MethodDescriptor) -> Vec<
             server: d.writer,
         }));
     };
-    if client.kind != kind_name(MethodKind::OneWay) {
+    if client.kind != MethodKind::OneWay.name() {
         responses(Part::Returns, Some(&client.returns), Some(&server.returns));
     }
     responses(Part::Streams, client.streams.as_ref(), server.streams.as_ref());
