@@ -5,6 +5,8 @@ use std::time::Duration;
 use afflux_wire::handshake::{Hello, LocalIdentity, ProtocolRange};
 use afflux_wire::{Incarnation, Limits, NodeId};
 
+use crate::compat::CompatConfig;
+
 /// Byte credits of a fresh channel, unless [`Limits::channel_credit_bytes`] says otherwise.
 pub const CHANNEL_WINDOW_BYTES: u32 = 256 << 10;
 
@@ -87,6 +89,8 @@ pub struct MeshConfig {
     pub connections_max: usize,
     /// Where metrics and the dashboard are, for people who try HTTP on the node port.
     pub admin_hint: Option<String>,
+    /// What MessagePack-RPC clients may do on the node port.
+    pub compat: CompatConfig,
     /// Calls to a service that is offered here too stay here.
     pub local_first: bool,
     /// Seeds every random choice of the mesh.
@@ -114,6 +118,7 @@ impl MeshConfig {
             handshakes_max: 256,
             connections_max: 4_096,
             admin_hint: None,
+            compat: CompatConfig::default(),
             local_first: true,
             seed: 0x5EED,
         }

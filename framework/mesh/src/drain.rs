@@ -42,6 +42,7 @@ impl Shared {
         for link in &links {
             until_idle(link, until).await;
         }
+        let _ = tokio::time::timeout_at(until.into(), self.compat.drain()).await;
         self.close(&Status::unavailable(reason));
         for link in &links {
             link.lost().await;

@@ -4,7 +4,7 @@
 //! [`Transport`] (TCP, or pipes inside a process), then the path of a call: `router` (whom), `link`
 //! (send it, await it), `writer` and `reader` (the bytes), `services` (what is called here); then the
 //! path of a batch: [`ChannelSender`] and [`ChannelReceiver`]; then who is there: `listener`,
-//! `handshake`, `peers`, `drain`.
+//! `handshake`, `peers`, `drain`; then clients that are no nodes: `compat`.
 //!
 //! A call passes one lock and no task of its own:
 //!
@@ -20,6 +20,7 @@
 mod attach;
 mod balancer;
 mod channel;
+mod compat;
 mod config;
 mod drain;
 mod guard;
@@ -41,6 +42,7 @@ mod writer;
 pub use afflux_wire::Mark;
 pub use balancer::Policy;
 pub use channel::{ChannelKey, ChannelReceiver, ChannelSender, HELD_ITEMS_MAX, Packet, QUEUED_PACKETS_MAX};
+pub use compat::{CompatConfig, CompatMode};
 pub use config::{Backoff, CHANNEL_WINDOW_BYTES, MeshConfig};
 pub use guard::Guard;
 pub use mesh::Mesh;

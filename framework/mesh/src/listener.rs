@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Duration, sleep, timeout};
 
+use crate::compat;
 use crate::handshake;
 use crate::mesh::Shared;
 use crate::transport::{Acceptor, Bound, Conn};
@@ -119,7 +120,17 @@ async fn greet(shared: Arc<Shared>, mut conn: Conn, from: String, handshake: Han
         }
         FirstByte::Tls => refuse("tls", "TLS, which is not enabled on this port"),
         FirstByte::MessagePackRpc => {
-            refuse("msgpack_rpc", "MessagePack-RPC, which is not enabled on this port");
+            let served = match compat::allowed(&shared) {
+                Ok(()) => {
+                    // From here on it is bounded by limits of its own.
+                    drop(handshake);
+                    compat::serve(&shared, conn, buf, &from).await
+                }
+                Err(why) => Err(("msgpack_rpc", why.to_owned())),
+            };
+            if let Err((reason, text)) = served {
+                refuse(reason, &text);
+            }
         }
         FirstByte::Garbage => refuse("garbage", &format!("first byte {byte:02x}")),
     }

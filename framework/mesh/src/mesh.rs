@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::attach::{self, ChannelTable};
 use crate::balancer::Policy;
 use crate::channel::{ChannelKey, ChannelReceiver, ChannelSender, RecvState, SendState};
+use crate::compat::Compat;
 use crate::config::MeshConfig;
 use crate::guard::Guard;
 use crate::handshake::{HalfKey, Wire};
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<MeshMetrics>,
     pub(crate) channels: ChannelTable,
     pub(crate) guard: Arc<Guard>,
+    pub(crate) compat: Arc<Compat>,
     /// Control connections that wait for their data connection.
     pub(crate) halves: Mutex<BTreeMap<HalfKey, oneshot::Sender<Wire>>>,
     pub(crate) peers: Mutex<Peers>,
@@ -170,6 +172,7 @@ impl Mesh {
             }
             None => (None, String::new()),
         };
+        let compat = Arc::new(Compat::new(&config.compat));
         let shared = Arc::new(Shared {
             config,
             transport,
@@ -177,6 +180,7 @@ impl Mesh {
             metrics,
             channels: ChannelTable::default(),
             guard: Arc::default(),
+            compat,
             halves: Mutex::default(),
             peers: Mutex::default(),
             routes: RwLock::default(),

@@ -19,11 +19,12 @@ const SPAN_BUCKETS_SECONDS: [f64; 12] = [
 ];
 
 /// Why a connection never became part of a link.
-const REFUSED_CONNECTIONS: [&str; 12] = [
+const REFUSED_CONNECTIONS: [&str; 13] = [
     "garbage",
     "http",
     "tls",
     "msgpack_rpc",
+    "compat_connections_max",
     "empty",
     "first_byte_timeout",
     "hello_timeout",
@@ -32,6 +33,23 @@ const REFUSED_CONNECTIONS: [&str; 12] = [
     "half",
     "handshakes_max",
     "connections_max",
+];
+
+/// Why the connection of a MessagePack-RPC client ended.
+const COMPAT_ENDS: [&str; 13] = [
+    "eof",
+    "io",
+    "closed",
+    "message_timeout",
+    "idle",
+    "write_timeout",
+    "write_buffer",
+    "buffered_bytes",
+    "auth",
+    "depth",
+    "elements",
+    "malformed",
+    "utf8",
 ];
 
 /// The metrics of one node's mesh.
@@ -58,6 +76,7 @@ pub struct MeshMetrics {
     pub(crate) bytes_out: IntCounter,
     frames: Vec<IntCounter>,
     decode_errors: IntCounterVec,
+    compat_notifications: IntCounterVec,
     channel_dropped: IntCounterVec,
     attach_refused: IntCounterVec,
     queued_bytes: IntGaugeVec,
@@ -143,6 +162,11 @@ impl MeshMetrics {
                 "Frames that could not be read; each costs its sender the link.",
                 &["reason"],
             )?,
+            compat_notifications: counter(
+                "compat_notifications_total",
+                "Notifications of MessagePack-RPC clients.",
+                &["outcome"],
+            )?,
             channel_dropped: counter(
                 "channel_frames_dropped_total",
                 "DATA and MARK frames that no receiver wanted.",
@@ -176,6 +200,14 @@ impl MeshMetrics {
             for reason in ["eof", "io", "keepalive", "closed", "flush_timeout"] {
                 self.closed.with_label_values(&[role, reason]);
             }
+        }
+        self.connections.with_label_values(&["compat", "false"]);
+        self.opened.with_label_values(&["compat"]);
+        for reason in COMPAT_ENDS {
+            self.closed.with_label_values(&["compat", reason]);
+        }
+        for outcome in ["one_way", "answer_dropped", "failed"] {
+            self.compat_notifications.with_label_values(&[outcome]);
         }
         for reason in REFUSED_CONNECTIONS {
             self.closed.with_label_values(&["unknown", reason]);
@@ -233,6 +265,10 @@ impl MeshMetrics {
 
     pub(crate) fn decode_error(&self, reason: &str) {
         self.decode_errors.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn compat_notified(&self, outcome: &str) {
+        self.compat_notifications.with_label_values(&[outcome]).inc();
     }
 
     pub(crate) fn channel_dropped(&self, reason: &str, frames: u64) {

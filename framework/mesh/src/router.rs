@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::{ServiceEntry, clock};
 use afflux_wire::contract::{
-    CallMeta, Caller, MethodSpec, Outgoing, ReplyTo, ResponseSink, ResponseSlot, Started, Target,
+    CallMeta, Caller, MethodSpec, Outgoing, Remote, ReplyTo, ResponseSink, ResponseSlot, Started, Target,
 };
 use afflux_wire::{Code, Executed, NodeId, Stage, Status};
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ use crate::services::{ServiceTable, nearest};
 const PICKS_MAX: u32 = 3;
 /// A caller that waits for an endpoint looks again this often, whatever was announced.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The deadline of a call without types that sets none.
+const RAW_DEADLINE: Duration = Duration::from_secs(30);
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -90,6 +93,14 @@ impl Routes {
         for name in self.services.keys().filter(|name| !next.services.contains_key(*name)) {
             metrics.endpoints.with_label_values(&[name, "ready"]).set(0);
         }
+    }
+
+    /// A node that offers a service over a link, and the names of its methods.
+    pub(crate) fn offered(&self, service: &str) -> Option<(NodeId, Vec<String>)> {
+        let endpoints = &self.services.get(service)?.endpoints;
+        let link = endpoints.iter().find(|link| link.is_up())?;
+        let methods = link.offers.read().get(service)?.keys().cloned().collect();
+        Some((link.peer.clone(), methods))
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -169,6 +180,11 @@ impl Shared {
         self.routes.read().choose(target, &self.config)
     }
 
+    /// A node that offers a service over a link, and the names of its methods.
+    pub(crate) fn offered(&self, service: &str) -> Option<(NodeId, Vec<String>)> {
+        self.routes.read().offered(service)
+    }
+
     /// Sends over a link; another one when it closes meanwhile.
     fn send(
         &self,
@@ -209,8 +225,41 @@ impl Shared {
         params: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, Status> {
-        let deadline_at = clock::now() + deadline;
-        let meta = CallMeta { deadline: Some(deadline_at), ..CallMeta::default() };
+        let meta = CallMeta { deadline: Some(clock::now() + deadline), ..CallMeta::default() };
+        self.call_raw_with(target, method, params, meta).await
+    }
+
+    /// A one-way call without types; it is on its way when this returns.
+    pub(crate) fn tell_raw(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        meta: CallMeta,
+    ) -> Result<(), Status> {
+        match self.choose(target)? {
+            Choice::Local(entry) => {
+                let index = method_index(&entry, method)?;
+                entry.dispatch.dispatch(index, &params, meta, None);
+            }
+            Choice::Link(link) => {
+                // The slot stays empty: nobody answers.
+                let mut call = RawCall { params, slot: RawSlot::new().0 };
+                self.send(target, link, MethodName::Typed(method), true, &meta, &mut call)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Shared::call_raw`], with all that goes with a call. Dropping it cancels the call.
+    pub(crate) async fn call_raw_with(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        mut meta: CallMeta,
+    ) -> Result<Vec<u8>, Status> {
+        let deadline_at = *meta.deadline.get_or_insert_with(|| clock::now() + RAW_DEADLINE);
         let (slot, mut answer) = RawSlot::new();
         let mut call = RawCall { params, slot: Arc::clone(&slot) };
         let started = loop {
@@ -237,7 +286,9 @@ impl Shared {
                 }
             }
         };
+        let mut abandoned = Abandoned(started.clone());
         let result = tokio::time::timeout_at(deadline_at.into(), &mut answer).await;
+        abandoned.0 = None;
         match result {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Status::internal("the call was dropped without an answer")),
@@ -297,17 +348,32 @@ fn deliver_raw(
     meta: CallMeta,
     slot: &Arc<RawSlot>,
 ) -> Result<(), Status> {
-    let Some(index) = entry.methods.iter().position(|spec| spec.name == method) else {
-        let names = entry.methods.iter().map(|spec| spec.name.to_owned());
-        return Err(Status::new(
-            Code::Unimplemented,
-            format!("service {} has no method `{method}`{}", entry.name, nearest(method, names)),
-        )
-        .executed(Executed::No));
-    };
+    let index = method_index(entry, method)?;
     let sink = Arc::clone(slot) as Arc<dyn ResponseSink>;
     entry.dispatch.dispatch(index, params, meta, Some(ReplyTo::new(sink, 0)));
     Ok(())
+}
+
+fn method_index(entry: &ServiceEntry, method: &str) -> Result<usize, Status> {
+    entry.methods.iter().position(|spec| spec.name == method).ok_or_else(|| {
+        let names = entry.methods.iter().map(|spec| spec.name.to_owned());
+        Status::new(
+            Code::Unimplemented,
+            format!("service {} has no method `{method}`{}", entry.name, nearest(method, names)),
+        )
+        .executed(Executed::No)
+    })
+}
+
+/// A call on its way whose future may be dropped before its answer comes.
+struct Abandoned(Option<(Arc<dyn Remote>, u64)>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some((remote, id)) = self.0.take() {
+            remote.cancel(id, "dropped");
+        }
+    }
 }
 
 struct RawCall {

@@ -77,6 +77,10 @@ impl ServiceTable {
         self.services.values()
     }
 
+    pub(crate) fn entry(&self, service: &str) -> Option<&ServiceEntry> {
+        self.services.get(service)
+    }
+
     /// Number and `service/method` of all that is served.
     pub(crate) fn bound(&self) -> Vec<(u32, Arc<str>)> {
         (1..)

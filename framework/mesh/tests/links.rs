@@ -117,7 +117,9 @@ fn a_missing_token_is_refused_and_the_right_one_is_taken() {
 #[test]
 fn garbage_and_strangers_are_closed_and_counted() {
     over_both(async |net: Net| {
-        let node = net.node("a");
+        let mut config = net.config("a");
+        config.compat.mode = afflux_mesh::CompatMode::Off;
+        let node = net.node_with(config);
         for (first, reason) in [
             (&b"\x00garbage"[..], "garbage"),
             (b"\x16\x03\x01", "tls"),

@@ -363,7 +363,8 @@ fn shorten(text: &str) -> &str {
 }
 
 /// Takes as long for a wrong first byte as for a wrong last one. The length is no secret.
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+#[must_use]
+pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len()
         && std::hint::black_box(a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b))) == 0
 }

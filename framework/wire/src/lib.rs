@@ -7,6 +7,7 @@
 
 pub mod batch;
 pub mod codec;
+pub mod compat;
 pub mod contract;
 mod error;
 pub mod frame;

@@ -64,6 +64,8 @@ const fn shape(marker: u8) -> Shape {
 pub struct Scanner {
     bytes_max: usize,
     depth_max: usize,
+    elements_max: u64,
+    elements: u64,
     at: usize,
     depth: usize,
     left: [u64; DEPTH_MAX as usize],
@@ -77,14 +79,25 @@ impl Scanner {
         Self {
             bytes_max,
             depth_max: depth_max.min(DEPTH_MAX) as usize,
+            elements_max: u64::MAX,
+            elements: 0,
             at: 0,
             depth: 0,
             left: [0; DEPTH_MAX as usize],
         }
     }
 
+    /// The same with a bound on the elements of all arrays and maps together; a map's entry is two.
+    /// Without it only `bytes_max` bounds them, and values in memory are larger than their bytes.
+    #[must_use]
+    pub fn elements_max(mut self, elements_max: u64) -> Self {
+        self.elements_max = elements_max;
+        self
+    }
+
     /// Makes it ready for the next value.
     pub fn reset(&mut self) {
+        self.elements = 0;
         self.at = 0;
         self.depth = 0;
     }
@@ -96,7 +109,7 @@ impl Scanner {
     ///
     /// # Errors
     /// [`WireError::TooDeep`], [`WireError::TooLong`] for a value that is, or claims to become, longer than
-    /// `bytes_max`, and [`WireError::Malformed`] for the byte `C1`.
+    /// `bytes_max` or `elements_max`, and [`WireError::Malformed`] for the byte `C1`.
     pub fn advance(&mut self, input: &[u8]) -> Result<Option<usize>, WireError> {
         loop {
             let Some(&marker) = input.get(self.at) else {
@@ -157,6 +170,11 @@ impl Scanner {
     fn open(&mut self, count: u64) -> Result<u64, WireError> {
         if self.depth >= self.depth_max {
             return Err(WireError::TooDeep { depth_max: self.depth_max as u32 });
+        }
+        self.elements = self.elements.saturating_add(count);
+        if self.elements > self.elements_max {
+            let (claimed, limit) = (self.elements, self.elements_max);
+            return Err(WireError::TooLong { what: "elements of a value", claimed, limit });
         }
         if count > 0 {
             self.left[self.depth] = count;
@@ -314,6 +332,17 @@ mod tests {
     fn a_value_that_never_ends_is_refused_at_the_limit() {
         let mut scanner = Scanner::new(4, 64);
         assert_eq!(scanner.advance(&[0x94, 1, 1]).ok(), None, "an array of four needs five bytes");
+    }
+
+    #[test]
+    fn elements_are_counted_over_all_levels_and_anew_for_the_next_value() {
+        let value = [0x92, 0x92, 1, 2, 0x81, 3, 4];
+        let mut scanner = Scanner::new(100, 64).elements_max(6);
+        assert_eq!(scanner.advance(&value).unwrap(), Some(7));
+        scanner.reset();
+        assert_eq!(scanner.advance(&value).unwrap(), Some(7));
+        let mut scanner = Scanner::new(100, 64).elements_max(5);
+        assert!(matches!(scanner.advance(&value), Err(WireError::TooLong { claimed: 6, limit: 5, .. })));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use afflux_actor::{ActorMetrics, Clock, Serves, Threads, cpu_quota};
-use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
+use afflux_mesh::{CompatConfig, CompatMode, Mesh, MeshConfig, MeshMetrics, Transport};
 use afflux_registry::{Instance, MemoryRegistry, Registration, RegistrationState, Registry, StaticRegistry};
 use afflux_wire::{Incarnation, Limits, NodeId};
 use parking_lot::Mutex;
@@ -156,6 +156,7 @@ impl NodeBuilder {
                 ..Limits::default()
             },
             admin_hint: admin_address.clone(),
+            compat: compat(&settings),
             ..MeshConfig::new(id.as_str(), settings.cluster.clone())
         };
         let mesh = Mesh::start(config, transport, place.clone(), mesh_metrics)
@@ -304,6 +305,27 @@ async fn keep(
 /// Whether there will be no other state.
 fn ended(state: &RegistrationState) -> bool {
     matches!(state, RegistrationState::Superseded { .. } | RegistrationState::Closed)
+}
+
+/// What MessagePack-RPC clients may do here.
+fn compat(settings: &Settings) -> CompatConfig {
+    let defaults = CompatConfig::default();
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let message_bytes_max = number(settings.compat_message_bytes_max);
+    CompatConfig {
+        mode: match settings.compat_enabled.as_str() {
+            "on" => CompatMode::On,
+            "off" => CompatMode::Off,
+            _ => CompatMode::Auto,
+        },
+        connections_max: number(settings.compat_connections_max),
+        in_flight_max: number(settings.compat_in_flight_max),
+        message_bytes_max,
+        // A message of the largest size must fit, and so must an answer like it.
+        buffered_bytes_max: defaults.buffered_bytes_max.max(message_bytes_max.saturating_mul(4)),
+        write_buffer_bytes_max: defaults.write_buffer_bytes_max.max(message_bytes_max.saturating_mul(4)),
+        ..defaults
+    }
 }
 
 /// The registry of the settings, and where it is.

@@ -94,6 +94,14 @@ settings! {
     admin_listen: String = "admin.listen", Kind::OptionalAddress, "127.0.0.1:0";
     /// Secret that every node and client of the cluster knows. Empty: none is asked for, and only loopback is safe.
     token: String = "token", Kind::Text, "", secret;
+    /// Whether MessagePack-RPC clients are served on the node port. `auto`: on loopback, and where clients have to say who they are.
+    compat_enabled: String = "compat.enabled", Kind::Choice(&["auto", "on", "off"]), "auto";
+    /// MessagePack-RPC clients at the same time.
+    compat_connections_max: u64 = "compat.connections_max", Kind::Integer { min: 1, max: 1_000_000 }, "1024" unit "clients";
+    /// Calls of one MessagePack-RPC client without an answer; it is not read from while it has as many.
+    compat_in_flight_max: u64 = "compat.in_flight_max", Kind::Integer { min: 1, max: 1_000_000 }, "1024" unit "calls";
+    /// Bytes of one message of a MessagePack-RPC client.
+    compat_message_bytes_max: u64 = "compat.message_bytes_max", Kind::Integer { min: 1_024, max: 1_073_741_824 }, "8388608" unit "bytes";
     /// Who knows the nodes: `embedded` (the first node, or the launcher of `dev`) or `static` (the list `registry.nodes`).
     registry: String = "registry", Kind::Choice(&["embedded", "static"]), "embedded";
     /// Node ports of all nodes, for `registry = "static"`.

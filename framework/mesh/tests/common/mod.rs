@@ -89,12 +89,15 @@ const fn method(name: &'static str, kind: MethodKind, fields: &'static [&'static
     }
 }
 
+const fn add() -> MethodSpec {
+    MethodSpec { params: || schemars::schema_for!(Add), ..method("Add", MethodKind::Unary, &["a", "b"]) }
+}
+
 impl Service for Sums {
     const NAME: &'static str = "math.sums";
     const VERSION: &'static str = "1.0";
     const DOC: &'static str = "Adds.";
-    const METHODS: &'static [MethodSpec] =
-        &[method("Add", MethodKind::Unary, &["a", "b"]), method("Touch", MethodKind::OneWay, &["n"])];
+    const METHODS: &'static [MethodSpec] = &[add(), method("Touch", MethodKind::OneWay, &["n"])];
     type Error = NoError;
     type Call = SumsCall;
     type Client = SumsClient;
