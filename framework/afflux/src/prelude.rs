@@ -7,7 +7,7 @@ pub use schemars::JsonSchema;
 pub use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "node")]
-pub use crate::actor::{Actor, Serves};
+pub use crate::actor::{Actor, Lifecycle, Serves, StopReason};
 pub use crate::contract::{
     ActorRef, Balanced, Call, CallError, Code, Cx, Fault, Hedge, NoError, Policy, RpcError, Service, Status,
 };

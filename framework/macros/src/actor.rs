@@ -15,18 +15,31 @@ struct Settings {
     serves: Vec<Path>,
     /// Statements that change the default `options`.
     changes: Vec<TokenStream>,
+    /// How many handlers may overlap, where they do.
+    concurrent: Option<u64>,
+    /// Whether it acts at its beginning and end.
+    lifecycle: bool,
 }
 
 /// A mailbox larger than this hides a problem instead of solving it, and its memory is real.
 const MAILBOX_MESSAGES_MAX: u64 = 1 << 24;
 const RESTARTS_MAX: u64 = 1_000_000;
+/// More handlers than this at once are no way to wait for something.
+const HANDLERS_MAX: u64 = 1 << 16;
 
 impl Settings {
     fn read(input: &DeriveInput) -> syn::Result<Self> {
-        let mut settings = Self { krate: args::default_crate(), serves: Vec::new(), changes: Vec::new() };
+        let mut settings = Self {
+            krate: args::default_crate(),
+            serves: Vec::new(),
+            changes: Vec::new(),
+            concurrent: None,
+            lifecycle: false,
+        };
         let mut overflow = None;
         let mut restart: Vec<(String, TokenStream)> = Vec::new();
-        const KNOWN: &[&str] = &["serves", "mailbox", "overflow", "restart", "crate"];
+        const KNOWN: &[&str] =
+            &["serves", "mailbox", "overflow", "restart", "concurrent", "lifecycle", "crate"];
         args::read(&input.attrs, "actor", KNOWN, |option, meta| {
             match option {
                 "serves" => {
@@ -52,6 +65,11 @@ impl Settings {
                     let messages = proc_macro2::Literal::u64_unsuffixed(messages);
                     settings.changes.push(quote!(options.mailbox_messages_max = #messages;));
                 }
+                "concurrent" => {
+                    let handlers = args::number(meta, option, "handlers", 64, 2..=HANDLERS_MAX)?;
+                    settings.concurrent = Some(handlers);
+                }
+                "lifecycle" => settings.lifecycle = true,
                 "overflow" => overflow = Some(args::word(meta, option, &["reject", "wait"])?),
                 "restart" => {
                     if !meta.input.peek(syn::token::Paren) {
@@ -141,7 +159,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     if let Data::Union(data) = &input.data {
         return Err(syn::Error::new_spanned(data.union_token, "an actor is a struct or an enum"));
     }
-    let Settings { krate, serves, changes } = Settings::read(&input)?;
+    let Settings { krate, serves, changes, concurrent, lifecycle } = Settings::read(&input)?;
     let (vis, ident) = (&input.vis, &input.ident);
     if serves.is_empty() {
         return Err(syn::Error::new_spanned(
@@ -159,8 +177,60 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let docs = variants.iter().map(|name| format!("A call of `{name}`."));
     // The span of the contract's name: there the compiler shows a handler that is missing.
     let dispatch = serves.iter().zip(&variants).map(|(path, name)| {
-        let run = quote_spanned!(path.span()=> call.dispatch(self, cx).await);
+        let run = match concurrent {
+            Some(_) => quote_spanned!(path.span()=> call.dispatch_beside(&**state, cx).await),
+            None => quote_spanned!(path.span()=> call.dispatch(self, cx).await),
+        };
         quote!(#mail::#name(call) => #run)
+    });
+    let handle = match concurrent {
+        None => quote! {
+            async fn handle(
+                &mut self,
+                cx: &mut #contract::Cx,
+                mail: Self::Mail,
+            ) -> ::core::result::Result<(), #contract::Panic> {
+                match mail { #(#dispatch),* }
+            }
+        },
+        Some(handlers) => {
+            let handlers = proc_macro2::Literal::u64_unsuffixed(handlers);
+            quote! {
+                const CONCURRENT: usize = #handlers;
+
+                async fn handle(
+                    &mut self,
+                    _: &mut #contract::Cx,
+                    _: Self::Mail,
+                ) -> ::core::result::Result<(), #contract::Panic> {
+                    let message = "the handlers of this actor overlap".to_owned();
+                    ::core::result::Result::Err(#contract::Panic { message })
+                }
+
+                async fn handle_beside(
+                    state: &::std::rc::Rc<Self>,
+                    cx: &mut #contract::Cx,
+                    mail: Self::Mail,
+                ) -> ::core::result::Result<(), #contract::Panic> {
+                    match mail { #(#dispatch),* }
+                }
+            }
+        }
+    };
+    let life = lifecycle.then(|| {
+        let span = ident.span();
+        let started = quote_spanned!(span=> #actor::Lifecycle::started(self, cx).await);
+        quote! {
+            async fn started(
+                &mut self,
+                cx: &mut #contract::Cx,
+            ) -> ::core::result::Result<(), #contract::Status> {
+                #started
+            }
+            fn stopped(&mut self, reason: &#actor::StopReason) {
+                #actor::Lifecycle::stopped(self, reason);
+            }
+        }
     });
     let (generics, types, bounds) = input.generics.split_for_impl();
     let options = (!changes.is_empty()).then(|| {
@@ -195,20 +265,16 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         }
 
         #[automatically_derived]
+        #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         impl #generics #actor::Actor for #ident #types #bounds {
             type Mail = #mail;
             const KIND: &'static str = #kind;
 
             #options
 
-            #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
-            async fn handle(
-                &mut self,
-                cx: &mut #contract::Cx,
-                mail: Self::Mail,
-            ) -> ::core::result::Result<(), #contract::Panic> {
-                match mail { #(#dispatch),* }
-            }
+            #handle
+
+            #life
         }
 
         #[automatically_derived]

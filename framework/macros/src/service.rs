@@ -25,6 +25,7 @@ struct Contract {
     body: Ident,
     client: Ident,
     handler: Ident,
+    shared: Ident,
 }
 
 pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
@@ -32,7 +33,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     let parts = [
         contract.params(),
         contract.call(),
-        contract.handler(),
+        contract.handlers(),
         contract.client(),
         contract.calls(),
         contract.service(),
@@ -94,6 +95,7 @@ impl Contract {
             body: format_ident!("{}Body", input.ident),
             client: format_ident!("{}Client", input.ident),
             handler: format_ident!("{}Handler", input.ident),
+            shared: format_ident!("{}Shared", input.ident),
             doc: args::doc_of(&input.attrs),
             vis: input.vis,
             ident: input.ident,
@@ -185,9 +187,29 @@ impl Contract {
         each.collect()
     }
 
+    /// How each method reaches `handler`, an implementor of this trait.
+    fn arms(&self, handler_trait: &Ident) -> Vec<TokenStream> {
+        let Self { contract, body, .. } = self;
+        let arm = |method: &Method| {
+            let Method { variant, params, name, .. } = method;
+            let fields: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
+            // The async block puts the whole call under the answer's `catch_unwind`.
+            quote! {
+                #body::#variant(#params { #(#fields),* }, reply) => {
+                    cx.enter(self.meta, #contract::Reply::token(&reply));
+                    #contract::answer(
+                        reply,
+                        async { #handler_trait::#name(handler, &mut *cx, #(#fields),*).await },
+                    ).await?
+                }
+            }
+        };
+        self.methods.iter().map(arm).collect()
+    }
+
     /// What lies in a mailbox, and how it reaches the handler.
     fn call(&self) -> TokenStream {
-        let Self { vis, contract, error, call, body, handler, .. } = self;
+        let Self { vis, contract, error, call, body, handler, shared, .. } = self;
         let quiet = quiet();
         let doc =
             format!("One call of `{}` with the obligation to answer it, as it lies in a mailbox.", self.name);
@@ -195,17 +217,7 @@ impl Contract {
         let names: Vec<_> = variants.iter().map(|v| v.to_string()).collect();
         let params = self.methods.iter().map(|m| &m.params);
         let returns = self.methods.iter().map(|m| &m.returns);
-        let arms = self.methods.iter().map(|method| {
-            let Method { variant, params, name, .. } = method;
-            let fields: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
-            // The async block puts the whole call under the answer's `catch_unwind`.
-            quote! {
-                #body::#variant(#params { #(#fields),* }, reply) => {
-                    cx.enter(self.meta, #contract::Reply::token(&reply));
-                    #contract::answer(reply, async { #handler::#name(handler, &mut *cx, #(#fields),*).await }).await?
-                }
-            }
-        });
+        let (arms, arms_beside) = (self.arms(handler), self.arms(shared));
         quote! {
             #[doc = #doc]
             #quiet
@@ -231,6 +243,22 @@ impl Contract {
                     cx: &mut #contract::Cx,
                 ) -> ::core::result::Result<(), #contract::Panic> {
                     let failure = match self.body { #(#arms)* };
+                    if let ::core::option::Option::Some(status) = failure {
+                        cx.fail(status);
+                    }
+                    ::core::result::Result::Ok(())
+                }
+
+                /// The same on a handler whose methods overlap.
+                ///
+                /// # Errors
+                /// The handler's panic, after the caller has been answered.
+                #vis async fn dispatch_beside<H: #shared>(
+                    self,
+                    handler: &H,
+                    cx: &mut #contract::Cx,
+                ) -> ::core::result::Result<(), #contract::Panic> {
+                    let failure = match self.body { #(#arms_beside)* };
                     if let ::core::option::Option::Some(status) = failure {
                         cx.fail(status);
                     }
@@ -278,11 +306,21 @@ impl Contract {
         }
     }
 
-    /// What a user implements.
-    fn handler(&self) -> TokenStream {
-        let Self { vis, ident, contract, error, handler, .. } = self;
+    /// What a user implements: one of two traits.
+    fn handlers(&self) -> TokenStream {
+        let one_at_a_time = "implement it with one `async fn` a method.";
+        let overlapping = "implement it with one `async fn` a method, on an actor that is `concurrent`.";
+        let each = [
+            self.handler(&self.handler, &quote!(&mut self), one_at_a_time),
+            self.handler(&self.shared, &quote!(&self), overlapping),
+        ];
+        each.into_iter().collect()
+    }
+
+    fn handler(&self, handler: &Ident, receiver: &TokenStream, how: &str) -> TokenStream {
+        let Self { vis, ident, contract, error, .. } = self;
         let quiet = quiet();
-        let doc = format!("What serves `{}`: implement it with one `async fn` a method.", self.name);
+        let doc = format!("What serves `{}`: {how}", self.name);
         let message = format!("`{{Self}}` does not handle the calls of `{ident}`");
         let label = format!("needs `impl {handler} for {{Self}}`");
         let note =
@@ -297,7 +335,7 @@ impl Contract {
             // The span of the variant: there the compiler shows a method that is missing.
             quote_spanned! {method.variant.span()=>
                 #[doc = #doc]
-                fn #name(&mut self, cx: &mut #contract::Cx, #(#fields),*)
+                fn #name(#receiver, cx: &mut #contract::Cx, #(#fields),*)
                     -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #contract::Fault<#error>>>;
             }
         });
