@@ -55,8 +55,9 @@ impl Fixture for Linked {
         self.memory.heal();
     }
 
-    fn forget(&self) {
+    fn forget(&self) -> BoxFuture<'_, ()> {
         self.memory.forget();
+        Box::pin(std::future::ready(()))
     }
 
     fn pass(&self, span: Duration) -> BoxFuture<'_, ()> {

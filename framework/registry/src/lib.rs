@@ -13,7 +13,11 @@
 
 mod coordination;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod instance;
+#[cfg(feature = "etcd")]
+mod key;
 mod memory;
 mod registration;
 mod registry;
@@ -24,6 +28,8 @@ mod view;
 
 pub use coordination::{Coordination, Counter, Election, Guard, Leader, Leadership, Spawner, hold};
 pub use error::RegistryError;
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdConfig, EtcdRegistry, EtcdTls};
 pub use instance::{Instance, InstanceState, ServiceRecord};
 pub use memory::MemoryRegistry;
 pub use registration::{Registration, RegistrationState};

@@ -350,8 +350,9 @@ mod tests {
         fn heal(&self) {
             self.0.heal();
         }
-        fn forget(&self) {
+        fn forget(&self) -> BoxFuture<'_, ()> {
             self.0.forget();
+            done(())
         }
         fn pass(&self, span: Duration) -> BoxFuture<'_, ()> {
             Box::pin(tokio::time::sleep(span))

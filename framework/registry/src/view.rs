@@ -1,8 +1,10 @@
 //! All nodes, as last seen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use afflux_wire::NodeId;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -46,6 +48,7 @@ impl View {
 #[derive(Debug)]
 pub struct Publisher {
     sender: watch::Sender<Arc<View>>,
+    heard: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Default for Publisher {
@@ -57,11 +60,12 @@ impl Default for Publisher {
 impl Publisher {
     /// Begins with an empty view of a registry that has not answered yet.
     pub fn new() -> Self {
-        Self { sender: watch::Sender::new(Arc::new(View::default())) }
+        Self { sender: watch::Sender::new(Arc::new(View::default())), heard: Arc::default() }
     }
 
     /// The registry answered, with all of its records. Nothing happens when nothing changed.
     pub fn seen(&self, mut instances: Vec<Instance>) {
+        self.heard();
         instances.sort_by(|a, b| a.node.cmp(&b.node));
         self.sender.send_if_modified(|view| {
             if view.reachable && view.instances == instances {
@@ -70,6 +74,11 @@ impl Publisher {
             *view = Arc::new(View { version: view.version + 1, instances, reachable: true });
             true
         });
+    }
+
+    /// The registry answered, and nothing has changed.
+    pub fn heard(&self) {
+        *self.heard.lock() = Some(Instant::now());
     }
 
     /// The registry did not answer: the last good records stay.
@@ -93,7 +102,7 @@ impl Publisher {
     pub fn watcher(&self) -> Watcher {
         let mut receiver = self.sender.subscribe();
         receiver.mark_changed();
-        Watcher { receiver, expiry: None }
+        Watcher { receiver, heard: Arc::clone(&self.heard), expiry: None }
     }
 }
 
@@ -106,6 +115,7 @@ pub(crate) trait Expiry: Send + Sync {
 /// A subscription to views. It conflates: a slow watcher gets the latest view and no backlog.
 pub struct Watcher {
     receiver: watch::Receiver<Arc<View>>,
+    heard: Arc<Mutex<Option<Instant>>>,
     expiry: Option<Arc<dyn Expiry>>,
 }
 
@@ -131,6 +141,15 @@ impl Watcher {
             changed.ok()?;
             return Some(Arc::clone(&self.receiver.borrow_and_update()));
         }
+    }
+
+    /// How long ago the registry was last heard of; `None` when it never was. One in this process is
+    /// heard of whenever it is asked.
+    pub fn silence(&self) -> Option<Duration> {
+        if self.expiry.is_some() && self.latest().reachable {
+            return Some(Duration::ZERO);
+        }
+        (*self.heard.lock()).map(|at| at.elapsed())
     }
 
     /// What was seen last, without waiting.
