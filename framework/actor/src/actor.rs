@@ -163,6 +163,11 @@ impl<M: Mail> ActorHandle<M> {
         self.death.watch()
     }
 
+    /// The announcement of its end, for whoever tells others of it.
+    pub fn death(&self) -> &Death {
+        &self.death
+    }
+
     /// Why it ended, if it has.
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.death.reason()

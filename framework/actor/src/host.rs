@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{ActorContext, AsyncContext};
-use afflux_wire::contract::{CallMeta, CancelToken, Cx, Mail, Panic};
+use afflux_wire::contract::{CallMeta, CancelToken, Cx, Mail, Panic, within};
 use afflux_wire::{ActorPath, Executed, Stage, Status};
 use futures_util::FutureExt;
 
@@ -113,7 +113,9 @@ where
     let host = actix::Actor::start_in_arbiter(arbiter, {
         let (control, path) = (Arc::clone(&control), path.clone());
         move |ctx: &mut actix::Context<Host>| {
-            let life = live(seat, factory, Cx::new(path, caller), Budget::new(options.restart));
+            let life = live(seat, factory, Cx::new(path, caller.clone()), Budget::new(options.restart));
+            // Calls through a reference find their node by the task they run in.
+            let life = within(caller, life);
             ctx.spawn(wrap_future::<_, Host>(life).map(|(), _, ctx| ctx.stop()));
             Host { control }
         }

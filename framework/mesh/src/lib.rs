@@ -17,11 +17,13 @@
 //! Not here: record types (`afflux-stream`), mailboxes (`afflux-actor`), settings files and HTTP
 //! (`afflux`), the meaning of frames (`afflux-wire`).
 
+mod actors;
 mod attach;
 mod balancer;
 mod channel;
 mod compat;
 mod config;
+mod down;
 mod drain;
 mod guard;
 mod handshake;
@@ -39,12 +41,15 @@ mod stream;
 mod transport;
 mod writer;
 
+pub use actors::NAMED_ACTORS_MAX;
 pub use afflux_wire::Mark;
 pub use balancer::Policy;
 pub use channel::{ChannelKey, ChannelReceiver, ChannelSender, HELD_ITEMS_MAX, Packet, QUEUED_PACKETS_MAX};
 pub use compat::{CompatConfig, CompatMode};
 pub use config::{Backoff, CHANNEL_WINDOW_BYTES, MeshConfig};
+pub use down::{Down, DownReason, DownWatch};
 pub use guard::Guard;
+pub use link::WATCHES_PER_LINK_MAX;
 pub use mesh::Mesh;
 pub use metrics::MeshMetrics;
 pub use peers::{PeerEvent, PeerEvents, PeerInfo, PeerState};

@@ -6,6 +6,7 @@
 mod channels;
 mod incoming;
 mod outgoing;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +25,8 @@ use tokio::sync::{Notify, Semaphore};
 use self::incoming::Incoming;
 use self::outgoing::Bound;
 pub(crate) use self::outgoing::MethodName;
+pub use self::watches::WATCHES_PER_LINK_MAX;
+use self::watches::Watches;
 use crate::channel::SendState;
 use crate::hash::IdMap;
 use crate::inflight::InFlight;
@@ -101,6 +104,7 @@ pub(crate) struct Link {
     pub(crate) written: AtomicU64,
     pub(crate) data: DataQueue,
     senders: Mutex<IdMap<u64, Arc<SendState>>>,
+    watches: Watches,
     /// Channels that the peer attached and has not detached.
     pub(crate) receivers: AtomicU32,
     /// The services of the peer, with their methods' numbers.
@@ -158,6 +162,7 @@ impl Link {
             written: AtomicU64::new(0),
             data: DataQueue::default(),
             senders: Mutex::default(),
+            watches: Watches::default(),
             receivers: AtomicU32::new(0),
             offers: RwLock::new(hello.services.into_iter().map(offered).collect()),
             state: AtomicU8::new(UP),
@@ -376,6 +381,7 @@ impl Link {
         self.lost_signal.close();
         self.idle.notify_waiters();
         self.fail_calls(pending, None, &status);
+        self.end_watches();
         let senders = std::mem::take(&mut *self.senders.lock());
         let mut senders: Vec<_> = senders.into_iter().collect();
         senders.sort_unstable_by_key(|(id, _)| *id);

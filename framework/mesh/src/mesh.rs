@@ -13,6 +13,7 @@ use afflux_wire::{Attempt, Incarnation, NodeId, Status};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::actors::ActorTable;
 use crate::attach::{self, ChannelTable};
 use crate::balancer::Policy;
 use crate::channel::{ChannelKey, ChannelReceiver, ChannelSender, RecvState, SendState};
@@ -29,6 +30,7 @@ use crate::transport::Transport;
 
 /// What the tasks of a mesh share.
 pub(crate) struct Shared {
+    pub(crate) actors: ActorTable,
     pub(crate) config: MeshConfig,
     pub(crate) transport: Transport,
     pub(crate) place: Place,
@@ -151,7 +153,7 @@ impl Shared {
 /// ```
 #[derive(Clone)]
 pub struct Mesh {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Mesh {
@@ -174,6 +176,7 @@ impl Mesh {
         };
         let compat = Arc::new(Compat::new(&config.compat));
         let shared = Arc::new(Shared {
+            actors: ActorTable::default(),
             config,
             transport,
             place,
@@ -255,7 +258,7 @@ impl Mesh {
         params: Vec<u8>,
         deadline: Duration,
     ) -> Result<Vec<u8>, Status> {
-        self.shared.call_raw(target, method, params, deadline).await
+        self.shared.call_raw_following(target, method, params, deadline).await
     }
 
     /// What decides who may call what: every door (links, HTTP, gRPC, MessagePack-RPC) asks it.

@@ -129,6 +129,11 @@ impl Peers {
         self.nodes.get(node)?.live()
     }
 
+    /// Whether anything says that this node is there: the registry, a setting, or a link.
+    pub(crate) fn knows(&self, node: &NodeId) -> bool {
+        self.nodes.get(node).is_some_and(|peer| peer.live().is_some() || !peer.addresses().is_empty())
+    }
+
     /// The node whose link goes to this address.
     fn node_at(&self, address: &str) -> Option<NodeId> {
         let at = |link: &&Arc<Link>| link.address == address;

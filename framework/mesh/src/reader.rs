@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
 use afflux_wire::contract::{CallMeta, Priority, ReplyTo, ResponseSink};
-use afflux_wire::{Code, Executed, Frame, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames};
+use afflux_wire::{
+    Code, Executed, Frame, Incarnation, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames,
+};
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
@@ -184,6 +186,7 @@ impl Control<'_> {
             Frame::Cancel { id, .. } => {
                 self.counts.add(Kind::Cancel);
                 self.link.cancel_received(id);
+                self.link.unwatched(id);
             }
             other => return self.rare(other, now),
         }
@@ -210,6 +213,23 @@ impl Control<'_> {
                 self.link.bind_received(methods);
                 self.shared.routes_changed();
             }
+            Frame::Watch { id, actor } => {
+                if let Err(text) = self.link.check_request_id(id, self.last_request) {
+                    return violation("id", text.replace("REQUEST.id", "WATCH.id"));
+                }
+                self.last_request = id;
+                self.shared.watch_received(self.link, id, &actor);
+            }
+            Frame::Down { id, reason, error } => self.link.down_received(id, reason, error),
+            Frame::Redirect { id, node, incarnation } => {
+                let text = format!("what was called lives on node {node}, says node {}", self.link.peer);
+                let status = Status::unavailable(text)
+                    .executed(Executed::No)
+                    .stage(Stage::Admission)
+                    .node(&self.link.peer)
+                    .redirect(node.into(), Incarnation(incarnation));
+                self.link.answered(id, Err(status), now);
+            }
             // What a node says about its load is not used yet.
             Frame::Health(_) | Frame::Ignored { .. } => {}
             _ => return violation("misplaced", format!("{} on the control connection", kind.name())),
@@ -227,7 +247,13 @@ impl Control<'_> {
         now: Instant,
         services: &ServiceTable,
     ) {
-        let method = match services.find(method) {
+        let of_actor = meta.rare().and_then(|rare| rare.to.as_ref());
+        let of_actor = of_actor.map(|to| self.shared.method_of_actor(to, services, method));
+        let found = match &of_actor {
+            None => services.find(method),
+            Some(found) => found.as_ref().map_err(Clone::clone),
+        };
+        let method = match found {
             Ok(method) => method,
             Err((status, reason)) => return self.refuse(id, "unknown", status, reason),
         };
@@ -258,7 +284,13 @@ impl Control<'_> {
         now: Instant,
         services: &ServiceTable,
     ) {
-        match services.find(method) {
+        let of_actor = meta.rare().and_then(|rare| rare.to.as_ref());
+        let of_actor = of_actor.map(|to| self.shared.method_of_actor(to, services, method));
+        let found = match &of_actor {
+            None => services.find(method),
+            Some(found) => found.as_ref().map_err(Clone::clone),
+        };
+        match found {
             Ok(method) if meta.deadline_ms == Some(0) => {
                 self.link.metrics.rejected(method.service, "deadline");
             }

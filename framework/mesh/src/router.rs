@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::{ServiceEntry, clock};
 use afflux_wire::contract::{
-    CallMeta, Caller, MethodSpec, Outgoing, Remote, ReplyTo, ResponseSink, ResponseSlot, Started, Target,
+    CallMeta, Caller, MethodSpec, Outgoing, REDIRECTS_MAX, Remote, ReplyTo, ResponseSink, ResponseSlot,
+    Started, Target,
 };
 use afflux_wire::{Code, Executed, NodeId, Stage, Status};
 use parking_lot::Mutex;
@@ -217,6 +218,29 @@ impl Shared {
         }
     }
 
+    /// The same as [`Shared::call_raw`], and follows the word that what is called lives elsewhere.
+    pub(crate) async fn call_raw_following(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Vec<u8>, Status> {
+        let until = clock::now() + deadline;
+        let mut target = target.clone();
+        for _ in 0..REDIRECTS_MAX {
+            let left = until.saturating_duration_since(clock::now());
+            match self.call_raw(&target, method, params.clone(), left).await {
+                Err(status) if status.was_executed() == Executed::No => match status.redirected() {
+                    Some(redirect) => target.node = Some(redirect.node.clone()),
+                    None => return Err(status),
+                },
+                answer => return answer,
+            }
+        }
+        self.call_raw(&target, method, params, until.saturating_duration_since(clock::now())).await
+    }
+
     /// A call without types: params and result are MessagePack.
     pub(crate) async fn call_raw(
         &self,
@@ -316,6 +340,9 @@ impl Caller for Shared {
         meta: CallMeta,
         call: &mut dyn Outgoing,
     ) -> Result<Started, Status> {
+        if let Some(actor) = &target.actor {
+            return self.start_actor(actor, target, method, meta, call);
+        }
         match self.choose(target)? {
             Choice::Local(entry) => {
                 call.deliver(&*entry.endpoint, meta)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use afflux_actor::{Dispatch, ServiceEntry};
+use afflux_wire::contract::MethodSpec;
 use afflux_wire::handshake::{MethodOffer, ServiceOffer};
 use afflux_wire::{Code, Executed, Method, Stage, Status};
 
@@ -19,6 +20,22 @@ pub(crate) struct ServedMethod {
     pub(crate) one_way: bool,
     pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) metrics: ServedMetrics,
+}
+
+/// One method of what is served.
+pub(crate) fn served_method(
+    entry: &ServiceEntry,
+    index: usize,
+    spec: &MethodSpec,
+    metrics: &MeshMetrics,
+) -> Arc<ServedMethod> {
+    Arc::new(ServedMethod {
+        service: entry.name,
+        index,
+        one_way: !spec.expects_answer(),
+        dispatch: Arc::clone(&entry.dispatch),
+        metrics: metrics.served(entry.name, spec.name),
+    })
 }
 
 #[derive(Clone)]
@@ -44,13 +61,7 @@ impl ServiceTable {
         let mut next = self.without(entry.name);
         for (index, spec) in entry.methods.iter().enumerate() {
             let name = full_name(entry.name, spec.name);
-            let method = Some(Arc::new(ServedMethod {
-                service: entry.name,
-                index,
-                one_way: !spec.expects_answer(),
-                dispatch: Arc::clone(&entry.dispatch),
-                metrics: metrics.served(entry.name, spec.name),
-            }));
+            let method = Some(served_method(&entry, index, spec, metrics));
             match next.numbers.iter_mut().find(|numbered| *numbered.name == *name) {
                 Some(known) => known.method = method,
                 None => next.numbers.push(Numbered { name: name.into(), method }),
@@ -113,6 +124,17 @@ impl ServiceTable {
                     .collect(),
             })
             .collect()
+    }
+
+    /// The `service/method` that a number stands for on links.
+    pub(crate) fn name(&self, method: Method<'_>) -> Option<String> {
+        match method {
+            Method::Name(name) => Some(name.to_owned()),
+            Method::Number(number) => {
+                let at = (number as usize).wrapping_sub(1);
+                self.numbers.get(at).map(|numbered| numbered.name.as_ref().to_owned())
+            }
+        }
     }
 
     /// Finds what a frame calls; the word is the metric's reason.

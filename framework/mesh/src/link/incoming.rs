@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use afflux_actor::clock;
 use afflux_wire::contract::ResponseSink;
-use afflux_wire::{Code, Executed, Meta, Status, put_response_err, put_response_ok};
+use afflux_wire::{Code, Executed, Meta, Status, put_redirect, put_response_err, put_response_ok};
 
 use super::{FRAME_OVERHEAD_BYTES, Link};
 use crate::metrics::SAMPLE_EVERY_CALLS;
@@ -98,6 +98,12 @@ impl Link {
 }
 
 fn put_error(buf: &mut Vec<u8>, id: u64, status: &Status) {
+    if let Some(redirect) = status.redirected()
+        && status.was_executed() == Executed::No
+        && put_redirect(buf, id, redirect.node.as_str(), redirect.incarnation.0).is_ok()
+    {
+        return;
+    }
     if let Err(error) = put_response_err(buf, id, status, &Meta::default()) {
         let plain = Status::new(status.code, error.message);
         let _ = put_response_err(buf, id, &plain, &Meta::default());

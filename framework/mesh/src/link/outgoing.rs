@@ -74,12 +74,7 @@ impl Link {
             traceparent: meta.trace,
             attempt: meta.attempt,
             priority: meta.priority.to_wire(),
-            rare: meta.idempotency_key.as_ref().map(|key| {
-                Box::new(afflux_wire::RareMeta {
-                    idempotency_key: Some(Bytes::copy_from_slice(key)),
-                    ..Default::default()
-                })
-            }),
+            rare: rare_meta(meta),
         };
         with_scratch(|params| {
             call.encode(params)?;
@@ -331,6 +326,20 @@ impl Remote for Link {
         drop(state);
         Self::wake(writer);
     }
+}
+
+/// What few calls carry.
+#[inline]
+fn rare_meta(meta: &CallMeta) -> Option<Box<afflux_wire::RareMeta>> {
+    if meta.idempotency_key.is_none() && meta.to.is_none() {
+        return None;
+    }
+    Some(Box::new(afflux_wire::RareMeta {
+        idempotency_key: meta.idempotency_key.as_deref().map(Bytes::copy_from_slice),
+        // Names and numbers always encode.
+        to: meta.to.as_deref().and_then(|to| afflux_wire::codec::to_named(to).ok()).map(Bytes::from),
+        ..Default::default()
+    }))
 }
 
 /// Lends a buffer of this thread to encode into. A call that starts another while it is encoded gets
