@@ -9,7 +9,8 @@ pub use serde::{Deserialize, Serialize};
 #[cfg(feature = "node")]
 pub use crate::actor::{Actor, Lifecycle, Serves, StopReason};
 pub use crate::contract::{
-    ActorRef, Balanced, Call, CallError, Code, Cx, Fault, Hedge, NoError, Policy, RpcError, Service, Status,
+    ActorRef, Balanced, Call, CallError, Code, Completion, Cx, Emit, Fault, Feed, Hedge, Incoming, NoError,
+    Policy, RpcError, Service, Status,
 };
 #[cfg(feature = "node")]
 pub use crate::stream::{

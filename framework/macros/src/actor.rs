@@ -256,6 +256,9 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
             fn method(&self) -> &'static str {
                 match self { #(#mail::#variants(call) => #contract::Mail::method(call)),* }
             }
+            fn has_items(&self) -> bool {
+                match self { #(#mail::#variants(call) => #contract::Mail::has_items(call)),* }
+            }
             fn is_cancelled(&self) -> bool {
                 match self { #(#mail::#variants(call) => #contract::Mail::is_cancelled(call)),* }
             }

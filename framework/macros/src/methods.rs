@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use proc_macro2::Ident;
-use quote::format_ident;
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
 use syn::spanned::Spanned;
 use syn::{Attribute, DataEnum, Field, Fields, Type, Variant};
 
@@ -29,6 +29,10 @@ pub(crate) struct Method {
     pub(crate) fields: Vec<Param>,
     pub(crate) returns: Type,
     pub(crate) one_way: bool,
+    /// The item that the caller sends.
+    pub(crate) accepts: Option<Type>,
+    /// The item that the service sends.
+    pub(crate) streams: Option<Type>,
     pub(crate) idempotent: bool,
     pub(crate) readonly: bool,
     pub(crate) detached: bool,
@@ -49,6 +53,36 @@ pub(crate) struct Method {
 pub(crate) enum Hedge {
     After(Duration),
     P95,
+}
+
+impl Method {
+    /// Whether items travel in any direction.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.accepts.is_some() || self.streams.is_some()
+    }
+
+    /// The variant of `MethodKind`.
+    pub(crate) fn kind(&self) -> Ident {
+        let kind = match (&self.accepts, &self.streams) {
+            _ if self.one_way => "OneWay",
+            (None, None) => "Unary",
+            (None, Some(_)) => "ServerStream",
+            (Some(_), None) => "ClientStream",
+            (Some(_), Some(_)) => "Duplex",
+        };
+        format_ident!("{kind}")
+    }
+
+    /// The shape of a streaming method.
+    pub(crate) fn shape(&self, contract: &TokenStream) -> Option<TokenStream> {
+        let returns = &self.returns;
+        match (&self.accepts, &self.streams) {
+            (None, None) => None,
+            (None, Some(out)) => Some(quote!(#contract::Streams<#out>)),
+            (Some(item), None) => Some(quote!(#contract::Accepts<#item, #returns>)),
+            (Some(item), Some(out)) => Some(quote!(#contract::Both<#item, #out>)),
+        }
+    }
 }
 
 /// One parameter.
@@ -118,6 +152,8 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
         fields: fields(ident, &variant.fields, &mut errors),
         returns: syn::parse_quote!(()),
         one_way: false,
+        accepts: None,
+        streams: None,
         idempotent: false,
         readonly: false,
         detached: false,
@@ -206,11 +242,8 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
                     }
                 });
             }
-            _ => {
-                return Err(meta.error(format!(
-                    "`{name}` is not there yet, streaming methods come with a later version: use a unary method (`returns = T`) or `oneway`"
-                )));
-            }
+            "streams" => method.streams = Some(args::ty(meta, name, "Event")?),
+            _ => method.accepts = Some(args::ty(meta, name, "Line")?),
         }
         Ok(())
     });
@@ -237,7 +270,29 @@ fn method(service: &Ident, variant: &Variant) -> syn::Result<Method> {
                 ),
             );
         }
+        if method.streams.is_some() && !method.one_way {
+            errors.at(
+                &returns,
+                format!(
+                    "a method that streams answers with its items alone: remove `returns = {}`, or make it the last item",
+                    args::text_of(&returns)
+                ),
+            );
+        }
         method.returns = returns;
+    }
+    for (word, item) in [("streams", &method.streams), ("accepts", &method.accepts)] {
+        if let Some(item) = item
+            && method.one_way
+        {
+            errors.at(
+                item,
+                format!(
+                    "a one-way method has no items: remove `{word} = {}` or `oneway`",
+                    args::text_of(item)
+                ),
+            );
+        }
     }
     errors.finish()?;
     Ok(method)

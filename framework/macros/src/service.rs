@@ -48,6 +48,18 @@ fn quiet() -> TokenStream {
     quote!(#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)])
 }
 
+/// A name that no parameter of a user can be.
+fn mixed(name: &str) -> Ident {
+    Ident::new(name, proc_macro2::Span::mixed_site())
+}
+
+/// The ends that a handler gets behind its parameters, with the types of their items.
+fn stream_ends(method: &Method) -> Vec<(Ident, &Type)> {
+    let incoming = method.accepts.as_ref().map(|item| (mixed("incoming"), item));
+    let emit = method.streams.as_ref().map(|item| (mixed("emit"), item));
+    incoming.into_iter().chain(emit).collect()
+}
+
 impl Contract {
     fn read(input: DeriveInput) -> syn::Result<Self> {
         let Data::Enum(data) = &input.data else {
@@ -126,11 +138,74 @@ impl Contract {
             let plain = method.fields.iter().filter(|field| {
                 !field.kept.iter().any(|attr| attr.meta.to_token_stream().to_string().contains("with"))
             });
-            let param_arms = plain.map(|field| {
+            let param_arms: Vec<_> = plain.map(|field| {
                 let name = &field.name;
                 let text = name.to_string().trim_start_matches("r#").to_owned();
                 quote!(#text => #contract::encode_param(&self.#name),)
-            });
+            }).collect();
+            let implementation = match method.shape(contract) {
+                None => quote! {
+                    #[automatically_derived]
+                    impl #contract::Params for #params {
+                        type Service = #ident;
+                        type Output = #returns;
+                        const METHOD: usize = #index;
+
+                        fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
+                            match name {
+                                #(#param_arms)*
+                                _ => ::core::option::Option::None,
+                            }
+                        }
+
+                        fn into_call(
+                            self,
+                            meta: #contract::CallMeta,
+                            reply: ::core::option::Option<#contract::Reply<#returns, #error>>,
+                        ) -> #call {
+                            #call { meta, body: #body::#variant(self, reply) }
+                        }
+
+                        #placed
+    
+                        fn recover(call: #call) -> ::core::result::Result<Self, #call> {
+                            match call {
+                                #call { body: #body::#variant(params, reply), .. } => {
+                                    if let ::core::option::Option::Some(reply) = reply {
+                                        reply.release();
+                                    }
+                                    ::core::result::Result::Ok(params)
+                                }
+                                #[allow(unreachable_patterns)]
+                                other => ::core::result::Result::Err(other),
+                            }
+                        }
+                    }
+                },
+                Some(shape) => quote! {
+                    #[automatically_derived]
+                    impl #contract::StreamParams for #params {
+                        type Service = #ident;
+                        type Shape = #shape;
+                        const METHOD: usize = #index;
+
+                        fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
+                            match name {
+                                #(#param_arms)*
+                                _ => ::core::option::Option::None,
+                            }
+                        }
+
+                        fn into_call(
+                            self,
+                            meta: #contract::CallMeta,
+                            ends: #contract::Ends<#shape, #error>,
+                        ) -> #call {
+                            #call { meta, body: #body::#variant(self, ends) }
+                        }
+                    }
+                },
+            };
             quote! {
                 #[doc = #doc]
                 #[derive(#private::serde::Serialize, #private::serde::Deserialize, #private::schemars::JsonSchema)]
@@ -146,42 +221,7 @@ impl Contract {
                     }
                 }
 
-                #[automatically_derived]
-                impl #contract::Params for #params {
-                    type Service = #ident;
-                    type Output = #returns;
-                    const METHOD: usize = #index;
-
-                    fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
-                        match name {
-                            #(#param_arms)*
-                            _ => ::core::option::Option::None,
-                        }
-                    }
-
-                    fn into_call(
-                        self,
-                        meta: #contract::CallMeta,
-                        reply: ::core::option::Option<#contract::Reply<#returns, #error>>,
-                    ) -> #call {
-                        #call { meta, body: #body::#variant(self, reply) }
-                    }
-
-                    #placed
-
-                    fn recover(call: #call) -> ::core::result::Result<Self, #call> {
-                        match call {
-                            #call { body: #body::#variant(params, reply), .. } => {
-                                if let ::core::option::Option::Some(reply) = reply {
-                                    reply.release();
-                                }
-                                ::core::result::Result::Ok(params)
-                            }
-                            #[allow(unreachable_patterns)]
-                            other => ::core::result::Result::Err(other),
-                        }
-                    }
-                }
+                #implementation
             }
         });
         each.collect()
@@ -193,6 +233,20 @@ impl Contract {
         let arm = |method: &Method| {
             let Method { variant, params, name, .. } = method;
             let fields: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
+            if method.is_stream() {
+                let ends = stream_ends(method).into_iter().map(|(name, _)| name);
+                let (incoming, emit) = (mixed("incoming"), mixed("emit"));
+                return quote! {
+                    #body::#variant(#params { #(#fields),* }, ends) => {
+                        cx.enter(self.meta, ends.cancel_token());
+                        let (#incoming, #emit, reply) = ends.split();
+                        let reply = ::core::option::Option::Some(reply);
+                        #contract::answer(reply, async {
+                            #handler_trait::#name(handler, &mut *cx, #(#fields,)* #(#ends),*).await
+                        }).await?
+                    }
+                };
+            }
             // The async block puts the whole call under the answer's `catch_unwind`.
             quote! {
                 #body::#variant(#params { #(#fields),* }, reply) => {
@@ -216,7 +270,49 @@ impl Contract {
         let variants: Vec<_> = self.methods.iter().map(|m| &m.variant).collect();
         let names: Vec<_> = variants.iter().map(|v| v.to_string()).collect();
         let params = self.methods.iter().map(|m| &m.params);
-        let returns = self.methods.iter().map(|m| &m.returns);
+        let ways = self.methods.iter().map(|method| {
+            let returns = &method.returns;
+            match method.shape(contract) {
+                None => quote!(::core::option::Option<#contract::Reply<#returns, #error>>),
+                Some(shape) => quote!(#contract::Ends<#shape, #error>),
+            }
+        });
+        let cancelled = self.methods.iter().map(|method| {
+            let variant = &method.variant;
+            match method.is_stream() {
+                true => quote!(#body::#variant(_, ends) => ends.is_cancelled()),
+                false => {
+                    quote!(#body::#variant(_, reply) => reply.as_ref().is_some_and(|reply| reply.is_cancelled()))
+                }
+            }
+        });
+        let rejected = self.methods.iter().map(|method| {
+            let variant = &method.variant;
+            match method.is_stream() {
+                true => quote!(#body::#variant(_, ends) => ends.reject(status)),
+                false => quote! {
+                    #body::#variant(_, reply) => if let ::core::option::Option::Some(reply) = reply {
+                        reply.reject(status);
+                    }
+                },
+            }
+        });
+        let param_of = self.methods.iter().map(|method| match method.is_stream() {
+            true => quote!(#contract::StreamParams),
+            false => quote!(#contract::Params),
+        });
+        let forward = self
+            .methods
+            .iter()
+            .map(|method| mixed(if method.is_stream() { "forward_stream" } else { "forward" }));
+        let with_items: Vec<_> = self.methods.iter().filter(|m| m.is_stream()).map(|m| &m.variant).collect();
+        let has_items = (!with_items.is_empty()).then(|| {
+            quote! {
+                fn has_items(&self) -> bool {
+                    matches!(&self.body, #(#body::#with_items(..))|*)
+                }
+            }
+        });
         let (arms, arms_beside) = (self.arms(handler), self.arms(shared));
         quote! {
             #[doc = #doc]
@@ -225,7 +321,7 @@ impl Contract {
 
             #quiet
             enum #body {
-                #(#variants(#params, ::core::option::Option<#contract::Reply<#returns, #error>>)),*
+                #(#variants(#params, #ways)),*
             }
 
             #[automatically_derived]
@@ -275,14 +371,13 @@ impl Contract {
                 fn method(&self) -> &'static str {
                     match &self.body { #(#body::#variants(..) => #names),* }
                 }
+                #has_items
                 fn is_cancelled(&self) -> bool {
-                    match &self.body {
-                        #(#body::#variants(_, reply) => reply.as_ref().is_some_and(|reply| reply.is_cancelled())),*
-                    }
+                    match &self.body { #(#cancelled),* }
                 }
                 fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
                     match &self.body {
-                        #(#body::#variants(params, ..) => #contract::Params::param(params, name)),*
+                        #(#body::#variants(params, ..) => #param_of::param(params, name)),*
                     }
                 }
                 fn forward(
@@ -291,16 +386,12 @@ impl Contract {
                     target: #contract::Target,
                 ) -> #contract::BoxFuture<()> {
                     match self.body {
-                        #(#body::#variants(params, reply) =>
-                            #contract::forward(params, self.meta, reply, caller, target)),*
+                        #(#body::#variants(params, ends) =>
+                            #contract::#forward(params, self.meta, ends, caller, target)),*
                     }
                 }
                 fn reject(self, status: #contract::Status) {
-                    match self.body {
-                        #(#body::#variants(_, reply) => if let ::core::option::Option::Some(reply) = reply {
-                            reply.reject(status);
-                        }),*
-                    }
+                    match self.body { #(#rejected),* }
                 }
             }
         }
@@ -332,10 +423,14 @@ impl Contract {
                 let (name, ty) = (&f.name, &f.ty);
                 quote!(#name: #ty)
             });
+            let ends = stream_ends(method).into_iter().map(|(name, item)| match name == "emit" {
+                true => quote!(#name: #contract::Emit<#item>),
+                false => quote!(#name: #contract::Incoming<#item>),
+            });
             // The span of the variant: there the compiler shows a method that is missing.
             quote_spanned! {method.variant.span()=>
                 #[doc = #doc]
-                fn #name(#receiver, cx: &mut #contract::Cx, #(#fields),*)
+                fn #name(#receiver, cx: &mut #contract::Cx, #(#fields,)* #(#ends),*)
                     -> impl ::core::future::Future<Output = ::core::result::Result<#returns, #contract::Fault<#error>>>;
             }
         });
@@ -365,6 +460,14 @@ impl Contract {
             };
             let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
             let types = method.fields.iter().map(|f| &f.ty);
+            if method.is_stream() {
+                return quote! {
+                    #[doc = #doc]
+                    #vis fn #name(&self, #(#names: #types),*) -> #contract::StreamCall<#params> {
+                        self.0.open(#params { #(#names),* })
+                    }
+                };
+            }
             quote! {
                 #[doc = #doc]
                 #vis fn #name(&self, #(#names: #types),*) -> #contract::Call<#params> {
@@ -416,11 +519,15 @@ impl Contract {
             let doc = format!("Calls `{}/{}` on this actor.", self.name, method.variant);
             let names: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
             let types: Vec<_> = method.fields.iter().map(|f| &f.ty).collect();
+            let (call, start) = match method.is_stream() {
+                true => (mixed("StreamCall"), mixed("open")),
+                false => (mixed("Call"), mixed("call")),
+            };
             (
-                quote!(#[doc = #doc] fn #name(&self, #(#names: #types),*) -> #contract::Call<#params>;),
+                quote!(#[doc = #doc] fn #name(&self, #(#names: #types),*) -> #contract::#call<#params>;),
                 quote! {
-                    fn #name(&self, #(#names: #types),*) -> #contract::Call<#params> {
-                        #contract::ActorRef::handle(self).call(#params { #(#names),* })
+                    fn #name(&self, #(#names: #types),*) -> #contract::#call<#params> {
+                        #contract::ActorRef::handle(self).#start(#params { #(#names),* })
                     }
                 },
             )
@@ -456,7 +563,14 @@ impl Contract {
                 ..
             } = method;
             let name = variant.to_string();
-            let kind = if method.one_way { quote!(OneWay) } else { quote!(Unary) };
+            let kind = method.kind();
+            let item = |item: &Option<Type>| match item {
+                Some(item) => {
+                    quote_spanned!(item.span()=> ::core::option::Option::Some(#contract::schema_of::<#item>))
+                }
+                None => quote!(::core::option::Option::None),
+            };
+            let (accepts, streams) = (item(&method.accepts), item(&method.streams));
             let fields = method.fields.iter().map(|f| f.name.to_string().trim_start_matches("r#").to_owned());
             let deadline_ms = u64::try_from(method.deadline.as_millis()).unwrap_or(u64::MAX);
             let returns = quote_spanned!(returns.span()=> #contract::schema_of::<#returns>);
@@ -476,12 +590,18 @@ impl Contract {
                     params: #contract::schema_of::<#params>,
                     returns: #returns,
                     error: #contract::schema_of::<#typed_error>,
-                    accepts: ::core::option::Option::None,
-                    streams: ::core::option::Option::None,
+                    accepts: #accepts,
+                    streams: #streams,
                 }
             }
         });
-        let params = self.methods.iter().map(|m| &m.params);
+        let decodes = self.methods.iter().map(|method| {
+            let params = &method.params;
+            match method.is_stream() {
+                true => quote!(#contract::decode_stream::<#params>(params, meta, reply)),
+                false => quote!(#contract::decode_params::<#params>(params, meta, reply)),
+            }
+        });
         let count = self.methods.len();
         let indices = 0..count;
         quote! {
@@ -506,7 +626,7 @@ impl Contract {
                     reply: ::core::option::Option<#contract::ReplyTo>,
                 ) -> ::core::result::Result<Self::Call, (#contract::Status, ::core::option::Option<#contract::ReplyTo>)> {
                     match method {
-                        #(#indices => #contract::decode_params::<#params>(params, meta, reply),)*
+                        #(#indices => #decodes,)*
                         _ => ::core::result::Result::Err((#contract::no_such_method::<Self>(method), reply)),
                     }
                 }
@@ -628,7 +748,16 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            ["OrdersPlace", "OrdersTouch", "OrdersCall", "OrdersBody", "OrdersHandler", "OrdersClient"]
+            [
+                "OrdersPlace",
+                "OrdersTouch",
+                "OrdersCall",
+                "OrdersBody",
+                "OrdersHandler",
+                "OrdersShared",
+                "OrdersClient",
+                "OrdersCalls"
+            ]
         );
     }
 
@@ -640,7 +769,8 @@ mod tests {
                 #[rpc(retuns = Receipt)] Place(Order),
                 #[rpc(deadline = 2)] Get { cx: u64 },
                 #[rpc(oneway, returns = u8)] Call,
-                #[rpc(streams = Event)] Watch,
+                #[rpc(oneway, streams = Event)] Watch,
+                #[rpc(streams = Event, returns = u8)] Follow,
                 #[rpc(idempotent = true)] Super { name: &'static str },
             }
         });
@@ -651,7 +781,8 @@ mod tests {
             "`cx` is the context",
             "a one-way method answers nothing: remove `returns = u8` or `oneway`",
             "`OrdersCall`",
-            "`streams` is not there yet",
+            "a one-way method has no items: remove `streams = Event` or `oneway`",
+            "a method that streams answers with its items alone: remove `returns = u8`",
             "`idempotent` stands alone",
             "`Super` cannot be a method",
             "cannot be a reference",

@@ -84,6 +84,65 @@ pub fn from_slice<T: DeserializeOwned>(input: &[u8]) -> Result<T, Status> {
     }
 }
 
+/// Decodes `count` values that stand one behind the other and fill `input`, and appends them to `items`. Those in
+/// front of a bad one are appended too.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with the place of what does not fit, or when there are more or fewer values than `count`.
+///
+/// ```
+/// let mut items = std::collections::VecDeque::new();
+/// afflux_wire::codec::decode_items::<u64>(&[7, 8], 2, &mut items).unwrap();
+/// assert_eq!(items, [7, 8]);
+/// assert!(afflux_wire::codec::decode_items::<u64>(&[7], 2, &mut items).is_err());
+/// ```
+pub fn decode_items<T: DeserializeOwned>(
+    input: &[u8],
+    count: u32,
+    items: &mut std::collections::VecDeque<T>,
+) -> Result<(), Status> {
+    if input.len() > UNSCANNED_BYTES_MAX {
+        let mut rest = input;
+        for _ in 0..count {
+            let end = skip_value(rest, DEPTH_MAX).map_err(|error| Status::invalid(error.to_string()))?;
+            rest = &rest[end..];
+        }
+        if !rest.is_empty() {
+            return Err(trailing());
+        }
+    }
+    let mut deserializer = Deserializer::from_read_ref(input).with_human_readable();
+    deserializer.set_max_depth(RMP_DEPTH);
+    items.reserve(count as usize);
+    for index in 0..count as usize {
+        match T::deserialize(&mut deserializer) {
+            Ok(value) => items.push_back(value),
+            Err(error) => return Err(bad_item::<T>(input, index, &error)),
+        }
+    }
+    match bool::deserialize(&mut deserializer) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(()),
+        _ => Err(trailing()),
+    }
+}
+
+/// Explains why one of several values does not fit.
+#[cold]
+fn bad_item<T: DeserializeOwned>(input: &[u8], index: usize, error: &rmp_serde::decode::Error) -> Status {
+    let mut rest = input;
+    for _ in 0..index {
+        match skip_value(rest, DEPTH_MAX) {
+            Ok(end) => rest = &rest[end..],
+            Err(error) => return Status::invalid(error.to_string()),
+        }
+    }
+    let item = match skip_value(rest, DEPTH_MAX) {
+        Ok(end) => &rest[..end],
+        Err(error) => return Status::invalid(error.to_string()),
+    };
+    explain::explain::<T>(item, error)
+}
+
 /// `rmp-serde` counts arrays and maps but not the variants of enums, so a recursive enum could overflow the stack.
 #[inline(never)]
 fn check_depth(input: &[u8]) -> Result<(), Status> {

@@ -20,9 +20,10 @@ use crate::status::Status;
 
 pub use crate::contract::TraceParent;
 pub use encode::{
-    FRAME_PREFIX_BYTES, FrameBuf, REASON_BYTES_MAX, put_attach, put_bind, put_cancel, put_credit, put_data,
-    put_data_header, put_detach, put_goaway, put_health, put_hello, put_mark, put_notify, put_ping, put_pong,
-    put_reject, put_request, put_response_err, put_response_ok, put_welcome,
+    FRAME_PREFIX_BYTES, FrameBuf, REASON_BYTES_MAX, put_attach, put_bind, put_cancel, put_chunk, put_credit,
+    put_data, put_data_header, put_detach, put_end_err, put_end_ok, put_goaway, put_health, put_hello,
+    put_item, put_item_header, put_mark, put_notify, put_open, put_ping, put_pong, put_reject, put_request,
+    put_response_err, put_response_ok, put_welcome,
 };
 pub use encode::{put_down, put_redirect, put_watch};
 pub use meta::{Meta, RareMeta};
@@ -35,7 +36,7 @@ pub use split::{Frames, READ_AHEAD_BYTES, next_frame, take_frames};
 ///
 /// assert_eq!(Kind::Data as u8, 16);
 /// assert_eq!(Kind::from_number(23), Some(Kind::Mark));
-/// assert!(!Kind::Chunk.is_carried());
+/// assert!(Kind::Chunk.is_carried());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -62,15 +63,15 @@ pub enum Kind {
     Pong = 9,
     /// `[10, id, reason]`: the caller no longer waits.
     Cancel = 10,
-    /// Reserved: opens a stream.
+    /// `[11, id, method, params, meta]`: opens a stream.
     Open = 11,
-    /// Reserved: items of a stream.
+    /// `[12, id, first_seq, count, bin]`: items of a stream.
     Item = 12,
-    /// Reserved: the end of a stream.
+    /// `[13, id, error|nil, result|nil]`: the end of a stream, or of the caller's items.
     End = 13,
     /// `[14, id, n]`: room for n more items or bytes.
     Credit = 14,
-    /// Reserved: a part of a large message.
+    /// `[15, id, flags, bin]`, the first with the whole length behind it: a part of a large frame.
     Chunk = 15,
     /// `[16, channel, seq, count, bin]`: one batch of an exchange channel.
     Data = 16,
@@ -131,7 +132,8 @@ impl Kind {
     /// Whether this version encodes and decodes it; the others are reserved.
     #[must_use]
     pub const fn is_carried(self) -> bool {
-        !matches!(self, Self::Open | Self::Item | Self::End | Self::Chunk)
+        // None is reserved now.
+        (self as u8) < Self::ALL.len() as u8
     }
 
     /// The word for a metric label `kind`.
@@ -336,6 +338,46 @@ pub enum Frame<'a> {
         /// Why.
         reason: CancelReason,
     },
+    /// See [`Kind::Open`].
+    Open {
+        /// The stream's id on this link, one space with calls.
+        id: u64,
+        /// What is called.
+        method: Method<'a>,
+        /// MessagePack of the parameters.
+        params: Bytes,
+        /// Deadline, trace and so on.
+        meta: Meta,
+    },
+    /// See [`Kind::Item`].
+    Item {
+        /// The stream's id.
+        id: u64,
+        /// The number of the first item, counted from 1 in each direction.
+        first_seq: u64,
+        /// Items in the frame, at least one.
+        count: u32,
+        /// MessagePack of the items, one behind the other.
+        items: Bytes,
+    },
+    /// See [`Kind::End`].
+    End {
+        /// The stream's id.
+        id: u64,
+        /// MessagePack of the result (empty for nil), or the error.
+        result: Result<Bytes, Status>,
+    },
+    /// See [`Kind::Chunk`].
+    Chunk {
+        /// The id of the call or stream that the whole belongs to.
+        id: u64,
+        /// Bytes of the whole, in its first part alone.
+        total: Option<u64>,
+        /// Whether it is the last part.
+        last: bool,
+        /// The next bytes of a frame without its prefix.
+        part: Bytes,
+    },
     /// See [`Kind::Credit`].
     Credit {
         /// The stream's or channel's id.
@@ -421,6 +463,10 @@ impl Frame<'_> {
             Self::Ping(_) => Kind::Ping,
             Self::Pong(_) => Kind::Pong,
             Self::Cancel { .. } => Kind::Cancel,
+            Self::Open { .. } => Kind::Open,
+            Self::Item { .. } => Kind::Item,
+            Self::End { .. } => Kind::End,
+            Self::Chunk { .. } => Kind::Chunk,
             Self::Credit { .. } => Kind::Credit,
             Self::Data { .. } => Kind::Data,
             Self::Attach(_) => Kind::Attach,

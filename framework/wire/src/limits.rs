@@ -19,6 +19,27 @@ pub const FIRST_BYTE_MS_MAX: u64 = 5_000;
 /// Time for a HELLO after the preface.
 pub const HELLO_MS_MAX: u64 = 5_000;
 
+/// Bytes of items that one credit of a stream stands for: a frame of items costs as many credits as it has items,
+/// and no fewer than its bytes divided by this.
+pub const ITEM_BYTES_PER_CREDIT: usize = 4 << 10;
+
+/// Credits that a frame of `count` items in `bytes` bytes costs on a stream of `window` credits: one an item, and more
+/// where its bytes ask for it, for which no more than the window counts, so that an item of any size can be sent.
+///
+/// ```
+/// use afflux_wire::limits::item_credits;
+/// assert_eq!(item_credits(3, 30, 256), 3);
+/// assert_eq!(item_credits(1, 40_000, 256), 10);
+/// assert_eq!(item_credits(1, 40_000_000, 256), 256);
+/// ```
+#[inline]
+#[must_use]
+pub const fn item_credits(count: u64, bytes: usize, window: u64) -> u64 {
+    let by_bytes = bytes.div_ceil(ITEM_BYTES_PER_CREDIT) as u64;
+    let by_bytes = if by_bytes > window { window } else { by_bytes };
+    if by_bytes > count { by_bytes } else { count }
+}
+
 /// The bounds that one side of a link keeps, exchanged in HELLO and WELCOME.
 ///
 /// A sender obeys the receiver's limits; [`Limits::common`] gives what holds on a link.
@@ -50,6 +71,11 @@ pub struct Limits {
     pub stream_credit_items: u32,
     /// Payload of one chunk of a large message.
     pub chunk_bytes: u32,
+    /// Streams that a peer may have open on one link.
+    pub streams_max: u32,
+    /// Bytes of large messages that are being put together on one link at a time; a sender starts no further one
+    /// above it. One message is always allowed.
+    pub chunked_bytes_max: u32,
 }
 
 impl Default for Limits {
@@ -63,6 +89,8 @@ impl Default for Limits {
             channel_credit_bytes: 1 << 20,
             stream_credit_items: 256,
             chunk_bytes: 64 << 10,
+            streams_max: 4_096,
+            chunked_bytes_max: 64 << 20,
         }
     }
 }
@@ -80,6 +108,8 @@ impl Limits {
             channel_credit_bytes: self.channel_credit_bytes.min(other.channel_credit_bytes),
             stream_credit_items: self.stream_credit_items.min(other.stream_credit_items),
             chunk_bytes: self.chunk_bytes.min(other.chunk_bytes),
+            streams_max: self.streams_max.min(other.streams_max),
+            chunked_bytes_max: self.chunked_bytes_max.min(other.chunked_bytes_max),
         }
     }
 

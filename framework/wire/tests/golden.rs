@@ -108,13 +108,25 @@ fn expected() -> Vec<Result<Frame<'static>, WireError>> {
         Ok(Frame::Down { id: 9, reason: 0, error: None }),
         Ok(Frame::Down { id: 9, reason: 2, error: Some(Status::new(Code::Internal, "no")) }),
         Ok(Frame::Redirect { id: 9, node: "n2", incarnation: 300 }),
+        Ok(Frame::Open {
+            id: 5,
+            method: Method::Name("a/Watch"),
+            params: bytes(&[0x80]),
+            meta: deadline(1_500),
+        }),
+        Ok(Frame::Item { id: 5, first_seq: 1, count: 3, items: bytes(&[7, 8, 9]) }),
+        Ok(Frame::End { id: 5, result: Ok(bytes(&[0x2a])) }),
+        Ok(Frame::End { id: 5, result: Ok(Bytes::new()) }),
+        Ok(Frame::End { id: 5, result: Err(Status::new(Code::NotFound, "gone")) }),
+        Ok(Frame::Chunk { id: 7, total: Some(70_000), last: false, part: bytes(&[1, 2]) }),
+        Ok(Frame::Chunk { id: 7, total: None, last: false, part: bytes(&[3]) }),
+        Ok(Frame::Chunk { id: 7, total: None, last: true, part: bytes(&[4]) }),
         // Not the form that is written, but to be read.
         Ok(Frame::Ping(1)),
         Ok(Frame::Ping(1)),
         Ok(Frame::Request { id: 1, method: Method::Number(4), params: Bytes::new(), meta: Meta::default() }),
         Ok(Frame::Credit { id: 7, n: 1 }),
         Ok(Frame::Ignored { kind: 64 }),
-        Err(WireError::Unsupported { kind: afflux_wire::Kind::Chunk }),
         Err(WireError::UnknownKind { kind: 24 }),
     ]
 }

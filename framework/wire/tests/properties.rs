@@ -76,6 +76,9 @@ impl Owned {
             (Some(name), Frame::Redirect { id, incarnation, .. }) => {
                 Frame::Redirect { id, node: name, incarnation }
             }
+            (Some(name), Frame::Open { id, params, meta, .. }) => {
+                Frame::Open { id, method: Method::Name(name), params, meta }
+            }
             (Some(name), Frame::Attach(attach)) => Frame::Attach(Attach { job: name, ..attach }),
             (Some(name), Frame::Goaway { last_id, code, grace_ms, .. }) => {
                 Frame::Goaway { last_id, code, reason: name, grace_ms }
@@ -138,6 +141,22 @@ fn frame() -> impl Strategy<Value = Owned> {
         id().prop_map(Frame::Pong),
         (id(), any::<u32>()).prop_map(|(id, n)| Frame::Cancel { id, reason: CancelReason::from_number(n) }),
         (id(), any::<u64>()).prop_map(|(id, n)| Frame::Credit { id, n }),
+        (id(), method(), payload(), meta()).prop_map(|(id, method, params, meta)| Frame::Open {
+            id,
+            method,
+            params,
+            meta
+        }),
+        (id(), any::<u64>(), vec(any::<u8>(), 1..300)).prop_map(|(id, first_seq, items)| Frame::Item {
+            id,
+            first_seq,
+            count: items.len() as u32,
+            items: Bytes::from(items)
+        }),
+        (id(), payload()).prop_map(|(id, result)| Frame::End { id, result: Ok(result) }),
+        (id(), status()).prop_map(|(id, error)| Frame::End { id, result: Err(error) }),
+        (id(), option::of(any::<u64>()), any::<bool>(), payload())
+            .prop_map(|(id, total, last, part)| Frame::Chunk { id, total, last, part }),
         (id(), any::<u64>(), any::<u32>(), payload())
             .prop_map(|(channel, seq, count, rows)| { Frame::Data { channel, seq, count, rows } }),
         (id(), any::<[u64; 2]>(), any::<[u32; 3]>()).prop_map(

@@ -55,6 +55,14 @@ impl<S: Service> Handle<S> {
         &self.target
     }
 
+    /// A call of one streaming method, not yet started.
+    pub fn open<P: super::stream::StreamParams<Service = S>>(
+        &self,
+        params: P,
+    ) -> super::stream::StreamCall<P> {
+        super::stream::StreamCall::new(self.clone(), params)
+    }
+
     /// A call of one method, not yet started.
     pub fn call<P: Params<Service = S>>(&self, params: P) -> Call<P> {
         Call { handle: self.clone(), params }

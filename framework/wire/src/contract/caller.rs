@@ -76,6 +76,21 @@ pub struct CallOptions {
     pub hedge: Option<Hedge>,
 }
 
+impl CallOptions {
+    /// What goes with one try of a call.
+    pub(super) fn meta(&self, method: &MethodSpec, deadline: Option<Instant>, attempt: u32) -> CallMeta {
+        CallMeta {
+            deadline,
+            trace: self.trace,
+            attempt,
+            idempotency_key: self.idempotency_key.clone(),
+            priority: self.priority.unwrap_or(method.priority),
+            token: self.token.clone(),
+            ..CallMeta::default()
+        }
+    }
+}
+
 /// A call as the mesh sees it, without its types.
 pub trait Outgoing {
     /// Appends the params as MessagePack.
@@ -95,11 +110,19 @@ pub trait Outgoing {
         None
     }
 
-    /// Where the answer of a remote call goes.
+    /// Where the answer of a remote call goes; never asked of a stream.
     fn slot(&self) -> Arc<dyn ResponseSlot>;
     /// Where it wants to go.
     fn placement(&self) -> Placement<'_> {
         Placement::default()
+    }
+    /// Whether the call is opened as a stream: [`Outgoing::opened`] then gets its ends.
+    fn is_stream(&self) -> bool {
+        false
+    }
+    /// The call has left over a link as this stream.
+    fn opened(&mut self, stream: Arc<dyn super::stream::StreamWire>) {
+        let _ = stream;
     }
 }
 

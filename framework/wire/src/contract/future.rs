@@ -577,7 +577,7 @@ impl<P: Params> Outgoing for Departure<'_, P> {
 }
 
 /// The error of a mailbox that took nothing.
-fn refusal<M>(service: &str, refused: &Refused<M>, depth: usize, capacity: usize) -> Status {
+pub(super) fn refusal<M>(service: &str, refused: &Refused<M>, depth: usize, capacity: usize) -> Status {
     let mut status = match refused {
         Refused::Full(_) => Status::new(
             Code::ResourceExhausted,

@@ -20,6 +20,7 @@ mod priority;
 mod reply;
 mod service;
 mod slot;
+mod stream;
 mod task_local;
 #[cfg(test)]
 mod testing;
@@ -40,6 +41,11 @@ pub use priority::Priority;
 pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink};
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
 pub use slot::ResponseSlot;
+pub use stream::{
+    Accepts, Block, Both, Completion, Emit, Ends, Feed, Incoming, Item, NoItem, OpenFuture, Shape,
+    StreamCall, StreamParams, StreamWire, Streams, TrySend,
+};
+pub use stream::{decode_stream, dropping_state, forward_stream};
 pub use task_local::{current_caller, within};
 
 pub use crate::status::{Code, Status};

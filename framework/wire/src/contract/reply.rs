@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::fault::{CallError, Fault, RpcError};
 use super::slot::Slot;
+use super::stream::{Handled, StreamWire};
 use crate::status::{Code, Stage, Status};
 
 /// Where the answers of requests that came over a link go. Implemented by the link.
@@ -25,12 +26,23 @@ pub trait ResponseSink: Send + Sync {
 pub struct ReplyTo {
     sink: Arc<dyn ResponseSink>,
     id: u64,
+    stream: Option<Arc<dyn StreamWire>>,
 }
 
 impl ReplyTo {
     /// The answer of request `id` goes to `sink`.
     pub fn new(sink: Arc<dyn ResponseSink>, id: u64) -> Self {
-        Self { sink, id }
+        Self { sink, id, stream: None }
+    }
+
+    /// The answer, and the items, of a call that was opened as a stream.
+    pub fn stream(stream: Arc<dyn StreamWire>) -> Self {
+        Self { sink: Arc::clone(&stream) as Arc<dyn ResponseSink>, id: 0, stream: Some(stream) }
+    }
+
+    /// The items of a call that was opened as a stream.
+    pub(super) fn items(&self) -> Option<&Arc<dyn StreamWire>> {
+        self.stream.as_ref()
     }
 
     /// Sends the answer.
@@ -39,7 +51,7 @@ impl ReplyTo {
     }
 }
 
-trait Cancelled: Send + Sync {
+pub(super) trait Cancelled: Send + Sync {
     fn is_cancelled(&self) -> bool;
 }
 
@@ -79,6 +91,8 @@ impl CancelToken {
 enum Route<T, E> {
     Local(Arc<Slot<Result<T, CallError<E>>>>),
     Wire(ReplyTo),
+    /// To the caller of a stream beside.
+    Beside(Arc<dyn Handled<T>>),
     Gone,
 }
 
@@ -97,6 +111,10 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
         Self { route: Route::Wire(to) }
     }
 
+    pub(super) fn beside(caller: Arc<dyn Handled<T>>) -> Self {
+        Self { route: Route::Beside(caller) }
+    }
+
     /// The token of a reply that may be absent: without a caller nobody gives up.
     pub fn token(reply: &Option<Self>) -> CancelToken {
         reply.as_ref().map_or_else(CancelToken::never, Self::cancel_token)
@@ -107,6 +125,7 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
         CancelToken(match &self.route {
             Route::Local(slot) => Token::Local(Arc::clone(slot) as Arc<dyn Cancelled>),
             Route::Wire(to) => Token::Wire(Arc::clone(&to.sink), to.id),
+            Route::Beside(caller) => Token::Local(Arc::clone(caller) as Arc<dyn Cancelled>),
             Route::Gone => Token::Never,
         })
     }
@@ -116,6 +135,7 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
         match &self.route {
             Route::Local(slot) => slot.is_closed(),
             Route::Wire(to) => to.sink.is_cancelled(to.id),
+            Route::Beside(caller) => caller.is_cancelled(),
             Route::Gone => true,
         }
     }
@@ -137,6 +157,7 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
                 }),
                 Err(fault) => to.respond(Err(&fault.into_status())),
             },
+            Route::Beside(caller) => caller.handled(result.map_err(Fault::into_status)),
             Route::Gone => {}
         }
     }
@@ -181,6 +202,7 @@ impl<T: Serialize + Send + 'static, E: RpcError> Drop for Reply<T, E> {
         match std::mem::replace(&mut self.route, Route::Gone) {
             Route::Local(slot) => slot.fill(Err(CallError::Status(dropped()))),
             Route::Wire(to) => to.respond(Err(&dropped())),
+            Route::Beside(caller) => caller.handled(Err(dropped())),
             Route::Gone => {}
         }
     }

@@ -213,6 +213,10 @@ pub trait Mail: Send + 'static {
     fn method(&self) -> &'static str {
         ""
     }
+    /// Whether its handler gets items: one that holds its actor for long is warned about.
+    fn has_items(&self) -> bool {
+        false
+    }
     /// Whether its caller has given up, so that it need not run.
     fn is_cancelled(&self) -> bool {
         false

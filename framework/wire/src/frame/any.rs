@@ -42,6 +42,13 @@ impl Frame<'_> {
             Self::Ping(nonce) => encode::put_ping(buf, *nonce),
             Self::Pong(nonce) => encode::put_pong(buf, *nonce),
             Self::Cancel { id, reason } => encode::put_cancel(buf, *id, *reason),
+            Self::Open { id, method, params, meta } => encode::put_open(buf, *id, *method, params, meta)?,
+            Self::Item { id, first_seq, count, items } => {
+                encode::put_item(buf, *id, *first_seq, *count, items)?;
+            }
+            Self::End { id, result: Ok(result) } => encode::put_end_ok(buf, *id, result)?,
+            Self::End { id, result: Err(error) } => encode::put_end_err(buf, *id, error)?,
+            Self::Chunk { id, total, last, part } => encode::put_chunk(buf, *id, *total, *last, part)?,
             Self::Credit { id, n } => encode::put_credit(buf, *id, *n),
             Self::Data { channel, seq, count, rows } => encode::put_data(buf, *channel, *seq, *count, rows)?,
             Self::Attach(attach) => encode::put_attach(buf, attach)?,

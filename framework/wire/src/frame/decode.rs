@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::encode::{CHUNK_FIRST, CHUNK_LAST};
 use super::read::{Reader, malformed};
 use super::{Attach, CancelReason, Frame, IGNORABLE_KIND_MIN, Kind, Mark, Meta, Method};
 use crate::codec;
@@ -100,11 +101,11 @@ static SHAPES: [Shape; Kind::ALL.len()] = [
     shape("PING", 2, 2),
     shape("PONG", 2, 2),
     shape("CANCEL", 3, 3),
-    shape("OPEN", 0, 0),
-    shape("ITEM", 0, 0),
-    shape("END", 0, 0),
+    shape("OPEN", 4, 5),
+    shape("ITEM", 5, 5),
+    shape("END", 4, 4),
     shape("CREDIT", 3, 3),
-    shape("CHUNK", 0, 0),
+    shape("CHUNK", 4, 5),
     shape("DATA", 5, 5),
     shape("ATTACH", 8, 8),
     shape("WATCH", 3, 3),
@@ -149,6 +150,51 @@ fn read<'a>(kind: Kind, elements: usize, r: &mut Reader<'a>, block: &Bytes) -> R
             count: r.u32("DATA.count")?,
             rows: share(block, r.bin("DATA.rows")?),
         },
+        Kind::Item => {
+            let (id, first_seq) = (r.u64("ITEM.id")?, r.u64("ITEM.first_seq")?);
+            let (count, items) = (r.u32("ITEM.count")?, r.bin("ITEM.items")?);
+            // A value takes at least one byte.
+            if count == 0 || count as usize > items.len() {
+                return Err(WireError::TooLong {
+                    what: "ITEM.count",
+                    claimed: u64::from(count),
+                    limit: items.len() as u64,
+                });
+            }
+            Frame::Item { id, first_seq, count, items: share(block, items) }
+        }
+        Kind::Open => {
+            let id = r.u64("OPEN.id")?;
+            let method = method(r, "OPEN.method")?;
+            let params = share(block, r.bin_or_nil("OPEN.params")?);
+            let meta = if elements > 4 { Meta::read(r, block)? } else { Meta::default() };
+            Frame::Open { id, method, params, meta }
+        }
+        Kind::End => {
+            let id = r.u64("END.id")?;
+            let result = if r.nil() {
+                Ok(share(block, r.bin_or_nil("END.result")?))
+            } else {
+                let error = status(r, "END.error")?;
+                r.value("END.result")?;
+                Err(error)
+            };
+            Frame::End { id, result }
+        }
+        Kind::Chunk => {
+            let (id, flags) = (r.u64("CHUNK.id")?, r.u64("CHUNK.flags")?);
+            let part = share(block, r.bin("CHUNK.part")?);
+            let first = flags & CHUNK_FIRST != 0;
+            if first && elements < 5 {
+                return Err(WireError::TooFewElements {
+                    what: "CHUNK",
+                    elements: elements as u64,
+                    elements_min: 5,
+                });
+            }
+            let total = if elements > 4 { Some(r.u64("CHUNK.total")?).filter(|_| first) } else { None };
+            Frame::Chunk { id, total, last: flags & CHUNK_LAST != 0, part }
+        }
         Kind::Mark => {
             Frame::Mark { channel: r.u64("MARK.channel")?, seq: r.u64("MARK.seq")?, mark: mark(r)? }
         }
@@ -291,10 +337,19 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_are_reserved_are_named() {
-        for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_carried()) {
-            assert_eq!(decode(&[0x92, kind as u8, 0x01]), Err(WireError::Unsupported { kind }));
+    fn a_frame_of_items_claims_no_more_than_it_has_bytes_and_is_never_empty() {
+        let claims = |count: u8| decode(&[0x95, 12, 1, 1, count, 0xc4, 2, 7, 8]);
+        assert_eq!(claims(2), Ok(()));
+        for count in [0, 3] {
+            let claimed = u64::from(count);
+            assert_eq!(claims(count), Err(WireError::TooLong { what: "ITEM.count", claimed, limit: 2 }));
         }
+    }
+
+    #[test]
+    fn the_first_part_of_a_whole_says_how_long_the_whole_is() {
+        assert!(decode(&[0x94, 15, 1, 1, 0xc4, 1, 7]).is_err());
+        assert!(decode(&[0x95, 15, 1, 1, 0xc4, 1, 7, 9]).is_ok());
     }
 
     #[test]

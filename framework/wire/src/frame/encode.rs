@@ -438,6 +438,137 @@ pub fn put_cancel<B: FrameBuf>(buf: &mut B, id: u64, reason: CancelReason) {
     head.put_alone(buf);
 }
 
+/// `[11, id, method, params, meta]`.
+///
+/// # Errors
+/// As [`put_request`].
+pub fn put_open<B: FrameBuf>(
+    buf: &mut B,
+    id: u64,
+    method: Method<'_>,
+    params: &[u8],
+    meta: &Meta,
+) -> Result<(), WireError> {
+    let mut head = Head::frame(5, Kind::Open);
+    head.uint(id);
+    put_call(buf, head, method, params, meta)
+}
+
+/// Everything of `[12, id, first_seq, count, bin]` but the `items_bytes` bytes of items, which the caller writes
+/// right behind it.
+///
+/// # Errors
+/// [`WireError::FrameTooLarge`] above the ceiling.
+#[inline]
+pub fn put_item_header<B: FrameBuf>(
+    buf: &mut B,
+    id: u64,
+    first_seq: u64,
+    count: u32,
+    items_bytes: usize,
+) -> Result<(), WireError> {
+    check_ceiling(Head::BYTES + items_bytes)?;
+    let mut head = Head::frame(5, Kind::Item);
+    head.uint(id);
+    head.uint(first_seq);
+    head.uint(u64::from(count));
+    head.bin_header(items_bytes);
+    head.seal(items_bytes);
+    buf.put_slice(head.as_slice());
+    Ok(())
+}
+
+/// `[12, id, first_seq, count, bin]`.
+///
+/// # Errors
+/// [`WireError::FrameTooLarge`] above the ceiling.
+///
+/// ```
+/// use afflux_wire::put_item;
+///
+/// let mut buf = Vec::new();
+/// put_item(&mut buf, 1, 1, 2, &[7, 8]).unwrap();
+/// assert_eq!(buf, [0, 0, 0, 9, 0x95, 12, 1, 1, 2, 0xc4, 2, 7, 8]);
+/// ```
+pub fn put_item<B: FrameBuf>(
+    buf: &mut B,
+    id: u64,
+    first_seq: u64,
+    count: u32,
+    items: &[u8],
+) -> Result<(), WireError> {
+    put_item_header(buf, id, first_seq, count, items.len())?;
+    buf.put_slice(items);
+    Ok(())
+}
+
+/// `[13, id, nil, result]`. An empty result is a bin of no bytes.
+///
+/// # Errors
+/// [`WireError::FrameTooLarge`] above the ceiling.
+pub fn put_end_ok<B: FrameBuf>(buf: &mut B, id: u64, result: &[u8]) -> Result<(), WireError> {
+    check_ceiling(Head::BYTES + result.len())?;
+    let mut head = Head::frame(4, Kind::End);
+    head.uint(id);
+    head.byte(0xc0);
+    head.bin_header(result.len());
+    head.seal(result.len());
+    buf.put_slice(head.as_slice());
+    buf.put_slice(result);
+    Ok(())
+}
+
+/// `[13, id, error, nil]`.
+///
+/// # Errors
+/// An error whose details cannot be encoded, or are above the ceiling.
+pub fn put_end_err<B: FrameBuf>(buf: &mut B, id: u64, error: &Status) -> Result<(), Status> {
+    let error = codec::to_named(error)?;
+    check_ceiling(Head::BYTES + error.len())?;
+    let mut head = Head::frame(4, Kind::End);
+    head.uint(id);
+    head.seal(error.len() + 1);
+    buf.put_slice(head.as_slice());
+    buf.put_slice(&error);
+    buf.put_u8(0xc0);
+    Ok(())
+}
+
+/// Flag of a CHUNK: the first part, which has the length of the whole behind its bytes.
+pub(super) const CHUNK_FIRST: u64 = 1;
+/// Flag of a CHUNK: the last part.
+pub(super) const CHUNK_LAST: u64 = 2;
+
+/// `[15, id, flags, bin]`, with the bytes of the whole as a fifth element where `total` is given, which is the
+/// first part. The parts of a whole, one behind the other, are a frame without its prefix.
+///
+/// # Errors
+/// [`WireError::FrameTooLarge`] above the ceiling.
+pub fn put_chunk<B: FrameBuf>(
+    buf: &mut B,
+    id: u64,
+    total: Option<u64>,
+    last: bool,
+    part: &[u8],
+) -> Result<(), WireError> {
+    check_ceiling(Head::BYTES + part.len())?;
+    let start = buf.as_mut().len();
+    let mut head = Head::frame(if total.is_some() { 5 } else { 4 }, Kind::Chunk);
+    head.uint(id);
+    head.uint(if total.is_some() { CHUNK_FIRST } else { 0 } | if last { CHUNK_LAST } else { 0 });
+    head.bin_header(part.len());
+    buf.room(2 * Head::BYTES + part.len());
+    buf.put_slice(head.as_slice());
+    buf.put_slice(part);
+    if let Some(total) = total {
+        let mut tail = Head::new();
+        tail.uint(total);
+        buf.put_slice(tail.as_slice());
+    }
+    seal_at(buf, start);
+    Ok(())
+}
+
 /// `[14, id, n]`.
 #[inline]
 pub fn put_credit<B: FrameBuf>(buf: &mut B, id: u64, n: u64) {
