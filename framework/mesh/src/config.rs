@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use afflux_wire::contract::Policy;
 use afflux_wire::handshake::{Hello, LocalIdentity, ProtocolRange};
 use afflux_wire::{Incarnation, Limits, NodeId};
 
 use crate::compat::CompatConfig;
+use crate::ejection::Ejection;
 
 /// Byte credits of a fresh channel, unless [`Limits::channel_credit_bytes`] says otherwise.
 pub const CHANNEL_WINDOW_BYTES: u32 = 256 << 10;
@@ -91,8 +93,18 @@ pub struct MeshConfig {
     pub admin_hint: Option<String>,
     /// What MessagePack-RPC clients may do on the node port.
     pub compat: CompatConfig,
-    /// Calls to a service that is offered here too stay here.
+    /// Calls to a service that is offered here too stay here, unless they have a key.
     pub local_first: bool,
+    /// How endpoints share the calls of a service for which nothing else is said.
+    pub policy: Policy,
+    /// Where this node is, as in the label `zone` of others.
+    pub zone: Option<String>,
+    /// Retries and second attempts within ten seconds, as a part of the calls to the same service.
+    pub retry_percent: u32,
+    /// Retries a second that are allowed beside that part.
+    pub retries_per_second_min: u32,
+    /// When a bad endpoint gets no calls.
+    pub ejection: Ejection,
     /// Seeds every random choice of the mesh.
     pub seed: u64,
 }
@@ -120,6 +132,11 @@ impl MeshConfig {
             admin_hint: None,
             compat: CompatConfig::default(),
             local_first: true,
+            policy: Policy::default(),
+            zone: None,
+            retry_percent: 20,
+            retries_per_second_min: 10,
+            ejection: Ejection::default(),
             seed: 0x5EED,
         }
     }

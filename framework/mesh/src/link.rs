@@ -10,7 +10,7 @@ mod watches;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ pub(crate) use self::outgoing::MethodName;
 pub use self::watches::WATCHES_PER_LINK_MAX;
 use self::watches::Watches;
 use crate::channel::SendState;
+use crate::ejection::{Group, Health};
 use crate::hash::IdMap;
 use crate::inflight::InFlight;
 use crate::metrics::MeshMetrics;
@@ -120,6 +121,12 @@ pub(crate) struct Link {
     pub(crate) idle: Notify,
     /// Calls without an answer, for the balancer.
     pub(crate) in_flight: AtomicU32,
+    /// Whether its node says that it is ready.
+    pub(crate) ready: AtomicBool,
+    /// Whether its node says that it goes away soon.
+    pub(crate) leaving: AtomicBool,
+    /// What is known of the peer's services as endpoints, by name.
+    health: Mutex<BTreeMap<String, Arc<Health>>>,
     cancelled: AtomicU32,
     /// Microseconds after `established` at which each connection was last heard.
     heard: [AtomicU64; 2],
@@ -173,6 +180,9 @@ impl Link {
             rearm: Notify::new(),
             idle: Notify::new(),
             in_flight: AtomicU32::new(0),
+            ready: AtomicBool::new(true),
+            leaving: AtomicBool::new(false),
+            health: Mutex::default(),
             cancelled: AtomicU32::new(0),
             heard: [AtomicU64::new(0), AtomicU64::new(0)],
             rtt_micros: AtomicU64::new(0),
@@ -184,6 +194,26 @@ impl Link {
     #[inline]
     pub(crate) fn is_up(&self) -> bool {
         self.state.load(Ordering::Acquire) == UP
+    }
+
+    /// Whether the balancer may send new calls over it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_up() && !self.leaving.load(Ordering::Acquire)
+    }
+
+    /// What is known of a service of the peer as an endpoint of this group.
+    pub(crate) fn health_in(&self, service: &str, group: &Arc<Group>) -> Arc<Health> {
+        let mut known = self.health.lock();
+        if let Some(health) = known.get(service) {
+            return Arc::clone(health);
+        }
+        let health = group.endpoint();
+        known.insert(service.to_owned(), Arc::clone(&health));
+        health
+    }
+
+    pub(crate) fn health(&self, service: &str) -> Option<Arc<Health>> {
+        self.health.lock().get(service).cloned()
     }
 
     /// Whether the peer listens, and so has a port; a client has none.

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::{Place, ServiceEntry, clock};
 use afflux_registry::View;
-use afflux_wire::contract::{CallMeta, Caller, Handle, MethodSpec, Outgoing, Service, Started, Target};
+use afflux_wire::contract::{
+    CallMeta, Caller, Failure, Handle, Hedge, MethodSpec, Outgoing, Placement, Policy, Retry, Service,
+    Started, Target,
+};
 use afflux_wire::{Attempt, Incarnation, NodeId, Status};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::actors::ActorTable;
 use crate::attach::{self, ChannelTable};
-use crate::balancer::Policy;
 use crate::channel::{ChannelKey, ChannelReceiver, ChannelSender, RecvState, SendState};
 use crate::compat::Compat;
 use crate::config::MeshConfig;
@@ -24,8 +26,9 @@ use crate::handshake::{HalfKey, Wire};
 use crate::listener;
 use crate::metrics::MeshMetrics;
 use crate::peers::{PeerEvents, PeerInfo, Peers};
-use crate::router::Routes;
+use crate::router::{Ground, Routes};
 use crate::services::ServiceTable;
+use crate::target::CalledServices;
 use crate::transport::Transport;
 
 /// What the tasks of a mesh share.
@@ -46,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) changes: watch::Sender<u64>,
     services: RwLock<Arc<ServiceTable>>,
     policies: Mutex<BTreeMap<String, Policy>>,
+    called: Mutex<CalledServices>,
     address: String,
     next_link_id: AtomicU64,
     closed: AtomicBool,
@@ -88,11 +92,16 @@ impl Shared {
     pub(crate) fn routes_changed(&self) {
         // The lock is held until the routes are stored, so that an older build never overwrites a newer.
         let peers = self.peers.lock();
-        let links = peers.callable();
-        let services = self.services();
         let policies = self.policies.lock();
-        let unlinked = peers.unlinked();
-        let routes = Routes::build(&services, &links, unlinked, &policies, &self.config, &self.metrics);
+        let ground = Ground {
+            services: &self.services(),
+            reaches: &peers.reaches(),
+            unlinked: peers.unlinked(),
+            policies: &policies,
+            config: &self.config,
+            metrics: &self.metrics,
+        };
+        let routes = Routes::build(&ground, &mut self.called.lock());
         self.routes.read().forget(&routes, &self.metrics);
         let old = std::mem::replace(&mut *self.routes.write(), routes);
         drop(policies);
@@ -190,6 +199,7 @@ impl Mesh {
             changes: watch::channel(0).0,
             services: RwLock::default(),
             policies: Mutex::default(),
+            called: Mutex::default(),
             address,
             next_link_id: AtomicU64::new(1),
             closed: AtomicBool::new(false),
@@ -366,6 +376,18 @@ impl Caller for Mesh {
         call: &mut dyn Outgoing,
     ) -> Result<Started, Status> {
         self.shared.start(target, method, meta, call)
+    }
+
+    fn retry(&self, target: &Target, failure: &Failure<'_>) -> Retry {
+        self.shared.retry(target, failure)
+    }
+
+    fn hedge_after(&self, target: &Target, method: &'static MethodSpec, hedge: Hedge) -> Option<Duration> {
+        self.shared.hedge_after(target, method, hedge)
+    }
+
+    fn may_hedge(&self, target: &Target, placement: &Placement<'_>) -> bool {
+        self.shared.may_hedge(target, placement)
     }
 
     fn changed(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {

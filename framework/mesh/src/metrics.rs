@@ -1,13 +1,17 @@
 //! What the mesh counts. A hot path pays one relaxed add a call, or one a batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use afflux_wire::{Code, Kind};
+use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::channel::{ChannelGauges, ChannelKey};
+use crate::ejection::GroupMetrics;
+use crate::latency::Latency;
 
 /// One call in this many has its duration observed.
 pub(crate) const SAMPLE_EVERY_CALLS: u64 = 16;
@@ -68,6 +72,11 @@ pub struct MeshMetrics {
     client_seconds: HistogramVec,
     pub(crate) endpoints: IntGaugeVec,
     picks: IntCounterVec,
+    ejections: IntCounterVec,
+    retries: IntCounterVec,
+    hedges: IntCounterVec,
+    /// Of the methods that are called on other nodes.
+    latencies: Mutex<BTreeMap<String, BTreeMap<String, Arc<Latency>>>>,
     pub(crate) connections: IntGaugeVec,
     pub(crate) opened: IntCounterVec,
     closed: IntCounterVec,
@@ -141,6 +150,18 @@ impl MeshMetrics {
             )?,
             endpoints: gauge("lb_endpoints", "Known endpoints of a service.", &["target", "state"])?,
             picks: counter("lb_picks_total", "Endpoints picked.", &["target", "policy"])?,
+            ejections: counter("lb_ejections_total", "Endpoints ejected.", &["target", "reason"])?,
+            retries: counter(
+                "rpc_client_retries_total",
+                "Calls tried again, by why that may be done.",
+                &["target", "reason"],
+            )?,
+            hedges: counter(
+                "rpc_client_hedges_total",
+                "Second attempts beside a first that took long.",
+                &["target"],
+            )?,
+            latencies: Mutex::default(),
             connections: gauge("connections", "Connections of links.", &["role", "tls"])?,
             opened: counter("connections_opened_total", "Connections of links made.", &["role"])?,
             closed: counter(
@@ -248,7 +269,36 @@ impl MeshMetrics {
             ok: self.client_requests.with_label_values(&[target, method, "OK"]),
             all: self.client_requests.clone(),
             seconds: self.client_seconds.with_label_values(&[target, method]),
+            latency: self.latency(target, method),
         }
+    }
+
+    /// How long the calls of a method on other nodes take.
+    pub(crate) fn latency(&self, target: &str, method: &str) -> Arc<Latency> {
+        let mut latencies = self.latencies.lock();
+        let methods = latencies.entry(target.to_owned()).or_default();
+        Arc::clone(methods.entry(method.to_owned()).or_default())
+    }
+
+    /// What the balancing of a service counts.
+    pub(crate) fn group(&self, target: &str) -> GroupMetrics {
+        GroupMetrics {
+            ready: self.endpoints.with_label_values(&[target, "ready"]),
+            ejected: self.endpoints.with_label_values(&[target, "ejected"]),
+            for_consecutive: self.ejections.with_label_values(&[target, "consecutive_failures"]),
+            for_success_rate: self.ejections.with_label_values(&[target, "success_rate"]),
+        }
+    }
+
+    pub(crate) fn retried(&self, target: &str, reason: &str) {
+        self.retries.with_label_values(&[target, reason]).inc();
+    }
+
+    pub(crate) fn hedges(&self, target: &str) -> IntCounter {
+        for reason in ["refused", "not_executed", "repeatable"] {
+            self.retries.with_label_values(&[target, reason]);
+        }
+        self.hedges.with_label_values(&[target])
     }
 
     pub(crate) fn picks(&self, target: &str, policy: &str) -> IntCounter {
@@ -341,6 +391,7 @@ pub(crate) struct CalledMetrics {
     ok: IntCounter,
     all: IntCounterVec,
     pub(crate) seconds: Histogram,
+    pub(crate) latency: Arc<Latency>,
 }
 
 impl CalledMetrics {

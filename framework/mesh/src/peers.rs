@@ -10,6 +10,7 @@ use afflux_wire::{Code, Executed, Incarnation, NodeId, Status};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::config::name_hash;
+use crate::endpoint::{Labels, Reach};
 use crate::handshake::{self, Greeted, Wire};
 use crate::link::{Introduction, Link, Side};
 use crate::mesh::Shared;
@@ -64,6 +65,7 @@ struct Peer {
     fixed: Vec<String>,
     /// From the registry's view.
     viewed: Option<(String, InstanceState)>,
+    labels: Labels,
     link: Option<Arc<Link>>,
     /// Counts the links to it.
     generation: u64,
@@ -110,13 +112,14 @@ impl Peers {
         self.nodes.values().filter_map(|peer| peer.live().cloned()).collect()
     }
 
-    /// Links that may get calls: of nodes that the registry does not call draining.
-    pub(crate) fn callable(&self) -> Vec<Arc<Link>> {
-        self.nodes
-            .values()
-            .filter(|peer| !matches!(peer.viewed, Some((_, InstanceState::Draining))))
-            .filter_map(|peer| peer.live().filter(|link| link.is_up()).cloned())
-            .collect()
+    /// Live links. Those of nodes that drain, as they or the registry say, get no calls.
+    pub(crate) fn reaches(&self) -> Vec<Reach> {
+        let reach = |peer: &Peer| {
+            let link = Arc::clone(peer.live()?);
+            let draining = matches!(peer.viewed, Some((_, InstanceState::Draining)));
+            Some(Reach { open: link.is_open() && !draining, labels: peer.labels.clone(), link })
+        };
+        self.nodes.values().filter_map(reach).collect()
     }
 
     pub(crate) fn unlinked(&self) -> usize {
@@ -469,6 +472,7 @@ impl Shared {
             }
             let peer = peers.nodes.entry(instance.node.clone()).or_default();
             peer.viewed = Some((instance.address.clone(), instance.state));
+            peer.labels = Labels::of(&instance.node, &instance.labels);
             if let Some(link) = peer.live().filter(|link| link.incarnation < instance.incarnation) {
                 vanished.push(Arc::clone(link));
             }

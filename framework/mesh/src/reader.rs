@@ -164,11 +164,11 @@ impl Control<'_> {
                 let services = services.get_or_insert_with(|| self.shared.services());
                 self.request(id, method, &params, meta, now, services);
             }
-            Frame::Response { id, result, .. } => {
+            Frame::Response { id, result, meta } => {
                 self.counts.add(Kind::Response);
                 match result {
-                    Ok(bytes) => self.link.answered(id, Ok(&bytes), now),
-                    Err(status) => self.link.answered(id, Err(status), now),
+                    Ok(bytes) => self.link.answered(id, Ok(&bytes), meta.load, now),
+                    Err(status) => self.link.answered(id, Err(status), meta.load, now),
                 }
             }
             Frame::Notify { method, params, meta } => {
@@ -228,7 +228,7 @@ impl Control<'_> {
                     .stage(Stage::Admission)
                     .node(&self.link.peer)
                     .redirect(node.into(), Incarnation(incarnation));
-                self.link.answered(id, Err(status), now);
+                self.link.answered(id, Err(status), 0, now);
             }
             // What a node says about its load is not used yet.
             Frame::Health(_) | Frame::Ignored { .. } => {}

@@ -3,28 +3,33 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use afflux_actor::{ServiceEntry, clock};
 use afflux_wire::contract::{
-    CallMeta, Caller, MethodSpec, Outgoing, REDIRECTS_MAX, Remote, ReplyTo, ResponseSink, ResponseSlot,
-    Started, Target,
+    Avoid, CallMeta, Caller, Failure, Hedge, MethodSpec, Outgoing, Placement, Policy, REDIRECTS_MAX, Remote,
+    ReplyTo, ResponseSink, ResponseSlot, Retry, Started, Target,
 };
 use afflux_wire::{Code, Executed, NodeId, Stage, Status};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio::sync::oneshot;
 
-use crate::balancer::{Balancer, Policy};
-use crate::config::{MeshConfig, name_hash};
+use crate::balancer::{Candidate, Moment, Pick, schedule, score, spills};
+use crate::config::{MeshConfig, mix, name_hash};
+use crate::endpoint::{Endpoint, Reach};
 use crate::hash::IdMap;
 use crate::link::{Link, MethodName};
 use crate::mesh::Shared;
 use crate::metrics::MeshMetrics;
 use crate::services::{ServiceTable, nearest};
+use crate::target::{CalledService, CalledServices};
 
 /// Endpoints that a call may try when the first one closes under its hands.
 const PICKS_MAX: u32 = 3;
+/// A call hedged "at its p95" gets its second attempt when this part of its like are answered.
+const HEDGE_QUANTILE: f64 = 0.95;
 /// A caller that waits for an endpoint looks again this often, whatever was announced.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -41,12 +46,18 @@ pub(crate) struct Routes {
     unlinked: usize,
 }
 
-#[derive(Default)]
 struct Route {
     local: Option<ServiceEntry>,
-    endpoints: Vec<Arc<Link>>,
-    balancer: Balancer,
-    picks: Option<IntCounter>,
+    /// Those of the own zone first.
+    endpoints: Vec<Endpoint>,
+    near: usize,
+    schedule: Vec<u16>,
+    policy: Policy,
+    local_first: bool,
+    /// The hash of this node's name.
+    own: u64,
+    called: Arc<CalledService>,
+    picks: IntCounter,
 }
 
 /// Where a call goes.
@@ -55,88 +66,118 @@ pub(crate) enum Choice {
     Link(Arc<Link>),
 }
 
+/// What routes are made from.
+pub(crate) struct Ground<'a> {
+    pub(crate) services: &'a ServiceTable,
+    pub(crate) reaches: &'a [Reach],
+    pub(crate) unlinked: usize,
+    pub(crate) policies: &'a BTreeMap<String, Policy>,
+    pub(crate) config: &'a MeshConfig,
+    pub(crate) metrics: &'a Arc<MeshMetrics>,
+}
+
 impl Routes {
-    pub(crate) fn build(
-        services: &ServiceTable,
-        links: &[Arc<Link>],
-        unlinked: usize,
-        policies: &BTreeMap<String, Policy>,
-        config: &MeshConfig,
-        metrics: &MeshMetrics,
-    ) -> Self {
-        let mut routes: BTreeMap<String, Route> = BTreeMap::new();
+    pub(crate) fn build(ground: &Ground<'_>, called: &mut CalledServices) -> Self {
+        let Ground { services, reaches, unlinked, policies, config, metrics } = ground;
+        let mut found: BTreeMap<String, (Option<ServiceEntry>, Vec<&Reach>, i64)> = BTreeMap::new();
         for entry in services.entries() {
-            routes.entry(entry.name.to_owned()).or_default().local = Some(entry.clone());
+            found.entry(entry.name.to_owned()).or_default().0 = Some(entry.clone());
         }
-        for link in links {
-            for service in link.offers.read().keys() {
-                routes.entry(service.clone()).or_default().endpoints.push(Arc::clone(link));
+        for reach in *reaches {
+            for service in reach.link.offers.read().keys() {
+                let (_, open, draining) = found.entry(service.clone()).or_default();
+                if reach.open { open.push(reach) } else { *draining += 1 }
             }
         }
-        let services = routes
-            .into_iter()
-            .map(|(name, mut route)| {
-                let policy = policies.get(&name).copied().unwrap_or_default();
-                route.balancer = Balancer::new(policy, config.seed ^ name_hash(config.node.as_str()));
-                route.picks = Some(metrics.picks(&name, policy.name()));
-                metrics
-                    .endpoints
-                    .with_label_values(&[name.as_str(), "ready"])
-                    .set(route.endpoints.len() as i64 + i64::from(route.local.is_some()));
+        called.tidy(|name| found.contains_key(name));
+        let now = clock::now();
+        let own = name_hash(config.node.as_str());
+        let route =
+            |(name, (local, reaches, draining)): (String, (Option<ServiceEntry>, Vec<&Reach>, i64))| {
+                let called = called.service(&name, config, metrics, now);
+                let near = |reach: &Reach| config.zone.is_some() && reach.labels.zone == config.zone;
+                let mut endpoints: Vec<Endpoint> = reaches
+                    .into_iter()
+                    .map(|reach| Endpoint {
+                        link: Arc::clone(&reach.link),
+                        health: reach.link.health_in(&name, &called.group),
+                        weight: reach.labels.weight,
+                        near: near(reach),
+                        hash: name_hash(reach.link.peer.as_str()),
+                    })
+                    .collect();
+                endpoints.sort_by_key(|endpoint| !endpoint.near);
+                let healths = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.health)).collect();
+                called.group.members(healths, i64::from(local.is_some()));
+                metrics.endpoints.with_label_values(&[name.as_str(), "draining"]).set(draining);
+                let policy = policies.get(&name).copied().unwrap_or(config.policy);
+                let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+                let route = Route {
+                    local,
+                    near: endpoints.iter().filter(|endpoint| endpoint.near).count(),
+                    schedule: schedule(&weights),
+                    endpoints,
+                    policy,
+                    local_first: config.local_first,
+                    own,
+                    picks: metrics.picks(&name, policy.name()),
+                    called,
+                };
+                // Nothing is left of a service whose last endpoint drains, except its gauge.
                 (Arc::from(name), route)
-            })
-            .collect();
-        Self { services, unlinked }
+            };
+        let services = found.into_iter().map(route).collect();
+        Self { services, unlinked: *unlinked }
     }
 
     /// Zeroes the gauges of services that are gone.
     pub(crate) fn forget(&self, next: &Self, metrics: &MeshMetrics) {
         for name in self.services.keys().filter(|name| !next.services.contains_key(*name)) {
-            metrics.endpoints.with_label_values(&[name, "ready"]).set(0);
+            for state in ["ready", "ejected", "draining"] {
+                metrics.endpoints.with_label_values(&[name, state]).set(0);
+            }
         }
     }
 
     /// A node that offers a service over a link, and the names of its methods.
     pub(crate) fn offered(&self, service: &str) -> Option<(NodeId, Vec<String>)> {
         let endpoints = &self.services.get(service)?.endpoints;
-        let link = endpoints.iter().find(|link| link.is_up())?;
+        let link = endpoints.iter().map(|endpoint| &endpoint.link).find(|link| link.is_up())?;
         let methods = link.offers.read().get(service)?.keys().cloned().collect();
         Some((link.peer.clone(), methods))
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.services.keys().map(|name| name.as_ref().to_owned()).collect();
+        let reached = self.services.iter().filter(|(_, route)| route.is_reached());
+        let mut names: Vec<String> = reached.map(|(name, _)| name.as_ref().to_owned()).collect();
         names.sort_unstable();
         names
     }
 
     /// Picks an endpoint.
     #[inline]
-    pub(crate) fn choose(&self, target: &Target, config: &MeshConfig) -> Result<Choice, Status> {
-        let Some(route) = self.services.get(&target.service) else {
+    pub(crate) fn choose(
+        &self,
+        target: &Target,
+        placement: &Placement<'_>,
+        config: &MeshConfig,
+    ) -> Result<Choice, Status> {
+        let Some(route) = self.services.get(&target.service).filter(|route| route.is_reached()) else {
             return Err(self.nobody(target));
         };
-        if let Some(local) = &route.local {
-            let here = match &target.node {
-                None => config.local_first || route.endpoints.is_empty(),
-                Some(node) => *node == config.node,
-            };
-            if here {
-                return Ok(Choice::Local(local.clone()));
-            }
-        }
         let picked = match &target.node {
-            None => route.balancer.pick(&route.endpoints),
-            Some(node) => route.endpoints.iter().find(|link| link.peer == *node && link.is_up()),
+            None => route.pick(placement),
+            Some(node) if *node == config.node => route.local.clone().map(Choice::Local),
+            Some(node) => route
+                .endpoints
+                .iter()
+                .find(|endpoint| endpoint.link.peer == *node && endpoint.link.is_up())
+                .map(|endpoint| route.over(endpoint, route.policy)),
         };
         match picked {
-            Some(link) => {
-                if let Some(picks) = &route.picks {
-                    picks.inc();
-                }
-                Ok(Choice::Link(Arc::clone(link)))
-            }
-            None if target.node.is_none() && route.endpoints.iter().any(|link| link.is_up()) => {
+            Some(choice) => Ok(choice),
+            None if placement.elsewhere => Err(self.nobody(target)),
+            None if target.node.is_none() && route.endpoints.iter().any(|e| e.link.is_up()) => {
                 Err(Status::new(
                     Code::ResourceExhausted,
                     format!(
@@ -171,14 +212,98 @@ impl Routes {
     }
 }
 
-impl Shared {
+impl Route {
+    fn is_reached(&self) -> bool {
+        self.local.is_some() || !self.endpoints.is_empty()
+    }
+
+    fn over(&self, endpoint: &Endpoint, policy: Policy) -> Choice {
+        if policy == self.policy {
+            self.picks.inc()
+        } else {
+            self.called.picked_by(policy)
+        }
+        Choice::Link(Arc::clone(&endpoint.link))
+    }
+
     #[inline]
-    fn choose(&self, target: &Target) -> Result<Choice, Status> {
+    fn pick(&self, placement: &Placement<'_>) -> Option<Choice> {
+        let here = |_: &&ServiceEntry| !placement.elsewhere && placement.avoid != Some(&Avoid::Here);
+        let local = self.local.as_ref().filter(here);
+        if let Some(local) = local
+            && (self.endpoints.is_empty() || (self.local_first && self.stays(placement)))
+        {
+            return Some(Choice::Local(local.clone()));
+        }
+        let policy = placement.policy.unwrap_or(self.policy);
+        let key = placement.key.or((policy == Policy::ConsistentHash).then_some(self.own));
+        let turn = self.called.turn.fetch_add(1, Ordering::Relaxed);
+        let pick = Pick { policy, key, turn, schedule: &self.schedule, near: self.near };
+        let moment = Moment::new(placement.avoid, placement.elsewhere);
+        let picked = pick.among(&self.endpoints, &moment);
+        match (local, picked) {
+            (Some(local), Some(endpoint)) if self.prefers_local(local, &pick, endpoint, &moment) => {
+                Some(Choice::Local(local.clone()))
+            }
+            (_, Some(endpoint)) => Some(self.over(endpoint, policy)),
+            // Better full or failed here than nowhere.
+            (Some(local), None) => Some(Choice::Local(local.clone())),
+            (None, None) if !placement.elsewhere => self.local.clone().map(Choice::Local),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether a call that could stay in this process does so without a look at the others.
+    fn stays(&self, placement: &Placement<'_>) -> bool {
+        let policy = placement.policy.unwrap_or(self.policy);
+        placement.key.is_none() && !matches!(policy, Policy::ConsistentHash | Policy::LocalityFirst)
+    }
+
+    /// Whether the mailbox beside is taken rather than the endpoint that was picked of the others.
+    fn prefers_local(
+        &self,
+        local: &ServiceEntry,
+        pick: &Pick<'_>,
+        endpoint: &Endpoint,
+        moment: &Moment<'_>,
+    ) -> bool {
+        let others = self.endpoints.len() as u64;
+        let depth = || local.dispatch.depth() as f32;
+        match (pick.key, pick.policy) {
+            (Some(key), _) => score(key, self.own) > score(key, endpoint.hash()),
+            (None, Policy::LocalityFirst) if self.local_first => !spills(depth(), endpoint.load(moment)),
+            // It is one of the two that are compared as often as each of the others is.
+            (None, Policy::LeastLoaded | Policy::LocalityFirst) => {
+                mix(!pick.turn) % (others + 1) < 2 && depth() <= endpoint.load(moment)
+            }
+            (None, _) => pick.turn % (others + 1) == others,
+        }
+    }
+
+    /// Whether somebody else could be asked.
+    fn has_another(&self, at: Option<&Avoid>) -> bool {
+        let at_node =
+            |endpoint: &Endpoint| matches!(at, Some(Avoid::Node(node)) if *node == endpoint.link.peer);
+        self.endpoints.iter().any(|endpoint| endpoint.link.is_up() && !at_node(endpoint))
+            || (self.local.is_some() && at != Some(&Avoid::Here))
+    }
+}
+
+impl Shared {
+    /// Any endpoint of a target.
+    #[inline]
+    pub(crate) fn choose(&self, target: &Target) -> Result<Choice, Status> {
+        self.choose_at(target, &Placement::default())
+    }
+
+    /// An endpoint of a target where the call wants to go.
+    #[inline]
+    pub(crate) fn choose_at(&self, target: &Target, placement: &Placement<'_>) -> Result<Choice, Status> {
         if self.is_closed() {
             let text = format!("node {} has closed its mesh", self.config.node);
             return Err(Status::unavailable(text).executed(Executed::No).stage(Stage::Admission));
         }
-        self.routes.read().choose(target, &self.config)
+        self.routes.read().choose(target, placement, &self.config)
     }
 
     /// A node that offers a service over a link, and the names of its methods.
@@ -199,10 +324,12 @@ impl Shared {
         let mut link = first;
         for _ in 1..PICKS_MAX {
             match link.start(&target.service, method, one_way, meta, call) {
-                Err(status) if status.code == Code::Unavailable => match self.choose(target)? {
-                    Choice::Link(other) => link = other,
-                    Choice::Local(_) => return Err(status),
-                },
+                Err(status) if status.code == Code::Unavailable => {
+                    match self.choose_at(target, &call.placement())? {
+                        Choice::Link(other) => link = other,
+                        Choice::Local(_) => return Err(status),
+                    }
+                }
                 result => return result,
             }
         }
@@ -343,7 +470,7 @@ impl Caller for Shared {
         if let Some(actor) = &target.actor {
             return self.start_actor(actor, target, method, meta, call);
         }
-        match self.choose(target)? {
+        match self.choose_at(target, &call.placement())? {
             Choice::Local(entry) => {
                 call.deliver(&*entry.endpoint, meta)?;
                 Ok(Started::Local)
@@ -353,6 +480,37 @@ impl Caller for Shared {
                 self.send(target, link, MethodName::Spec(method), one_way, &meta, call)
             }
         }
+    }
+
+    fn retry(&self, target: &Target, failure: &Failure<'_>) -> Retry {
+        let routes = self.routes.read();
+        let Some(route) = routes.services.get(&target.service) else {
+            // Nobody offers it at this moment: the call waits for somebody, as a first attempt does.
+            return Retry::After(failure.hint());
+        };
+        let only_here = failure.at == Some(&Avoid::Here);
+        if only_here && (target.node.is_some() || !route.has_another(failure.at)) {
+            return Retry::No;
+        }
+        let called = Arc::clone(&route.called);
+        drop(routes);
+        called.retry(failure, clock::now())
+    }
+
+    fn hedge_after(&self, target: &Target, method: &'static MethodSpec, hedge: Hedge) -> Option<Duration> {
+        match hedge {
+            Hedge::After(delay) => Some(delay),
+            Hedge::P95 => self.metrics.latency(&target.service, method.name).quantile(HEDGE_QUANTILE),
+        }
+    }
+
+    fn may_hedge(&self, target: &Target, placement: &Placement<'_>) -> bool {
+        let routes = self.routes.read();
+        let route = routes.services.get(&target.service).filter(|_| target.node.is_none());
+        let Some(route) = route.filter(|route| route.has_another(placement.avoid)) else { return false };
+        let called = Arc::clone(&route.called);
+        drop(routes);
+        called.hedge(clock::now())
     }
 
     fn changed(&self) -> BoxFuture<()> {

@@ -42,6 +42,7 @@ fn expected() -> Vec<Result<Frame<'static>, WireError>> {
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok(),
         attempt: 1,
         priority: 2,
+        load: 0,
         rare: Some(Box::new(RareMeta {
             idempotency_key: Some(bytes(b"key")),
             chain: Some(bytes(b"chain")),

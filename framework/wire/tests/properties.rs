@@ -38,7 +38,7 @@ fn meta() -> impl Strategy<Value = Meta> {
     });
     let full = (small, rare).prop_map(|((deadline_ms, traceparent, attempt, priority), rare)| {
         let rare = (rare != RareMeta::default()).then(|| Box::new(rare));
-        Meta { deadline_ms, traceparent, attempt, priority, rare }
+        Meta { deadline_ms, traceparent, attempt, priority, load: attempt / 2, rare }
     });
     prop_oneof![Just(Meta::default()), full]
 }

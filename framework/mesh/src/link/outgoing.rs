@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CallMeta, MethodSpec, Outgoing, Remote, Started};
+use afflux_wire::contract::{CANCEL_HEDGED, CallMeta, MethodSpec, Outgoing, Remote, Started};
 use afflux_wire::{
-    CancelReason, Code, Executed, Meta, Method, Stage, Status, put_cancel, put_notify, put_request,
+    CancelReason, Code, Executed, Meta, Method, NodeId, Stage, Status, put_cancel, put_notify, put_request,
 };
 use bytes::Bytes;
 
 use super::{ControlState, DRAINING, FRAME_OVERHEAD_BYTES, Link, UP};
+use crate::ejection::{Health, Verdict};
 use crate::inflight::Pending;
 use crate::metrics::{CalledMetrics, SAMPLE_EVERY_CALLS};
 use crate::services::full_name;
@@ -29,6 +30,10 @@ pub(super) struct Bound {
     full: Box<str>,
     pub(super) number: Option<u32>,
     metrics: CalledMetrics,
+    /// What becomes of its calls says something of the endpoint.
+    health: Option<Arc<Health>>,
+    /// The next method with the same spec: of another service.
+    same_spec: Option<u32>,
 }
 
 /// A method by its spec of this process, or by a name that somebody typed.
@@ -74,6 +79,7 @@ impl Link {
             traceparent: meta.trace,
             attempt: meta.attempt,
             priority: meta.priority.to_wire(),
+            load: 0,
             rare: rare_meta(meta),
         };
         with_scratch(|params| {
@@ -190,15 +196,19 @@ impl Link {
     fn bind(&self, state: &mut ControlState, service: &Arc<str>, method: MethodName<'_>) -> u32 {
         if let MethodName::Spec(spec) = method {
             let address = std::ptr::from_ref(spec) as usize;
-            if let Some(&at) = state.bound_by_spec.get(&address)
-                && let Some(bound) = state.bound.get(at as usize)
-                // Two services with equal methods may share one slice of specs.
-                && (Arc::ptr_eq(&bound.service, service) || bound.service == *service)
-            {
-                return at;
+            let first = state.bound_by_spec.get(&address).copied();
+            // Two services with equal methods may share one slice of specs.
+            let mut next = first;
+            while let Some(at) = next {
+                let Some(bound) = state.bound.get(at as usize) else { break };
+                if Arc::ptr_eq(&bound.service, service) || bound.service == *service {
+                    return at;
+                }
+                next = bound.same_spec;
             }
             let at = self.bind_name(state, service, spec.name);
-            if at != u32::MAX {
+            if let Some(bound) = state.bound.get_mut(at as usize) {
+                bound.same_spec = first.filter(|first| *first != at);
                 state.bound_by_spec.insert(address, at);
             }
             return at;
@@ -220,6 +230,8 @@ impl Link {
             full: full_name(service, method).into(),
             number: self.number(service, method),
             metrics: self.metrics.called(service, method),
+            health: self.health(service),
+            same_spec: None,
         });
         (state.bound.len() - 1) as u32
     }
@@ -230,12 +242,19 @@ impl Link {
     }
 
     /// An answer came.
-    pub(crate) fn answered(&self, id: u64, result: Result<&[u8], Status>, now: Instant) {
+    pub(crate) fn answered(&self, id: u64, result: Result<&[u8], Status>, load: u32, now: Instant) {
         let mut state = self.control.lock();
         // An answer to a call that was cancelled meanwhile: nobody waits.
         let Some(pending) = state.in_flight.remove(id) else { return };
-        self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
+        let own = state.in_flight.len() as u32;
+        self.in_flight.store(own, Ordering::Relaxed);
         self.count(&state, &pending, result.as_ref().err().map(|status| status.code), now);
+        if let Some(Bound { health: Some(health), .. }) = state.bound.get(pending.method as usize) {
+            health.ended(verdict(result.as_ref().err()), now);
+            if load > 0 {
+                health.reported(load, own, now);
+            }
+        }
         drop(state);
         pending.slot.complete(result);
     }
@@ -245,6 +264,9 @@ impl Link {
             bound.metrics.answered(&bound.service, &bound.method, code);
             if let Some(started) = pending.started {
                 bound.metrics.seconds.observe((now - started).as_secs_f64());
+                if code.is_none() {
+                    bound.metrics.latency.observe(now - started);
+                }
             }
         }
     }
@@ -291,6 +313,9 @@ impl Link {
         let mut names = Vec::with_capacity(expired.len());
         for (id, pending) in &expired {
             self.count(&state, pending, Some(Code::DeadlineExceeded), now);
+            if let Some(Bound { health: Some(health), .. }) = state.bound.get(pending.method as usize) {
+                health.ended(Verdict::Bad, now);
+            }
             let name = state.bound.get(pending.method as usize).map(|bound| bound.full.clone());
             names.push(name.unwrap_or_else(|| "call".into()));
             if !state.closed {
@@ -311,8 +336,33 @@ impl Link {
     }
 }
 
+/// What an answer says of the endpoint that gave it.
+#[inline]
+fn verdict(error: Option<&Status>) -> Verdict {
+    error.map_or(Verdict::Good, verdict_of)
+}
+
+#[cold]
+fn verdict_of(error: &Status) -> Verdict {
+    // The service's own error is an answer like any other.
+    if error.details.as_ref().is_some_and(|details| details.kind.is_some()) {
+        return Verdict::Good;
+    }
+    match error.code {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Internal | Code::Unknown | Code::DataLoss => {
+            Verdict::Bad
+        }
+        Code::ResourceExhausted => Verdict::Busy,
+        _ => Verdict::Good,
+    }
+}
+
 impl Remote for Link {
-    fn cancel(&self, id: u64, _reason: &str) {
+    fn node(&self) -> Option<&NodeId> {
+        Some(&self.peer)
+    }
+
+    fn cancel(&self, id: u64, reason: &str) {
         let mut state = self.control.lock();
         let Some(pending) = state.in_flight.remove(id) else { return };
         self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
@@ -320,7 +370,8 @@ impl Remote for Link {
         let writer = if state.closed {
             None
         } else {
-            state.append(|buf| put_cancel(buf, id, CancelReason::Dropped));
+            let reason = if reason == CANCEL_HEDGED { CancelReason::Hedged } else { CancelReason::Dropped };
+            state.append(|buf| put_cancel(buf, id, reason));
             state.writer.take()
         };
         drop(state);

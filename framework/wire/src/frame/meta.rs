@@ -109,6 +109,7 @@ mod key {
     pub(super) const PRIORITY: u64 = 8;
     pub(super) const TOKEN: u64 = 9;
     pub(super) const COMPRESSION: u64 = 10;
+    pub(super) const LOAD: u64 = 12;
 }
 
 /// What travels beside `params` or `result`. All of it is optional; an empty one is a single nil on the wire.
@@ -129,6 +130,9 @@ pub struct Meta {
     pub attempt: u32,
     /// 0 is normal, 1 high, 2 low; others are read as normal.
     pub priority: u32,
+    /// Of an answer: requests that its node has not answered yet for the same service; 0 when it does
+    /// not say.
+    pub load: u32,
     /// The rest, behind a pointer: frames are moved about, and most calls have none of it.
     pub rare: Option<Box<RareMeta>>,
 }
@@ -200,6 +204,7 @@ impl Meta {
             + u8::from(self.traceparent.is_some())
             + u8::from(self.attempt != 0)
             + u8::from(self.priority != 0)
+            + u8::from(self.load != 0)
             + rare
     }
 
@@ -212,7 +217,7 @@ impl Meta {
             return;
         }
         let mut head = Head::new();
-        head.byte(0x80 | entries); // at most 9 entries
+        head.byte(0x80 | entries); // at most 10 entries
         if let Some(deadline_ms) = self.deadline_ms {
             head.byte(key::DEADLINE_MS as u8);
             head.uint(deadline_ms);
@@ -229,6 +234,10 @@ impl Meta {
         if self.priority != 0 {
             head.byte(key::PRIORITY as u8);
             head.uint(u64::from(self.priority));
+        }
+        if self.load != 0 {
+            head.byte(key::LOAD as u8);
+            head.uint(u64::from(self.load));
         }
         buf.put_slice(head.as_slice());
         if let Some(rare) = &self.rare {
@@ -261,6 +270,7 @@ impl Meta {
                 key::DEADLINE_MS => meta.deadline_ms = Some(reader.u64("meta.deadline_ms")?),
                 key::ATTEMPT => meta.attempt = reader.u32("meta.attempt")?,
                 key::PRIORITY => meta.priority = reader.u32("meta.priority")?,
+                key::LOAD => meta.load = reader.u32("meta.load")?,
                 key => meta.read_rare(key, reader, block)?,
             }
         }
@@ -340,6 +350,7 @@ mod tests {
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok(),
             attempt: u32::MAX,
             priority: u32::MAX,
+            load: u32::MAX,
             rare: Some(Box::new(RareMeta {
                 idempotency_key: Some(Bytes::from_static(b"key")),
                 chain: Some(Bytes::from_static(b"chain")),
