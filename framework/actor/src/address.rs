@@ -2,10 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
-use afflux_wire::contract::{Accept, Mail, Refused};
+use afflux_wire::contract::{Accept, Mail, Refused, ReplyWindow};
 
 use crate::mailbox::Mailbox;
 
@@ -49,11 +48,16 @@ impl<M: Mail> Address<M> {
     }
 
     /// This address as a place for one of the message types that its mail is made from.
-    pub fn accepting<C: Send + 'static>(&self) -> Arc<dyn Accept<C>>
+    pub fn accepting<C: Mail>(&self) -> Arc<dyn Accept<C>>
     where
         M: From<C>,
     {
-        Arc::new(Accepting { address: self.clone(), of: PhantomData })
+        self.accepting_with(M::from)
+    }
+
+    /// This address as a place for messages that `into` turns into its mail, once they are known to fit.
+    pub fn accepting_with<C: Mail>(&self, into: fn(C) -> M) -> Arc<dyn Accept<C>> {
+        Arc::new(Accepting { address: self.clone(), into })
     }
 }
 
@@ -79,21 +83,27 @@ impl<M: Mail> Accept<M> for Address<M> {
     fn capacity(&self) -> usize {
         self.mailbox.capacity()
     }
+    fn replies(&self) -> Option<&Arc<ReplyWindow>> {
+        Some(self.mailbox.replies())
+    }
 }
 
 struct Accepting<C, M: Mail> {
     address: Address<M>,
-    of: PhantomData<fn(C)>,
+    into: fn(C) -> M,
 }
 
-impl<C: Send + 'static, M: Mail + From<C>> Accept<C> for Accepting<C, M> {
+impl<C: Mail, M: Mail> Accept<C> for Accepting<C, M> {
     fn accept(&self, message: C) -> Result<(), Refused<C>> {
-        self.address.mailbox.push(message, M::from)
+        self.address.mailbox.push(message, self.into)
     }
     fn depth(&self) -> usize {
         self.address.depth()
     }
     fn capacity(&self) -> usize {
         self.address.capacity()
+    }
+    fn replies(&self) -> Option<&Arc<ReplyWindow>> {
+        Some(self.address.mailbox.replies())
     }
 }

@@ -13,19 +13,21 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{ActorContext, AsyncContext};
-use afflux_wire::contract::{CallMeta, CancelToken, Cx, Mail, Panic, within};
+use afflux_wire::contract::{ActorKey, Cx, Mail, Panic, Priority, within};
 use afflux_wire::{ActorPath, Executed, Stage, Status};
 use futures_util::FutureExt;
 
 use crate::actor::{Actor, ActorHandle, Spec};
 use crate::address::Address;
 use crate::clock;
+use crate::lanes::Lanes;
 use crate::mailbox::{Entry, Mailbox};
 use crate::metrics::Gauged;
 use crate::options::Options;
@@ -100,7 +102,8 @@ where
     F: FnMut() -> Result<A, Status> + Send + 'static,
 {
     let kind = spec.metrics.kind(A::KIND);
-    let mailbox = Arc::new(Mailbox::new(&options, kind));
+    let key = key(&spec);
+    let mailbox = Arc::new(Mailbox::new(&options, kind, key.clone().filter(|_| A::CONCURRENT == 1)));
     let gauged: Weak<dyn Gauged> = {
         let weak: Weak<Mailbox<A::Mail>> = Arc::downgrade(&mailbox);
         weak
@@ -113,9 +116,12 @@ where
     let host = actix::Actor::start_in_arbiter(arbiter, {
         let (control, path) = (Arc::clone(&control), path.clone());
         move |ctx: &mut actix::Context<Host>| {
-            let life = live(seat, factory, Cx::new(path, caller.clone()), Budget::new(options.restart));
+            let mut cx = Cx::new(path, caller.clone());
+            if let Some(key) = key {
+                cx = cx.seated(key, A::CONCURRENT == 1);
+            }
             // Calls through a reference find their node by the task they run in.
-            let life = within(caller, life);
+            let life = within(caller, live(seat, factory, cx, Budget::new(options.restart)));
             ctx.spawn(wrap_future::<_, Host>(life).map(|(), _, ctx| ctx.stop()));
             Host { control }
         }
@@ -128,12 +134,22 @@ where
     }
 }
 
+/// What an actor is known by in call chains; nothing where it can start no calls.
+fn key(spec: &Spec) -> Option<ActorKey> {
+    static ACTORS: AtomicU64 = AtomicU64::new(1);
+    let caller = spec.caller.as_ref()?;
+    let node = caller.node()?.clone();
+    let number = ACTORS.fetch_add(1, Ordering::Relaxed);
+    Some(ActorKey { node, incarnation: caller.incarnation(), number })
+}
+
 /// What of an actor outlives its states. However its future ends, also by being dropped with its
 /// thread, every waiting message is answered and the end is announced.
 pub(crate) struct Seat<M: Mail> {
     pub(crate) mailbox: Arc<Mailbox<M>>,
     /// Messages taken out of the mailbox and not started.
     pub(crate) batch: VecDeque<Entry<M>>,
+    lanes: Lanes,
     death: Death,
     path: ActorPath,
     ended: bool,
@@ -143,7 +159,29 @@ impl<M: Mail> Seat<M> {
     fn new(mailbox: Arc<Mailbox<M>>, path: ActorPath) -> Self {
         mailbox.kind().starts.inc();
         mailbox.kind().actors.inc();
-        Self { mailbox, batch: VecDeque::new(), death: Death::new(), path, ended: false }
+        Self {
+            mailbox,
+            batch: VecDeque::new(),
+            lanes: Lanes::default(),
+            death: Death::new(),
+            path,
+            ended: false,
+        }
+    }
+
+    /// The next message to start, by the weights of its lanes.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<Entry<M>> {
+        let (high, low) = self.mailbox.lanes();
+        if high || low {
+            match self.lanes.next(high, !self.batch.is_empty(), low)? {
+                Priority::Normal => {}
+                lane => return self.mailbox.take_lane(lane),
+            }
+        }
+        let entry = self.batch.pop_front()?;
+        self.mailbox.started();
+        Some(entry)
     }
 
     fn end(&mut self, reason: StopReason) {
@@ -191,7 +229,7 @@ where
             Ok(Err(status)) => StopReason::Failed(status),
             Err(payload) => StopReason::Panicked(Panic::from_payload(&*payload)),
         };
-        cx.enter(CallMeta::default(), CancelToken::never());
+        cx.leave();
         cx.take_stop();
         let kind = seat.mailbox.kind();
         if matches!(reason, StopReason::Panicked(_)) {
@@ -265,7 +303,7 @@ mod tests {
     use crate::test::{paused, turns};
     use crate::threads::Threads;
     use afflux_wire::Code;
-    use afflux_wire::contract::Refused;
+    use afflux_wire::contract::{CallMeta, Refused};
     use parking_lot::Mutex;
 
     type Log = Arc<Mutex<Vec<String>>>;

@@ -50,6 +50,7 @@ mod actor;
 mod address;
 pub mod clock;
 mod host;
+mod lanes;
 mod mailbox;
 mod metrics;
 mod options;

@@ -6,11 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use afflux_wire::contract::{Mail, Refused};
+use afflux_wire::contract::{Ack, ActorKey, CallChain, Mail, Priority, Refused, ReplyWindow};
 use afflux_wire::{Code, Executed, Stage, Status};
 use parking_lot::Mutex;
 
@@ -32,8 +32,11 @@ pub(crate) struct Entry<M> {
 }
 
 struct Queue<M> {
-    /// Admitted, not yet taken out.
+    /// Admitted with normal priority, not yet taken out.
     ready: VecDeque<Entry<M>>,
+    /// Admitted to the high and to the low lane; taken out one by one.
+    high: VecDeque<Entry<M>>,
+    low: VecDeque<Entry<M>>,
     /// Waiting for a place; older than anything that comes, younger than all of `ready`.
     admission: VecDeque<Entry<M>>,
     swept_at: Option<Instant>,
@@ -43,20 +46,42 @@ struct Queue<M> {
     admitted: u64,
 }
 
+impl<M: Mail> Queue<M> {
+    fn admitted(&self) -> usize {
+        self.ready.len() + self.high.len() + self.low.len()
+    }
+
+    fn lane(&mut self, priority: Priority) -> &mut VecDeque<Entry<M>> {
+        match priority {
+            Priority::High => &mut self.high,
+            Priority::Normal => &mut self.ready,
+            Priority::Low => &mut self.low,
+        }
+    }
+}
+
+const HIGH: u8 = 1;
+const LOW: u8 = 2;
+
 /// A bounded queue with its limits and its counters.
 pub(crate) struct Mailbox<M> {
     queue: Mutex<Queue<M>>,
     /// Messages the host has taken out and not started yet. Set under the lock, lowered without.
     taken: AtomicUsize,
+    /// Which lanes beside the normal one hold messages. Set under the lock, read without.
+    lanes: AtomicU8,
     stopping: AtomicBool,
     stop_asked: AtomicBool,
     messages_max: usize,
     admission_max: usize,
+    /// The serial actor behind it, by which call cycles are found.
+    key: Option<ActorKey>,
+    replies: Arc<ReplyWindow>,
     kind: Arc<KindMetrics>,
 }
 
 impl<M: Mail> Mailbox<M> {
-    pub(crate) fn new(options: &Options, kind: Arc<KindMetrics>) -> Self {
+    pub(crate) fn new(options: &Options, kind: Arc<KindMetrics>, key: Option<ActorKey>) -> Self {
         let admission_max = match options.overflow {
             Overflow::Reject => 0,
             Overflow::Wait => options.admission_messages_max,
@@ -64,6 +89,8 @@ impl<M: Mail> Mailbox<M> {
         Self {
             queue: Mutex::new(Queue {
                 ready: VecDeque::new(),
+                high: VecDeque::new(),
+                low: VecDeque::new(),
                 admission: VecDeque::new(),
                 swept_at: None,
                 waker: None,
@@ -72,26 +99,45 @@ impl<M: Mail> Mailbox<M> {
                 admitted: 0,
             }),
             taken: AtomicUsize::new(0),
+            lanes: AtomicU8::new(0),
             stopping: AtomicBool::new(false),
             stop_asked: AtomicBool::new(false),
             messages_max: options.mailbox_messages_max.max(1),
             admission_max,
+            key,
+            replies: {
+                let kind = Arc::clone(&kind);
+                ReplyWindow::new(options.replies, clock::now, move |event| kind.window(event))
+            },
             kind,
         }
     }
 
+    /// The actor, when it waits for a call with this chain.
+    #[cold]
+    fn in_cycle(&self, chain: &CallChain) -> Option<&ActorKey> {
+        self.key.as_ref().filter(|key| chain.holds(key))
+    }
+
     /// Admits one message, made from `message` only once it is known to fit.
-    pub(crate) fn push<C>(&self, message: C, into: impl FnOnce(C) -> M) -> Result<(), Refused<C>> {
-        let mut given_up = Vec::new();
+    pub(crate) fn push<C: Mail>(&self, message: C, into: impl FnOnce(C) -> M) -> Result<(), Refused<C>> {
+        if let Some(chain) = &message.meta().chain
+            && let Some(key) = self.in_cycle(chain)
+        {
+            self.kind.rejected_cycle.inc();
+            return Err(Refused::Cycle(message, Box::new(key.clone())));
+        }
+        let (mut given_up, mut acks) = (Vec::new(), Vec::new());
         let mut queue = self.queue.lock();
-        let outcome = if !self.has_room(&mut queue, &mut given_up) {
+        let outcome = if !self.has_room(&mut queue, &mut given_up, &mut acks) {
             Err(message)
         } else {
-            self.place(&mut queue, into(message));
+            self.place(&mut queue, into(message), &mut acks);
             Ok(queue.waker.take())
         };
         let closed = queue.closed;
         drop(queue);
+        acks.into_iter().for_each(Ack::send);
         self.reject_given_up(given_up);
         match outcome {
             Ok(waker) => {
@@ -113,18 +159,19 @@ impl<M: Mail> Mailbox<M> {
 
     /// Admits messages from the front while there is room; returns how many. The rest stays.
     pub(crate) fn push_batch(&self, messages: &mut VecDeque<M>) -> usize {
-        let mut given_up = Vec::new();
+        let (mut given_up, mut acks) = (Vec::new(), Vec::new());
         let mut queue = self.queue.lock();
         let mut admitted = 0;
-        while !messages.is_empty() && self.has_room(&mut queue, &mut given_up) {
+        while !messages.is_empty() && self.has_room(&mut queue, &mut given_up, &mut acks) {
             if let Some(message) = messages.pop_front() {
-                self.place(&mut queue, message);
+                self.place(&mut queue, message, &mut acks);
                 admitted += 1;
             }
         }
         let waker = if admitted > 0 { queue.waker.take() } else { None };
         let closed = queue.closed;
         drop(queue);
+        acks.into_iter().for_each(Ack::send);
         self.reject_given_up(given_up);
         if !messages.is_empty() {
             let refused = if closed { &self.kind.rejected_closed } else { &self.kind.rejected_full };
@@ -137,14 +184,14 @@ impl<M: Mail> Mailbox<M> {
     }
 
     fn places_free(&self, queue: &Queue<M>) -> usize {
-        self.messages_max.saturating_sub(queue.ready.len() + self.taken.load(Ordering::Relaxed))
+        self.messages_max.saturating_sub(queue.admitted() + self.taken.load(Ordering::Relaxed))
     }
 
-    fn has_room(&self, queue: &mut Queue<M>, given_up: &mut Vec<Entry<M>>) -> bool {
+    fn has_room(&self, queue: &mut Queue<M>, given_up: &mut Vec<Entry<M>>, acks: &mut Vec<Ack>) -> bool {
         if queue.closed {
             return false;
         }
-        self.promote(queue);
+        self.promote(queue, acks);
         if queue.admission.is_empty() && self.places_free(queue) > 0 {
             return true;
         }
@@ -155,25 +202,70 @@ impl<M: Mail> Mailbox<M> {
     }
 
     /// Puts a message where [`Self::has_room`] found a place.
-    fn place(&self, queue: &mut Queue<M>, mail: M) {
+    fn place(&self, queue: &mut Queue<M>, mail: M, acks: &mut Vec<Ack>) {
         let sampled = queue.admitted.is_multiple_of(SAMPLE_EVERY_MESSAGES);
         queue.admitted += 1;
         let entry = Entry { mail, admitted_at: sampled.then(clock::now) };
         // A place may have become free since `has_room` looked: those that wait come first all the same.
         if queue.admission.is_empty() && self.places_free(queue) > 0 {
-            queue.ready.push_back(entry);
+            self.admit(queue, entry, acks);
         } else {
             queue.admission.push_back(entry);
         }
     }
 
+    /// Puts a message into its lane.
+    #[inline]
+    fn admit(&self, queue: &mut Queue<M>, mut entry: Entry<M>, acks: &mut Vec<Ack>) {
+        if let Some(ack) = entry.mail.take_ack() {
+            acks.push(ack);
+        }
+        let priority = entry.mail.meta().priority;
+        queue.lane(priority).push_back(entry);
+        if priority != Priority::Normal {
+            self.mark_lanes(queue);
+        }
+    }
+
+    fn mark_lanes(&self, queue: &Queue<M>) {
+        let high = if queue.high.is_empty() { 0 } else { HIGH };
+        let low = if queue.low.is_empty() { 0 } else { LOW };
+        self.lanes.store(high | low, Ordering::Relaxed);
+    }
+
+    /// Whether messages wait in the high and in the low lane.
+    #[inline]
+    pub(crate) fn lanes(&self) -> (bool, bool) {
+        let lanes = self.lanes.load(Ordering::Relaxed);
+        (lanes & HIGH != 0, lanes & LOW != 0)
+    }
+
+    /// Takes one message out of the high or the low lane, to start it at once.
+    pub(crate) fn take_lane(&self, lane: Priority) -> Option<Entry<M>> {
+        let mut acks = Vec::new();
+        let mut queue = self.queue.lock();
+        let entry = queue.lane(lane).pop_front();
+        self.mark_lanes(&queue);
+        self.promote(&mut queue, &mut acks);
+        drop(queue);
+        acks.into_iter().for_each(Ack::send);
+        entry
+    }
+
+    /// The answers kept for calls with an idempotency key.
+    pub(crate) fn replies(&self) -> &Arc<ReplyWindow> {
+        &self.replies
+    }
+
     /// Gives free places to the messages that wait for one, oldest first.
-    fn promote(&self, queue: &mut Queue<M>) {
+    fn promote(&self, queue: &mut Queue<M>, acks: &mut Vec<Ack>) {
         if queue.admission.is_empty() {
             return;
         }
-        let n = self.places_free(queue).min(queue.admission.len());
-        queue.ready.extend(queue.admission.drain(..n));
+        for _ in 0..self.places_free(queue) {
+            let Some(entry) = queue.admission.pop_front() else { break };
+            self.admit(queue, entry, acks);
+        }
     }
 
     fn reject_given_up(&self, given_up: Vec<Entry<M>>) {
@@ -204,10 +296,21 @@ impl<M: Mail> Mailbox<M> {
 
     /// Takes all admitted messages into `batch`, which is empty; parks `task` when there are none.
     pub(crate) fn take_or_park(&self, batch: &mut VecDeque<Entry<M>>, task: &mut Context<'_>) {
-        let mut queue = self.queue.lock();
+        let mut acks = Vec::new();
+        self.take_or_park_in(&mut self.queue.lock(), batch, task, &mut acks);
+        acks.into_iter().for_each(Ack::send);
+    }
+
+    fn take_or_park_in(
+        &self,
+        queue: &mut Queue<M>,
+        batch: &mut VecDeque<Entry<M>>,
+        task: &mut Context<'_>,
+        acks: &mut Vec<Ack>,
+    ) {
         self.taken.store(0, Ordering::Relaxed);
-        self.promote(&mut queue);
-        if queue.ready.is_empty() {
+        self.promote(queue, acks);
+        if queue.admitted() == 0 {
             match &mut queue.waker {
                 Some(waker) => waker.clone_from(task.waker()),
                 none => *none = Some(task.waker().clone()),
@@ -263,7 +366,10 @@ impl<M: Mail> Mailbox<M> {
         let mut queue = self.queue.lock();
         queue.closed = true;
         queue.waker = None;
-        let mut waiting = std::mem::take(&mut queue.ready);
+        let mut waiting = std::mem::take(&mut queue.high);
+        waiting.append(&mut queue.ready);
+        waiting.append(&mut queue.low);
+        self.mark_lanes(&queue);
         waiting.append(&mut queue.admission);
         self.taken.store(0, Ordering::Relaxed);
         waiting
@@ -276,7 +382,7 @@ impl<M: Mail> Mailbox<M> {
     /// Messages whose handler has not started.
     pub(crate) fn depth(&self) -> usize {
         let queue = self.queue.lock();
-        queue.ready.len() + queue.admission.len() + self.taken.load(Ordering::Relaxed)
+        queue.admitted() + queue.admission.len() + self.taken.load(Ordering::Relaxed)
     }
 
     /// Messages that fit, those that may wait for a place included.
@@ -362,7 +468,7 @@ mod tests {
             admission_messages_max: wait.unwrap_or(0),
             ..Options::default()
         };
-        Mailbox::new(&options, ActorMetrics::unregistered().kind("Note"))
+        Mailbox::new(&options, ActorMetrics::unregistered().kind("Note"), None)
     }
 
     fn take(mailbox: &Mailbox<Note>) -> VecDeque<Entry<Note>> {

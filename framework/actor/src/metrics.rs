@@ -10,6 +10,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use afflux_wire::contract::WindowEvent;
+
 use crate::watch::StopReason;
 
 /// 1 µs to 16.8 s in steps of four.
@@ -37,14 +39,34 @@ pub(crate) struct KindMetrics {
     pub(crate) rejected_closed: IntCounter,
     pub(crate) rejected_deadline: IntCounter,
     pub(crate) rejected_cancelled: IntCounter,
+    pub(crate) rejected_cycle: IntCounter,
+    replies: [IntCounter; 5],
     pub(crate) wait: Histogram,
     pub(crate) handle: Histogram,
     stops: IntCounterVec,
 }
 
 impl KindMetrics {
+    /// Counts what happened in a window of kept answers.
+    pub(crate) fn window(&self, event: WindowEvent) {
+        self.replies[window_index(event)].inc();
+    }
+
     pub(crate) fn stopped(&self, reason: &StopReason) {
         self.stops.with_label_values(&[self.name, reason.as_str()]).inc();
+    }
+}
+
+/// The values of the label `event`, by [`window_index`].
+const WINDOW_EVENTS: [&str; 5] = ["replayed", "waited", "misused", "evicted", "too_large"];
+
+fn window_index(event: WindowEvent) -> usize {
+    match event {
+        WindowEvent::Replayed => 0,
+        WindowEvent::Waited => 1,
+        WindowEvent::Misused => 2,
+        WindowEvent::Evicted => 3,
+        WindowEvent::TooLarge => 4,
     }
 }
 
@@ -63,6 +85,7 @@ pub struct ActorMetrics {
     panics: IntCounterVec,
     failed: IntCounterVec,
     rejected: IntCounterVec,
+    replies: IntCounterVec,
     wait: HistogramVec,
     handle: HistogramVec,
     pub(crate) poll_delay: Histogram,
@@ -86,6 +109,7 @@ impl ActorMetrics {
             &metrics.panics,
             &metrics.failed,
             &metrics.rejected,
+            &metrics.replies,
         ] {
             registry.register(Box::new(counters.clone()))?;
         }
@@ -126,6 +150,11 @@ impl ActorMetrics {
                 "Messages refused, or dropped before they ran",
                 &["kind", "reason"],
             )?,
+            replies: counter(
+                "actor_replies_total",
+                "Calls with an idempotency key, by what the window of kept answers did",
+                &["kind", "event"],
+            )?,
             wait: HistogramVec::new(
                 histogram("mailbox_wait_seconds", "From admission to start, one message in 16"),
                 kind,
@@ -163,6 +192,8 @@ impl ActorMetrics {
                 rejected_closed: rejected("closed"),
                 rejected_deadline: rejected("deadline"),
                 rejected_cancelled: rejected("cancelled"),
+                rejected_cycle: rejected("cycle"),
+                replies: WINDOW_EVENTS.map(|event| self.replies.with_label_values(&[name, event])),
                 wait: self.wait.with_label_values(&[name]),
                 handle: self.handle.with_label_values(&[name]),
                 stops: self.stops.clone(),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use afflux_wire::contract::ReplyLimits;
+
 /// What a mailbox does with a message for which there is no place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
@@ -79,6 +81,8 @@ pub struct Options {
     pub admission_messages_max: usize,
     /// What happens when the actor ends.
     pub restart: Restart,
+    /// What is kept of the answers of calls with an idempotency key.
+    pub replies: ReplyLimits,
 }
 
 impl Default for Options {
@@ -88,6 +92,7 @@ impl Default for Options {
             overflow: Overflow::Reject,
             admission_messages_max: 1024,
             restart: Restart::default(),
+            replies: ReplyLimits::default(),
         }
     }
 }

@@ -66,9 +66,8 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &Rc<A>, cx:
                 }
             }
             Next::Mail => {
-                let Some(entry) = seat.batch.pop_front() else { continue };
+                let Some(entry) = seat.next() else { continue };
                 started += 1;
-                seat.mailbox.started();
                 let now = clock::now();
                 if let Some(admitted_at) = entry.admitted_at {
                     let waited = now.saturating_duration_since(admitted_at);
@@ -126,7 +125,10 @@ fn next<A: Actor>(
     if seat.batch.is_empty() {
         seat.mailbox.take_or_park(&mut seat.batch, task);
     }
-    if seat.batch.is_empty() { pause(started) } else { Poll::Ready(Next::Mail) }
+    match seat.batch.is_empty() && seat.mailbox.lanes() == (false, false) {
+        true => pause(started),
+        false => Poll::Ready(Next::Mail),
+    }
 }
 
 fn pause(started: &mut u32) -> Poll<Next> {

@@ -5,15 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use afflux_wire::contract::{
-    Accept, CallMeta, LocalEndpoint, Mail, MethodKind, MethodSpec, Refused, ReplyTo, Service,
+    Accept, Admitted, CallMeta, LocalEndpoint, Mail, MethodKind, MethodSpec, ReplyTo, Service, Waiter,
+    refusal,
 };
 use afflux_wire::{Code, Executed, Stage, Status};
 
 use crate::actor::Actor;
 use crate::address::Address;
-
-/// When a caller refused by a full mailbox may try again, in milliseconds.
-const RETRY_AFTER_FULL_MS: u64 = 20;
 
 /// An actor that serves. Implemented by `derive(Actor)`.
 pub trait Serves: Actor {
@@ -75,24 +73,24 @@ struct Typed<S: Service> {
 }
 
 impl<S: Service> Typed<S> {
-    fn refusal(&self, refused: &Refused<S::Call>) -> Status {
-        let mut status = match refused {
-            Refused::Full(_) => Status::new(
-                Code::ResourceExhausted,
-                format!(
-                    "the mailbox of {} is full ({} messages): call less often, raise `mailbox`, or \
-                     run more instances",
-                    S::NAME,
-                    self.mailbox.capacity()
-                ),
-            )
-            .retry_after_ms(RETRY_AFTER_FULL_MS),
-            Refused::Closed(_) => Status::unavailable(format!("the actor of {} has stopped", S::NAME)),
+    /// Where the answer goes; nothing when a call with this key has its answer already, or waits for it.
+    fn reply(
+        &self,
+        spec: &MethodSpec,
+        meta: &CallMeta,
+        params: &[u8],
+        reply: Option<ReplyTo>,
+    ) -> Option<Option<ReplyTo>> {
+        let Some(to) = reply else { return Some(None) };
+        let unary = matches!(spec.kind, MethodKind::Unary | MethodKind::OneWay);
+        if meta.idempotency_key.is_none() || !unary {
+            return Some(Some(to));
         }
-        .executed(Executed::No)
-        .stage(Stage::Admission);
-        status.details_mut().queue_depth = u32::try_from(self.mailbox.depth()).ok();
-        status
+        let Some(window) = self.mailbox.replies() else { return Some(Some(to)) };
+        match window.admit(S::NAME, spec, meta, params, Waiter::Wire(to)) {
+            Ok(Admitted::Run(to)) | Err(Waiter::Wire(to)) => Some(Some(to)),
+            Ok(Admitted::Answered) | Err(Waiter::Local(_)) => None,
+        }
     }
 }
 
@@ -107,7 +105,7 @@ impl<S: Service> Dispatch for Typed<S> {
                 Code::Unimplemented,
                 format!("{} has {} methods and no number {method}", S::NAME, S::METHODS.len()),
             );
-            return refuse(status.executed(Executed::No), reply);
+            return refuse(status.executed(Executed::No).stage(Stage::Admission), reply);
         };
         // A notification of a method that could be acknowledged has a caller who does not care.
         if spec.expects_answer() != reply.is_some() && !spec.ack {
@@ -117,13 +115,14 @@ impl<S: Service> Dispatch for Typed<S> {
             };
             let status =
                 Status::invalid(format!("{}/{} is {is}, but the peer sent {sent}", S::NAME, spec.name));
-            return refuse(status, reply);
+            return refuse(status.stage(Stage::Admission), reply);
         }
+        let Some(reply) = self.reply(spec, &meta, params, reply) else { return };
         match S::decode(method, params, meta, reply) {
             Err((status, reply)) => refuse(status, reply),
             Ok(call) => {
                 if let Err(refused) = self.mailbox.accept(call) {
-                    let status = self.refusal(&refused);
+                    let status = refusal(S::NAME, spec.name, &refused, &*self.mailbox, None);
                     refused.into_inner().reject(status);
                 }
             }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use afflux_wire::Stage;
-use afflux_wire::contract::{CallMeta, CancelToken, Cx, Panic};
+use afflux_wire::contract::{Cx, Panic};
 use futures_util::FutureExt;
 
 use crate::actor::Actor;
@@ -60,9 +60,8 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx:
         if waited {
             now = clock::now();
         }
-        let Some(entry) = seat.batch.pop_front() else { continue };
+        let Some(entry) = seat.next() else { continue };
         share.messages += 1;
-        seat.mailbox.started();
         if let Some(admitted_at) = entry.admitted_at {
             seat.mailbox.kind().wait.observe(now.saturating_duration_since(admitted_at).as_secs_f64());
         }
@@ -108,14 +107,14 @@ fn turn<A: Actor>(
         if seat.batch.is_empty() {
             seat.mailbox.take_or_park(&mut seat.batch, task);
         }
-        if !seat.batch.is_empty() {
+        if !seat.batch.is_empty() || seat.mailbox.lanes() != (false, false) {
             return Poll::Ready(Next::Mail);
         }
     }
     // The share of mail is used up, or there is none and the mailbox wakes this task.
     if share.messages > 0 {
         // Work must not see the last call, nor keep its answer slot alive.
-        cx.enter(CallMeta::default(), CancelToken::never());
+        cx.leave();
     }
     let more = match work(state, cx, task, &mut share.works) {
         Ok(more) => more,
@@ -163,7 +162,7 @@ mod tests {
     use crate::options::{Options, Restart};
     use crate::place::Place;
     use crate::test::{paused, turns};
-    use afflux_wire::contract::Mail;
+    use afflux_wire::contract::{CallMeta, CancelToken, Mail};
     use afflux_wire::{ActorPath, Status};
     use std::sync::Arc;
     use std::task::Waker;

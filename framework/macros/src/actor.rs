@@ -262,6 +262,9 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
             fn is_cancelled(&self) -> bool {
                 match self { #(#mail::#variants(call) => #contract::Mail::is_cancelled(call)),* }
             }
+            fn take_ack(&mut self) -> ::core::option::Option<#contract::Ack> {
+                match self { #(#mail::#variants(call) => #contract::Mail::take_ack(call)),* }
+            }
             fn reject(self, status: #contract::Status) {
                 match self { #(#mail::#variants(call) => #contract::Mail::reject(call, status)),* }
             }
@@ -284,19 +287,9 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         impl #generics #actor::Serves for #ident #types #bounds {
             fn services(address: &#actor::Address<Self::Mail>) -> ::std::vec::Vec<#actor::ServiceEntry> {
-                ::std::vec![#({
-                    // A type of this crate: `From<OrdersCall>` could overlap with `From<OrderDeskMail>` as
-                    // far as the compiler may assume of a contract in another crate.
-                    struct Call(#calls);
-                    impl ::core::convert::From<Call> for #mail {
-                        fn from(call: Call) -> Self {
-                            #mail::#variants(call.0)
-                        }
-                    }
-                    #actor::ServiceEntry::of::<#serves>(
-                        #contract::accepting_as(address.accepting::<Call>(), Call, |call: Call| call.0),
-                    )
-                }),*]
+                ::std::vec![#(
+                    #actor::ServiceEntry::of::<#serves>(address.accepting_with(#mail::#variants))
+                ),*]
             }
         }
     })

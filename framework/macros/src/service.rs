@@ -229,8 +229,8 @@ impl Contract {
 
     /// How each method reaches `handler`, an implementor of this trait.
     fn arms(&self, handler_trait: &Ident) -> Vec<TokenStream> {
-        let Self { contract, body, .. } = self;
-        let arm = |method: &Method| {
+        let Self { ident, contract, body, .. } = self;
+        let arm = |(index, method): (usize, &Method)| {
             let Method { variant, params, name, .. } = method;
             let fields: Vec<_> = method.fields.iter().map(|f| &f.name).collect();
             if method.is_stream() {
@@ -238,7 +238,12 @@ impl Contract {
                 let (incoming, emit) = (mixed("incoming"), mixed("emit"));
                 return quote! {
                     #body::#variant(#params { #(#fields),* }, ends) => {
-                        cx.enter(self.meta, ends.cancel_token());
+                        cx.answering(
+                            self.meta,
+                            ends.cancel_token(),
+                            <#ident as #contract::Service>::NAME,
+                            &<#ident as #contract::Service>::METHODS[#index],
+                        );
                         let (#incoming, #emit, reply) = ends.split();
                         let reply = ::core::option::Option::Some(reply);
                         #contract::answer(reply, async {
@@ -250,7 +255,12 @@ impl Contract {
             // The async block puts the whole call under the answer's `catch_unwind`.
             quote! {
                 #body::#variant(#params { #(#fields),* }, reply) => {
-                    cx.enter(self.meta, #contract::Reply::token(&reply));
+                    cx.answering(
+                        self.meta,
+                        #contract::Reply::token(&reply),
+                        <#ident as #contract::Service>::NAME,
+                        &<#ident as #contract::Service>::METHODS[#index],
+                    );
                     #contract::answer(
                         reply,
                         async { #handler_trait::#name(handler, &mut *cx, #(#fields),*).await },
@@ -258,13 +268,26 @@ impl Contract {
                 }
             }
         };
-        self.methods.iter().map(arm).collect()
+        self.methods.iter().enumerate().map(arm).collect()
     }
 
     /// What lies in a mailbox, and how it reaches the handler.
     fn call(&self) -> TokenStream {
         let Self { vis, contract, error, call, body, handler, shared, .. } = self;
         let quiet = quiet();
+        let acked: Vec<_> = self.methods.iter().filter(|m| m.ack).map(|m| &m.variant).collect();
+        // Methods without an acknowledgement pay nothing for those that have one.
+        let take_ack = (!acked.is_empty()).then(|| {
+            quote! {
+                fn take_ack(&mut self) -> ::core::option::Option<#contract::Ack> {
+                    match &mut self.body {
+                        #(#body::#acked(_, reply) => reply.take().map(#contract::Reply::into_ack),)*
+                        #[allow(unreachable_patterns)]
+                        _ => ::core::option::Option::None,
+                    }
+                }
+            }
+        });
         let doc =
             format!("One call of `{}` with the obligation to answer it, as it lies in a mailbox.", self.name);
         let variants: Vec<_> = self.methods.iter().map(|m| &m.variant).collect();
@@ -390,6 +413,7 @@ impl Contract {
                             #contract::#forward(params, self.meta, ends, caller, target)),*
                     }
                 }
+                #take_ack
                 fn reject(self, status: #contract::Status) {
                     match self.body { #(#rejected),* }
                 }

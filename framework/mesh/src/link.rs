@@ -401,6 +401,8 @@ impl Link {
         for incoming in state.incoming.values() {
             incoming.method.metrics.in_flight.dec();
         }
+        let scopes: Vec<_> =
+            state.incoming.values_mut().filter_map(|incoming| incoming.scope.take()).collect();
         state.incoming.clear();
         state.buf = Vec::new();
         let writer = state.writer.take();
@@ -412,6 +414,8 @@ impl Link {
         self.idle.notify_waiters();
         self.fail_calls(pending, None, &status);
         self.end_watches();
+        // Whoever asked is gone, so the calls that its requests have led to are made for nobody.
+        scopes.into_iter().for_each(|scope| scope.cancel());
         let senders = std::mem::take(&mut *self.senders.lock());
         let mut senders: Vec<_> = senders.into_iter().collect();
         senders.sort_unstable_by_key(|(id, _)| *id);

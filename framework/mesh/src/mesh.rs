@@ -401,4 +401,12 @@ impl Caller for Mesh {
     fn now(&self) -> Instant {
         clock::now()
     }
+
+    fn node(&self) -> Option<&NodeId> {
+        self.shared.node()
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation()
+    }
 }

@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CallMeta, Priority, ReplyTo, ResponseSink};
+use afflux_wire::contract::{CallChain, CallMeta, Priority, ReplyTo, ResponseSink};
 use afflux_wire::{
     Code, Executed, Frame, Incarnation, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames,
 };
@@ -262,11 +262,20 @@ impl Control<'_> {
             let status = Status::new(Code::DeadlineExceeded, text);
             return self.refuse(id, method.service, status, "deadline");
         }
+        let chain = match chain_of(&meta) {
+            Ok(chain) => chain,
+            Err(status) => return self.refuse(id, method.service, status, "chain"),
+        };
         if let Err((status, reason)) = self.link.admit(id, method, now) {
             return self.refuse(id, method.service, status, reason);
         }
         let reply = ReplyTo::new(Arc::clone(&self.sink), id);
-        method.dispatch.dispatch(method.index, params, self.meta(meta, now), Some(reply));
+        method.dispatch.dispatch(
+            method.index,
+            params,
+            CallMeta { chain, ..self.meta(meta, now) },
+            Some(reply),
+        );
     }
 
     #[cold]
@@ -323,6 +332,15 @@ impl Control<'_> {
             peer: Some(self.link.peer.clone()),
             ..CallMeta::default()
         }
+    }
+}
+
+/// The actors that wait for a request.
+#[inline]
+fn chain_of(meta: &Meta) -> Result<Option<CallChain>, Status> {
+    match meta.rare().and_then(|rare| rare.chain.as_ref()) {
+        None => Ok(None),
+        Some(bytes) => CallChain::from_wire(bytes),
     }
 }
 

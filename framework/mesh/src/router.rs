@@ -11,7 +11,7 @@ use afflux_wire::contract::{
     Avoid, CallMeta, Caller, Failure, Hedge, MethodSpec, Outgoing, Placement, Policy, REDIRECTS_MAX, Remote,
     ReplyTo, ResponseSink, ResponseSlot, Retry, Started, Target,
 };
-use afflux_wire::{Code, Executed, NodeId, Stage, Status};
+use afflux_wire::{Code, Executed, Incarnation, NodeId, Stage, Status};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio::sync::oneshot;
@@ -523,6 +523,14 @@ impl Caller for Shared {
 
     fn now(&self) -> Instant {
         clock::now()
+    }
+
+    fn node(&self) -> Option<&NodeId> {
+        Some(&self.config.node)
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.config.incarnation
     }
 }
 

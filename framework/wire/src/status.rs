@@ -141,6 +141,9 @@ pub struct Details {
     /// The node that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
+    /// Whether this is an answer from memory, to a call whose idempotency key came back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replayed: bool,
     /// Messages waiting in the mailbox that refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_depth: Option<u32>,

@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use afflux_actor::clock;
-use afflux_wire::contract::ResponseSink;
-use afflux_wire::{Code, Executed, Meta, Status, put_redirect, put_response_err, put_response_ok};
+use afflux_wire::contract::{CallScope, ResponseSink};
+use afflux_wire::{
+    Code, Executed, Meta, NodeId, Stage, Status, put_redirect, put_response_err, put_response_ok,
+};
 
 use super::{FRAME_OVERHEAD_BYTES, Link};
 use crate::metrics::SAMPLE_EVERY_CALLS;
@@ -16,6 +18,8 @@ use crate::services::ServedMethod;
 pub(super) struct Incoming {
     pub(super) method: Arc<ServedMethod>,
     cancelled: bool,
+    /// What the handler's own calls share, cancelled with the request.
+    pub(super) scope: Option<Arc<CallScope>>,
     /// Set for the requests whose duration is observed.
     started: Option<Instant>,
 }
@@ -60,8 +64,12 @@ impl Link {
         let sampled = state.requests.is_multiple_of(SAMPLE_EVERY_CALLS);
         state.last_admitted = id;
         method.metrics.in_flight.inc();
-        let incoming =
-            Incoming { method: Arc::clone(method), cancelled: false, started: sampled.then_some(now) };
+        let incoming = Incoming {
+            method: Arc::clone(method),
+            cancelled: false,
+            scope: None,
+            started: sampled.then_some(now),
+        };
         state.incoming.insert(id, incoming);
         Ok(())
     }
@@ -87,7 +95,12 @@ impl Link {
             && !incoming.cancelled
         {
             incoming.cancelled = true;
+            let scope = incoming.scope.take();
             self.cancelled.fetch_add(1, Ordering::Release);
+            drop(state);
+            if let Some(scope) = scope {
+                scope.cancel();
+            }
         }
     }
 
@@ -115,6 +128,15 @@ fn put_error(buf: &mut Vec<u8>, id: u64, status: &Status) {
     }
 }
 
+/// An error that names its node, and how far the call had come: an answer without it is the handler's.
+fn located(status: &Status, node: &NodeId) -> Status {
+    let mut status = status.clone();
+    let details = status.details_mut();
+    details.node.get_or_insert_with(|| node.clone());
+    details.stage.get_or_insert(Stage::Running);
+    status
+}
+
 impl ResponseSink for Link {
     fn respond(&self, id: u64, result: Result<&[u8], &Status>) {
         let mut state = self.control.lock();
@@ -137,7 +159,8 @@ impl ResponseSink for Link {
                             self.peer
                         ),
                     );
-                    state.append(|buf| put_error(buf, id, &status.executed(Executed::Yes)));
+                    let status = status.executed(Executed::Yes).stage(Stage::Reply).node(&self.node);
+                    state.append(|buf| put_error(buf, id, &status));
                 }
                 // Cannot fail: the length is below the limit.
                 Ok(bytes) => {
@@ -145,7 +168,10 @@ impl ResponseSink for Link {
                     let meta = Meta { load: u32::try_from(load).unwrap_or(0), ..Meta::default() };
                     drop(state.append(|buf| put_response_ok(buf, id, bytes, &meta)));
                 }
-                Err(status) => state.append(|buf| put_error(buf, id, status)),
+                Err(status) => {
+                    let status = located(status, &self.node);
+                    state.append(|buf| put_error(buf, id, &status));
+                }
             }
         }
         let (bytes, idle) = (state.buf.len(), state.incoming.is_empty());
@@ -162,6 +188,22 @@ impl ResponseSink for Link {
             self.idle.notify_waiters();
         }
         self.check_backlog(bytes);
+    }
+
+    fn on_cancel(&self, id: u64, scope: &Arc<CallScope>) {
+        let mut state = self.control.lock();
+        let gone = match state.incoming.get_mut(&id) {
+            Some(incoming) if !incoming.cancelled => {
+                incoming.scope = Some(Arc::clone(scope));
+                false
+            }
+            Some(_) => true,
+            None => self.is_lost(),
+        };
+        drop(state);
+        if gone {
+            scope.cancel();
+        }
     }
 
     fn is_cancelled(&self, id: u64) -> bool {

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CANCEL_HEDGED, CallMeta, MethodSpec, Outgoing, Remote, Started};
+use afflux_wire::contract::{CANCEL_HEDGED, CallChain, CallMeta, MethodSpec, Outgoing, Remote, Started};
 use afflux_wire::{
-    CancelReason, Code, Executed, Meta, Method, NodeId, Stage, Status, put_cancel, put_notify, put_request,
+    CancelReason, Code, Executed, Meta, Method, NodeId, RareMeta, Stage, Status, put_cancel, put_notify,
+    put_request,
 };
 use bytes::Bytes;
 
@@ -80,11 +81,18 @@ impl Link {
             attempt: meta.attempt,
             priority: meta.priority.to_wire(),
             load: 0,
-            rare: rare_meta(meta),
+            rare: rare_meta(meta)?,
         };
+        let rare_bytes = wire_meta.rare().map_or(0, |rare| {
+            [&rare.idempotency_key, &rare.chain, &rare.to, &rare.token]
+                .into_iter()
+                .flatten()
+                .map(Bytes::len)
+                .sum()
+        });
         with_scratch(|params| {
             call.encode(params)?;
-            self.check_bytes(params.len(), service, method.name())?;
+            self.check_bytes(params.len() + rare_bytes, service, method.name())?;
             let slot = if one_way { None } else { Some(call.slot()) };
             let mut state = self.control.lock();
             if state.closed || state.buf.len() > self.write_buffer_bytes_max {
@@ -123,7 +131,9 @@ impl Link {
                 true => put_notify(buf, name, params, &wire_meta),
                 false => put_request(buf, id, name, params, &wire_meta),
             };
-            state.append(put).map_err(|error| Status::from(error).executed(Executed::No))?;
+            state.append(put).map_err(|error| {
+                Status::from(error).executed(Executed::No).stage(Stage::Connect).node(&self.peer)
+            })?;
             state.next_id += 2;
             state.calls += 1;
             let mut earlier = false;
@@ -158,7 +168,8 @@ impl Link {
         if state.closed {
             return Status::unavailable(format!("the link to node {} is closing", self.peer))
                 .executed(Executed::No)
-                .stage(Stage::Connect);
+                .stage(Stage::Connect)
+                .node(&self.peer);
         }
         Status::new(
             Code::ResourceExhausted,
@@ -187,7 +198,8 @@ impl Link {
                 ),
             )
             .executed(Executed::No)
-            .stage(Stage::Connect));
+            .stage(Stage::Connect)
+            .node(&self.peer));
         }
         Ok(())
     }
@@ -379,18 +391,21 @@ impl Remote for Link {
     }
 }
 
-/// What few calls carry.
+/// What few calls carry; nothing is allocated for the others.
 #[inline]
-fn rare_meta(meta: &CallMeta) -> Option<Box<afflux_wire::RareMeta>> {
-    if meta.idempotency_key.is_none() && meta.to.is_none() {
-        return None;
+fn rare_meta(meta: &CallMeta) -> Result<Option<Box<RareMeta>>, Status> {
+    let CallMeta { idempotency_key, chain, to, token, .. } = meta;
+    if idempotency_key.is_none() && chain.is_none() && to.is_none() && token.is_none() {
+        return Ok(None);
     }
-    Some(Box::new(afflux_wire::RareMeta {
-        idempotency_key: meta.idempotency_key.as_deref().map(Bytes::copy_from_slice),
+    Ok(Some(Box::new(RareMeta {
+        idempotency_key: idempotency_key.as_deref().map(Bytes::copy_from_slice),
+        chain: chain.as_ref().map(CallChain::to_wire).transpose()?.map(Bytes::from),
         // Names and numbers always encode.
-        to: meta.to.as_deref().and_then(|to| afflux_wire::codec::to_named(to).ok()).map(Bytes::from),
-        ..Default::default()
-    }))
+        to: to.as_deref().and_then(|to| afflux_wire::codec::to_named(to).ok()).map(Bytes::from),
+        token: token.as_deref().map(|token| Bytes::copy_from_slice(token.as_bytes())),
+        ..RareMeta::default()
+    })))
 }
 
 /// Lends a buffer of this thread to encode into. A call that starts another while it is encoded gets

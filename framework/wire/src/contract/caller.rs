@@ -6,12 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::chain::CallChain;
 use super::cx::{CallMeta, TraceParent};
 use super::placement::{Failure, Hedge, Placement, Policy, Retry};
 use super::priority::Priority;
-use super::service::MethodSpec;
+use super::scope::CallScope;
+use super::service::{MethodKind, MethodSpec};
 use super::slot::ResponseSlot;
-use crate::id::{ActorId, NodeId};
+use crate::id::{ActorId, Incarnation, NodeId};
 use crate::status::Status;
 
 /// A future on the heap.
@@ -64,6 +66,8 @@ pub struct CallOptions {
     pub idempotency_key: Option<Arc<[u8]>>,
     /// Where it stands in a mailbox; the method's own priority when absent.
     pub priority: Option<Priority>,
+    /// The call that is answered while this one is made.
+    pub scope: Option<Arc<CallScope>>,
     /// Fails at once when no endpoint is known or reachable, instead of waiting until the deadline.
     pub fail_fast: bool,
     /// The caller's credential; the link's own identity counts when absent.
@@ -77,6 +81,12 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
+    /// The actors that wait for a call of this method.
+    #[inline]
+    pub(super) fn chain(&self, method: &MethodSpec) -> Option<&CallChain> {
+        self.scope.as_ref()?.chain().filter(|_| method.kind != MethodKind::OneWay)
+    }
+
     /// What goes with one try of a call.
     pub(super) fn meta(&self, method: &MethodSpec, deadline: Option<Instant>, attempt: u32) -> CallMeta {
         CallMeta {
@@ -84,6 +94,8 @@ impl CallOptions {
             trace: self.trace,
             attempt,
             idempotency_key: self.idempotency_key.clone(),
+            // Nobody waits for the handler of a one-way call: it closes no cycle.
+            chain: self.chain(method).cloned(),
             priority: self.priority.unwrap_or(method.priority),
             token: self.token.clone(),
             ..CallMeta::default()
@@ -185,4 +197,12 @@ pub trait Caller: Send + Sync + 'static {
     fn sleep_until(&self, at: Instant) -> BoxFuture<()>;
     /// The node's clock.
     fn now(&self) -> Instant;
+    /// The node whose calls these are; nothing for a client that is no node.
+    fn node(&self) -> Option<&NodeId> {
+        None
+    }
+    /// The life of that node.
+    fn incarnation(&self) -> Incarnation {
+        Incarnation(0)
+    }
 }

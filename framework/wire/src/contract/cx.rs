@@ -1,14 +1,16 @@
 //! What a handler knows of the call it answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::call::Handle;
 use super::caller::{CallOptions, Caller, Target};
+use super::chain::{ActorKey, CallChain, MethodText};
 use super::identity::Identity;
 use super::priority::Priority;
 use super::reply::CancelToken;
-use super::service::Service;
+use super::scope::CallScope;
+use super::service::{MethodSpec, Service};
 use crate::id::{ActorId, ActorPath, NodeId};
 use crate::status::Status;
 
@@ -34,6 +36,8 @@ pub struct CallMeta {
     pub attempt: u32,
     /// The same key means the same effect.
     pub idempotency_key: Option<Arc<[u8]>>,
+    /// The actors that wait for it; absent for a call from outside an actor.
+    pub chain: Option<CallChain>,
     /// Where it stands in a mailbox.
     pub priority: Priority,
     /// The node it came from; absent for a call from this process.
@@ -54,6 +58,14 @@ pub struct Cx {
     path: ActorPath,
     meta: CallMeta,
     cancel: CancelToken,
+    /// The actor and whether it handles one message at a time.
+    seat: Option<(ActorKey, bool)>,
+    /// The method whose handler runs.
+    method: Option<(&'static str, &'static MethodSpec)>,
+    /// Whether a handler runs, which its actor waits for.
+    handling: bool,
+    /// Shared by the calls of the handler; made for the first of them.
+    scope: OnceLock<Arc<CallScope>>,
     stop: Option<Status>,
     failure: Option<Status>,
 }
@@ -66,6 +78,10 @@ impl Cx {
             path,
             meta: CallMeta::default(),
             cancel: CancelToken::never(),
+            seat: None,
+            method: None,
+            handling: false,
+            scope: OnceLock::new(),
             stop: None,
             failure: None,
         }
@@ -74,14 +90,78 @@ impl Cx {
     /// The context of a handler that runs beside others of the same actor.
     #[must_use]
     pub fn sibling(&self) -> Self {
-        Self::new(self.path.clone(), self.caller.clone())
+        let mut sibling = Self::new(self.path.clone(), self.caller.clone());
+        sibling.seat = self.seat.clone().map(|(key, _)| (key, false));
+        sibling
     }
 
     /// Enters a call: the dispatch does this before the handler runs.
     pub fn enter(&mut self, meta: CallMeta, cancel: CancelToken) {
+        self.end_scope();
         self.meta = meta;
         self.cancel = cancel;
+        self.method = None;
+        self.handling = true;
         self.failure = None;
+    }
+
+    /// Enters a call of this method: [`Cx::enter`] with a name for it.
+    pub fn answering(
+        &mut self,
+        meta: CallMeta,
+        cancel: CancelToken,
+        service: &'static str,
+        method: &'static MethodSpec,
+    ) {
+        self.enter(meta, cancel);
+        self.method = Some((service, method));
+    }
+
+    /// Leaves the last call: what runs until the next one is entered is nobody's call.
+    pub fn leave(&mut self) {
+        if self.handling {
+            self.enter(CallMeta::default(), CancelToken::never());
+            self.handling = false;
+        }
+    }
+
+    /// The same context for the actor with this key; `serial` when it handles one message at a time.
+    #[must_use]
+    pub fn seated(mut self, key: ActorKey, serial: bool) -> Self {
+        self.seat = Some((key, serial));
+        self
+    }
+
+    fn end_scope(&mut self) {
+        if let Some(scope) = self.scope.take() {
+            scope.end();
+        }
+    }
+
+    /// Whether the handler's method is `detached`.
+    fn is_detached(&self) -> bool {
+        self.method.is_some_and(|(_, method)| method.detached)
+    }
+
+    /// Who waits for the calls of the handler that runs: this actor, and who waits for it.
+    fn own_chain(&self) -> Option<CallChain> {
+        let (key, serial) = self.seat.clone().filter(|_| self.handling)?;
+        let method = match self.method {
+            Some((service, method)) => MethodText::Of(service, method.name),
+            None => MethodText::Text(self.path.as_str().into()),
+        };
+        Some(CallChain::new(self.meta.chain.clone(), key, self.path.clone(), method, serial))
+    }
+
+    fn scope(&self) -> Arc<CallScope> {
+        let scope = self.scope.get_or_init(|| {
+            let scope = CallScope::new(self.own_chain());
+            if !self.is_detached() {
+                self.cancel.on_cancel(&scope);
+            }
+            scope
+        });
+        Arc::clone(scope)
     }
 
     /// The path of this actor.
@@ -117,12 +197,28 @@ impl Cx {
         Some(deadline.saturating_duration_since(now))
     }
 
-    /// A client of another service, whose calls inherit this call's deadline and trace.
+    /// A client of another service, whose calls belong to the call that is answered: they inherit its
+    /// deadline and its trace, fail with `CANCELLED` when its caller gives up, and say who waits for them,
+    /// so that a call cycle fails at once instead of at its deadline.
     ///
+    /// In a handler of a method that is `detached` they inherit neither deadline nor cancellation.
     /// Outside a node every call of it fails with `FAILED_PRECONDITION`.
     pub fn client<S: Service>(&self) -> S::Client {
-        let options =
-            CallOptions { deadline_at: self.meta.deadline, trace: self.meta.trace, ..CallOptions::default() };
+        let options = CallOptions {
+            deadline_at: self.meta.deadline.filter(|_| !self.is_detached()),
+            trace: self.meta.trace,
+            scope: (self.handling && self.caller.is_some()).then(|| self.scope()),
+            ..CallOptions::default()
+        };
+        S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
+    }
+
+    /// A client for work that goes on after this call: its calls inherit the trace and nothing else.
+    ///
+    /// For tasks that the handler starts and does not wait for. What the handler itself waits for belongs
+    /// to [`Cx::client`], or a call cycle is found by its deadline only.
+    pub fn detached<S: Service>(&self) -> S::Client {
+        let options = CallOptions { trace: self.meta.trace, ..CallOptions::default() };
         S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
     }
 
@@ -149,5 +245,11 @@ impl Cx {
     /// The failure of the last call that nobody waited for, once: the host counts and logs it.
     pub fn take_failure(&mut self) -> Option<Status> {
         self.failure.take()
+    }
+}
+
+impl Drop for Cx {
+    fn drop(&mut self) {
+        self.end_scope();
     }
 }

@@ -12,10 +12,14 @@ use super::caller::{BoxFuture, CANCEL_HEDGED, Caller, Outgoing, Remote, Started,
 use super::cx::CallMeta;
 use super::fault::CallError;
 use super::generated::nothing;
-use super::placement::{Avoid, Failure, Hedge, Placement, RETRY_AFTER_FULL_MS, Retry};
+use super::placement::{Avoid, Failure, Hedge, Placement, Retry};
+use super::refusal::refusal;
 use super::reply::Reply;
-use super::service::{LocalEndpoint, Mail, MethodSpec, Params, Refused, Service};
+use super::scope::WatchId;
+use super::service::{Accept, LocalEndpoint, Mail, MethodSpec, Params, Service};
 use super::slot::{ResponseSlot, Slot};
+use super::window::{Admitted, Waiter};
+use crate::id::NodeId;
 use crate::status::{Code, Executed, Redirect, Stage, Status};
 
 /// Tries of one call, the first included, a second attempt beside a running one not.
@@ -36,7 +40,7 @@ pub(super) type Answer<P> =
 /// A call that was certainly not executed is tried again, [`CALL_TRIES_MAX`] times in all, as long as
 /// the caller's budget of retries lasts: elsewhere where there is somebody else, not before
 /// `retry_after_ms` where it was refused. A call that may have been executed is tried again only when
-/// that does no harm: its method is idempotent, or it has an idempotency key.
+/// that does no harm: its method is idempotent, or it has an idempotency key and is for one node or actor.
 pub struct CallFuture<P: Params> {
     handle: Handle<P::Service>,
     params: Option<P>,
@@ -47,6 +51,8 @@ pub struct CallFuture<P: Params> {
     tries: u32,
     /// Of a call that failed before, or may get a second attempt: most have none.
     rare: Option<Box<Rare<P>>>,
+    /// The place among those that are woken when the call it is made for is cancelled.
+    watch: Option<WatchId>,
 }
 
 /// What few calls need.
@@ -105,6 +111,7 @@ impl<P: Params> CallFuture<P> {
             timer: None,
             tries: 0,
             rare: None,
+            watch: None,
         }
     }
 
@@ -131,6 +138,7 @@ impl<P: Params> CallFuture<P> {
             trace: options.trace,
             attempt: self.tries,
             idempotency_key: options.idempotency_key.clone(),
+            chain: options.chain(Self::method()).cloned(),
             priority: options.priority.unwrap_or(Self::method().priority),
             to: self.handle.target.actor.clone(),
             token: options.token.clone(),
@@ -147,6 +155,12 @@ impl<P: Params> CallFuture<P> {
             Phase::Waiting(_, status) => Some(status),
             _ => None,
         };
+        if self.tries == 0
+            && let Some(chain) = self.handle.options.chain(Self::method())
+            && let Err(status) = chain.check()
+        {
+            return Some(Err(CallError::Status(status)));
+        }
         let mut changed: Option<BoxFuture<()>> = None;
         let redirected = self.rare.as_mut().and_then(|rare| rare.redirected.take());
         let elsewhere =
@@ -163,8 +177,8 @@ impl<P: Params> CallFuture<P> {
                 avoid: self.rare.as_ref().and_then(|rare| rare.avoid.as_ref()),
                 elsewhere: false,
             };
-            let (params, slot) = (&mut self.params, &self.slot);
-            let mut departure = Departure::<P> { params, slot, one_way, placement };
+            let (params, slot, node) = (&mut self.params, &self.slot, caller.node());
+            let mut departure = Departure::<P> { params, slot, node, one_way, placement };
             let target = elsewhere.as_ref().unwrap_or(&self.handle.target);
             let status = match caller.start(target, Self::method(), meta, &mut departure) {
                 Ok(_) if one_way => return Some(nothing::<P>().map_err(CallError::Status)),
@@ -227,9 +241,12 @@ impl<P: Params> CallFuture<P> {
         Status::new(Code::DeadlineExceeded, text).executed(executed).stage(stage)
     }
 
-    /// Whether a second execution does no harm.
+    /// Whether a second execution does no harm. A key is known to the actor that has seen it, so it makes
+    /// a call repeatable only where the call can go nowhere else.
     fn may_repeat(&self) -> bool {
-        Self::method().idempotent || self.handle.options.idempotency_key.is_some()
+        let Target { node, actor, .. } = &self.handle.target;
+        let pinned = node.is_some() || actor.is_some();
+        Self::method().idempotent || (pinned && self.handle.options.idempotency_key.is_some())
     }
 
     /// Whether another attempt may end better and does no harm.
@@ -371,7 +388,7 @@ impl<P: Params> CallFuture<P> {
         let meta = self.meta(deadline);
         let slot = Slot::new();
         let mut departure =
-            Departure::<P> { params: &mut self.params, slot: &slot, one_way: false, placement };
+            Departure::<P> { params: &mut self.params, slot: &slot, node: None, one_way: false, placement };
         match caller.start(&self.handle.target, Self::method(), meta, &mut departure) {
             Ok(Started::Remote(remote, id)) => Hedging::Racing { slot, remote, id },
             // The first attempt runs on in any case.
@@ -408,11 +425,63 @@ impl<P: Params> Future for CallFuture<P> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        let Some(scope) = this.handle.options.scope.clone() else {
+            return this.poll_call(cx);
+        };
+        if scope.is_cancelled() && !matches!(this.phase, Phase::Done) {
+            return Poll::Ready(Err(CallError::Status(this.give_up())));
+        }
+        let polled = this.poll_call(cx);
+        if polled.is_pending() && !matches!(this.phase, Phase::Done) {
+            scope.watch(&mut this.watch, cx.waker());
+            // Cancelled between the look above and the watch: the task comes back at once.
+            if scope.is_cancelled() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        polled
+    }
+}
+
+impl<P: Params> CallFuture<P> {
+    /// Ends the call: nobody waits for the answer that it is made for.
+    fn give_up(&mut self) -> Status {
+        let (executed, stage) = match self.phase {
+            Phase::Local | Phase::Remote(..) => (Executed::Maybe, Stage::Running),
+            _ => (Executed::No, Stage::Connect),
+        };
+        self.leave("the caller of the call that it is made for gave up");
+        let name = format!("{}/{}", P::Service::NAME, Self::method().name);
+        let text = format!(
+            "{name} was cancelled: the caller of the call that it is made for gave up (a method whose \
+             handler goes on is `detached`)"
+        );
+        Status::new(Code::Cancelled, text).executed(executed).stage(stage)
+    }
+
+    /// Tells whoever has the call that its answer is not awaited any more.
+    fn leave(&mut self, reason: &str) {
+        self.cancel_hedge(reason);
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Remote(remote, id) => {
+                self.slot.close();
+                remote.cancel(id, reason);
+            }
+            Phase::Local => self.slot.close(),
+            Phase::New | Phase::Waiting(..) | Phase::Pausing(_) | Phase::Done => {}
+        }
+    }
+
+    fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Answer<P>> {
+        let this = self;
         let Some(caller) = this.handle.caller.clone() else {
             this.phase = Phase::Done;
-            return Poll::Ready(Err(CallError::Status(Status::precondition(
-                "this client belongs to no node: make it with `node.client()` or `cx.client()`",
-            ))));
+            return Poll::Ready(Err(CallError::Status(
+                Status::precondition(
+                    "this client belongs to no node: make it with `node.client()` or `cx.client()`",
+                )
+                .stage(Stage::Connect),
+            )));
         };
         let mut restarted = false;
         loop {
@@ -502,14 +571,11 @@ impl<P: Params> Future for CallFuture<P> {
 
 impl<P: Params> Drop for CallFuture<P> {
     fn drop(&mut self) {
-        self.cancel_hedge("the caller dropped the call");
-        match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Remote(remote, id) => {
-                self.slot.close();
-                remote.cancel(id, "the caller dropped the call");
-            }
-            Phase::Local => self.slot.close(),
-            Phase::New | Phase::Waiting(..) | Phase::Pausing(_) | Phase::Done => {}
+        self.leave("the caller dropped the call");
+        if let Some(id) = self.watch.take()
+            && let Some(scope) = &self.handle.options.scope
+        {
+            scope.unwatch(id);
         }
     }
 }
@@ -518,8 +584,27 @@ impl<P: Params> Drop for CallFuture<P> {
 struct Departure<'a, P: Params> {
     params: &'a mut Option<P>,
     slot: &'a Arc<Slot<Answer<P>>>,
+    /// Where the mailbox is, for its refusals.
+    node: Option<&'a NodeId>,
     one_way: bool,
     placement: Placement<'a>,
+}
+
+impl<P: Params> Departure<'_, P> {
+    /// What the kept answers of a mailbox beside say of a call with a key; nothing for other calls.
+    fn admit(
+        &mut self,
+        mailbox: &dyn Accept<<P::Service as Service>::Call>,
+        meta: &CallMeta,
+    ) -> Result<Option<Admitted>, Status> {
+        let (false, Some(_), Some(window)) = (self.one_way, &meta.idempotency_key, mailbox.replies()) else {
+            return Ok(None);
+        };
+        let mut params = Vec::new();
+        self.encode(&mut params)?;
+        let (spec, waiter) = (CallFuture::<P>::method(), Waiter::Local(self.slot()));
+        Ok(window.admit(P::Service::NAME, spec, meta, &params, waiter).ok())
+    }
 }
 
 impl<P: Params> Outgoing for Departure<'_, P> {
@@ -541,15 +626,28 @@ impl<P: Params> Outgoing for Departure<'_, P> {
                 P::Service::NAME
             )));
         };
+        let mailbox = endpoint.mailbox();
+        let kept = match self.admit(mailbox, &meta)? {
+            None => None,
+            Some(Admitted::Run(to)) => Some(to),
+            Some(Admitted::Answered) => return Ok(()),
+        };
+        let reply = (!self.one_way).then(|| match &kept {
+            Some(to) => Reply::wire(to.twin()),
+            None => Reply::local(Arc::clone(self.slot)),
+        });
         let Some(params) = self.params.take() else {
             return Err(Status::internal("the params of this call have left already"));
         };
-        let reply = (!self.one_way).then(|| Reply::local(Arc::clone(self.slot)));
-        let mailbox = endpoint.mailbox();
         let Err(refused) = mailbox.accept(params.into_call(meta, reply)) else {
             return Ok(());
         };
-        let status = refusal(P::Service::NAME, &refused, mailbox.depth(), mailbox.capacity());
+        let method = CallFuture::<P>::method().name;
+        let status = refusal(P::Service::NAME, method, &refused, mailbox, self.node);
+        if let Some(kept) = kept {
+            // Not executed: the key is free again, and whoever waits with it is told.
+            kept.respond(Err(&status));
+        }
         let call = refused.into_inner();
         if self.one_way {
             return Err(status);
@@ -576,27 +674,9 @@ impl<P: Params> Outgoing for Departure<'_, P> {
     }
 }
 
-/// The error of a mailbox that took nothing.
-pub(super) fn refusal<M>(service: &str, refused: &Refused<M>, depth: usize, capacity: usize) -> Status {
-    let mut status = match refused {
-        Refused::Full(_) => Status::new(
-            Code::ResourceExhausted,
-            format!(
-                "the mailbox of {service} is full ({capacity} messages): call less often, raise \
-                 `mailbox`, or run more instances"
-            ),
-        )
-        .retry_after_ms(RETRY_AFTER_FULL_MS),
-        Refused::Closed(_) => Status::unavailable(format!("the actor of {service} has stopped")),
-    }
-    .executed(Executed::No)
-    .stage(Stage::Admission);
-    status.details_mut().queue_depth = u32::try_from(depth).ok();
-    status
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::placement::RETRY_AFTER_FULL_MS;
     use super::super::testing::{Double, Fake, Note, Shop, ShopError, poll};
     use super::*;
     use crate::contract::{CallOptions, Cx, Target};

@@ -12,7 +12,8 @@ use super::caller::{BoxFuture, CallOptions, Caller, Target};
 use super::cx::CallMeta;
 use super::fault::{CallError, Fault, RpcError};
 use super::reply::{Panic, Reply, ReplyTo};
-use super::service::{Accept, MethodKind, MethodSpec, Params, Refused, Service};
+use super::scope::CallScope;
+use super::service::{MethodKind, MethodSpec, Params, Service};
 use crate::status::{Code, Executed, Stage, Status};
 
 /// The JSON Schema of a type, with its definitions.
@@ -35,6 +36,7 @@ pub fn decode_params<P: Params>(
         Err(mut status) => {
             let method = P::Service::METHODS[P::METHOD].name;
             status.message = format!("{}/{method}: {}", P::Service::NAME, status.message);
+            status.details_mut().stage.get_or_insert(Stage::Admission);
             Err((status, reply))
         }
     }
@@ -69,37 +71,6 @@ pub async fn answer<T: Serialize + Send + 'static, E: RpcError>(
     }
 }
 
-/// A place for messages `C` in front of one for messages `W` that are made from them.
-#[must_use]
-pub fn accepting_as<C: Send + 'static, W: Send + 'static>(
-    inner: Arc<dyn Accept<W>>,
-    wrap: fn(C) -> W,
-    unwrap: fn(W) -> C,
-) -> Arc<dyn Accept<C>> {
-    Arc::new(AcceptingAs { inner, wrap, unwrap })
-}
-
-struct AcceptingAs<C, W> {
-    inner: Arc<dyn Accept<W>>,
-    wrap: fn(C) -> W,
-    unwrap: fn(W) -> C,
-}
-
-impl<C: Send + 'static, W: Send + 'static> Accept<C> for AcceptingAs<C, W> {
-    fn accept(&self, message: C) -> Result<(), Refused<C>> {
-        self.inner.accept((self.wrap)(message)).map_err(|refused| match refused {
-            Refused::Full(message) => Refused::Full((self.unwrap)(message)),
-            Refused::Closed(message) => Refused::Closed((self.unwrap)(message)),
-        })
-    }
-    fn depth(&self) -> usize {
-        self.inner.depth()
-    }
-    fn capacity(&self) -> usize {
-        self.inner.capacity()
-    }
-}
-
 /// The value of a one-way call's answer, which nobody sends: `Output` is `()` there, MessagePack's nil.
 pub(super) fn nothing<P: Params>() -> Result<P::Output, Status> {
     debug_assert!(P::Service::METHODS[P::METHOD].kind == MethodKind::OneWay);
@@ -115,8 +86,15 @@ pub fn forward<P: Params>(
     caller: Arc<dyn Caller>,
     target: Target,
 ) -> BoxFuture<()> {
+    // Who waits for the call, and who may cancel it, are the same at its new place.
+    let scope = CallScope::new(meta.chain);
+    if let Some(reply) = &reply {
+        reply.cancel_token().on_cancel(&scope);
+    }
     let options = CallOptions {
         deadline_at: meta.deadline,
+        priority: Some(meta.priority),
+        scope: Some(scope),
         trace: meta.trace,
         idempotency_key: meta.idempotency_key,
         ..CallOptions::default()

@@ -10,6 +10,7 @@
 mod actor_ref;
 mod call;
 mod caller;
+mod chain;
 mod cx;
 mod fault;
 mod future;
@@ -17,28 +18,35 @@ mod generated;
 mod identity;
 mod placement;
 mod priority;
+mod refusal;
 mod reply;
+mod scope;
 mod service;
 mod slot;
 mod stream;
 mod task_local;
 #[cfg(test)]
 mod testing;
+mod window;
 
 pub use actor_ref::{ActorRef, Via};
 pub use call::{Call, Handle};
 pub use caller::{BoxFuture, CANCEL_HEDGED, CallOptions, Caller, Outgoing, Remote, Started, Target};
+pub use chain::{ActorKey, CHAIN_BYTES_MAX, CHAIN_LINKS_MAX, CallChain};
 pub use cx::{CallMeta, Cx, TraceParent};
 pub use fault::{CallError, Fault, NoError, RpcError};
 pub use future::{CALL_TRIES_MAX, CallFuture, REDIRECTS_MAX};
 #[doc(hidden)]
-pub use generated::{accepting_as, answer, decode_params, no_such_method, schema_of};
+pub use generated::{answer, decode_params, no_such_method, schema_of};
 #[doc(hidden)]
 pub use generated::{assert_keyed, encode_param, forward};
 pub use identity::{Identity, IdentityKind};
 pub use placement::{Avoid, Balanced, Failure, Hedge, Placement, Policy, Retry, key_hash};
 pub use priority::Priority;
-pub use reply::{CancelToken, Panic, Reply, ReplyTo, ResponseSink};
+#[doc(hidden)]
+pub use refusal::refusal;
+pub use reply::{Ack, CancelToken, Panic, Reply, ReplyTo, ResponseSink};
+pub use scope::CallScope;
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
 pub use slot::ResponseSlot;
 pub use stream::{
@@ -47,5 +55,8 @@ pub use stream::{
 };
 pub use stream::{decode_stream, dropping_state, forward_stream};
 pub use task_local::{current_caller, within};
+pub use window::{
+    Admitted, IDEMPOTENCY_KEY_BYTES_MAX, REPEATS_WAITING_MAX, ReplyLimits, ReplyWindow, Waiter, WindowEvent,
+};
 
-pub use crate::status::{Code, Status};
+pub use crate::status::{Code, Executed, Stage, Status};

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use serde::Serialize;
 
 use super::fault::{CallError, Fault, RpcError};
+use super::scope::CallScope;
 use super::slot::Slot;
 use super::stream::{Handled, StreamWire};
 use crate::status::{Code, Stage, Status};
@@ -20,6 +21,11 @@ pub trait ResponseSink: Send + Sync {
     fn respond(&self, id: u64, result: Result<&[u8], &Status>);
     /// Whether the peer cancelled request `id`, or is gone.
     fn is_cancelled(&self, id: u64) -> bool;
+    /// Cancels `scope` when the peer cancels request `id` or is gone, at once when that has happened.
+    /// A sink that does nothing here leaves the calls of the handler to their deadline.
+    fn on_cancel(&self, id: u64, scope: &Arc<CallScope>) {
+        let _ = (id, scope);
+    }
 }
 
 /// The answer address of one request that came over a link.
@@ -45,6 +51,11 @@ impl ReplyTo {
         self.stream.as_ref()
     }
 
+    /// The same address: the first answer stands.
+    pub(super) fn twin(&self) -> Self {
+        Self { sink: Arc::clone(&self.sink), id: self.id, stream: self.stream.clone() }
+    }
+
     /// Sends the answer.
     pub fn respond(self, result: Result<&[u8], &Status>) {
         self.sink.respond(self.id, result);
@@ -53,11 +64,15 @@ impl ReplyTo {
 
 pub(super) trait Cancelled: Send + Sync {
     fn is_cancelled(&self) -> bool;
+    fn on_cancel(&self, scope: &Arc<CallScope>);
 }
 
 impl<R: Send> Cancelled for Slot<R> {
     fn is_cancelled(&self) -> bool {
         self.is_closed()
+    }
+    fn on_cancel(&self, scope: &Arc<CallScope>) {
+        Slot::on_cancel(self, scope);
     }
 }
 
@@ -84,6 +99,15 @@ impl CancelToken {
             Token::Never => false,
             Token::Local(slot) => slot.is_cancelled(),
             Token::Wire(sink, id) => sink.is_cancelled(*id),
+        }
+    }
+
+    /// Cancels `scope` when the caller gives up.
+    pub(super) fn on_cancel(&self, scope: &Arc<CallScope>) {
+        match &self.0 {
+            Token::Never => {}
+            Token::Local(slot) => slot.on_cancel(scope),
+            Token::Wire(sink, id) => sink.on_cancel(*id, scope),
         }
     }
 }
@@ -205,6 +229,24 @@ impl<T: Serialize + Send + 'static, E: RpcError> Drop for Reply<T, E> {
             Route::Beside(caller) => caller.handled(Err(dropped())),
             Route::Gone => {}
         }
+    }
+}
+
+/// Tells the caller of a one-way call that it was admitted.
+#[must_use = "the caller waits for it"]
+pub struct Ack(Box<dyn FnOnce() + Send>);
+
+impl Ack {
+    /// Tells it.
+    pub fn send(self) {
+        (self.0)();
+    }
+}
+
+impl<E: RpcError> Reply<(), E> {
+    /// The answer of a one-way call that is acknowledged when it is admitted.
+    pub fn into_ack(self) -> Ack {
+        Ack(Box::new(move || self.send(Ok(()))))
     }
 }
 

@@ -7,10 +7,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::caller::{BoxFuture, Caller, Target};
+use super::chain::ActorKey;
 use super::cx::CallMeta;
 use super::fault::RpcError;
 use super::priority::Priority;
-use super::reply::{Reply, ReplyTo};
+use super::reply::{Ack, Reply, ReplyTo};
+use super::window::ReplyWindow;
 use crate::status::{Code, Executed, Status};
 
 /// How a method exchanges messages.
@@ -236,6 +238,11 @@ pub trait Mail: Send + 'static {
         self.reject(Status::new(Code::Unimplemented, text).executed(Executed::No));
         Box::pin(std::future::ready(()))
     }
+    /// Takes what tells the caller of a one-way call that it was admitted. A mailbox sends it when the
+    /// message has its place; one that does not is answered by the handler's end.
+    fn take_ack(&mut self) -> Option<Ack> {
+        None
+    }
     /// Answers with an error instead of running.
     fn reject(self, status: Status);
 }
@@ -247,13 +254,15 @@ pub enum Refused<M> {
     Full(M),
     /// The actor has stopped.
     Closed(M),
+    /// The actor with this key waits for the message itself, over the calls of its chain.
+    Cycle(M, Box<ActorKey>),
 }
 
 impl<M> Refused<M> {
     /// The message that was not taken.
     pub fn into_inner(self) -> M {
         match self {
-            Refused::Full(m) | Refused::Closed(m) => m,
+            Refused::Full(m) | Refused::Closed(m) | Refused::Cycle(m, _) => m,
         }
     }
 }
@@ -269,6 +278,10 @@ pub trait Accept<M>: Send + Sync {
     fn depth(&self) -> usize;
     /// Messages that fit.
     fn capacity(&self) -> usize;
+    /// The answers that are kept for calls with an idempotency key, if they are.
+    fn replies(&self) -> Option<&Arc<ReplyWindow>> {
+        None
+    }
 }
 
 /// A service in this process: what the mesh finds by name and a typed caller downcasts to.

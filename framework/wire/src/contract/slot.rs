@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use super::fault::{CallError, RpcError};
+use super::scope::CallScope;
 use crate::status::{Executed, Stage, Status};
 
 /// Where an encoded answer of a call that left over a link is put. Implemented by the call's slot.
@@ -16,7 +17,8 @@ pub trait ResponseSlot: Send + Sync {
 }
 
 enum Cell<R> {
-    Waiting(Option<Waker>),
+    /// Whom to wake for the answer, and what to cancel when the caller leaves.
+    Waiting(Option<Waker>, Option<Arc<CallScope>>),
     Done(R),
     /// The caller is gone, or has taken the answer.
     Closed,
@@ -29,13 +31,13 @@ pub(super) struct Slot<R> {
 
 impl<R> Slot<R> {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { cell: Mutex::new(Cell::Waiting(None)) })
+        Arc::new(Self { cell: Mutex::new(Cell::Waiting(None, None)) })
     }
 
     /// Puts the answer in and wakes the caller.
     pub(super) fn fill(&self, value: R) {
         let mut cell = self.cell.lock();
-        if let Cell::Waiting(waker) = &mut *cell {
+        if let Cell::Waiting(waker, _) = &mut *cell {
             let waker = waker.take();
             *cell = Cell::Done(value);
             drop(cell);
@@ -48,7 +50,7 @@ impl<R> Slot<R> {
     /// Takes the answer out, once.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<R> {
         let mut cell = self.cell.lock();
-        if let Cell::Waiting(waker) = &mut *cell {
+        if let Cell::Waiting(waker, _) = &mut *cell {
             match waker {
                 Some(known) if known.will_wake(cx.waker()) => {}
                 _ => *waker = Some(cx.waker().clone()),
@@ -65,7 +67,19 @@ impl<R> Slot<R> {
     pub(super) fn close(&self) {
         // The old content may be a user's value or a waker: dropped after the lock.
         let old = std::mem::replace(&mut *self.cell.lock(), Cell::Closed);
+        if let Cell::Waiting(_, Some(scope)) = &old {
+            scope.cancel();
+        }
         drop(old);
+    }
+
+    /// Cancels `scope` when the caller leaves without its answer.
+    pub(super) fn on_cancel(&self, scope: &Arc<CallScope>) {
+        match &mut *self.cell.lock() {
+            Cell::Waiting(_, place) => *place = Some(Arc::clone(scope)),
+            Cell::Done(_) => {}
+            Cell::Closed => scope.cancel(),
+        }
     }
 
     /// Whether nobody waits any more.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::super::reply::Cancelled;
+use super::super::scope::CallScope;
 use super::super::slot::Slot;
 use super::lane::{Lane, Opening, Way};
 use super::shape::Shape;
@@ -32,6 +33,8 @@ pub(super) struct Beside<S: Shape> {
     /// Why the call failed before it was open.
     refused: Mutex<Option<Status>>,
     cancelled: AtomicBool,
+    /// What the calls of the handler share.
+    scope: Mutex<Option<Arc<CallScope>>>,
 }
 
 impl<S: Shape> Beside<S> {
@@ -46,6 +49,7 @@ impl<S: Shape> Beside<S> {
             result: Slot::new(),
             refused: Mutex::new(None),
             cancelled: AtomicBool::new(false),
+            scope: Mutex::new(None),
         })
     }
 
@@ -58,6 +62,13 @@ impl<S: Shape> Beside<S> {
 impl<S: Shape> Cancelled for Beside<S> {
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn on_cancel(&self, scope: &Arc<CallScope>) {
+        *self.scope.lock() = Some(Arc::clone(scope));
+        if self.is_cancelled() {
+            scope.cancel();
+        }
     }
 }
 
@@ -91,5 +102,9 @@ impl<S: Shape> Whole for Beside<S> {
         self.down.stop(status);
         self.down.fail(status.clone());
         self.result.fill(Err(status.clone()));
+        let scope = self.scope.lock().take();
+        if let Some(scope) = scope {
+            scope.cancel();
+        }
     }
 }

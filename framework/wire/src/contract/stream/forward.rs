@@ -9,6 +9,7 @@ use super::super::call::Handle;
 use super::super::caller::{BoxFuture, CallOptions, Caller, Target};
 use super::super::cx::CallMeta;
 use super::super::fault::Fault;
+use super::super::scope::CallScope;
 use super::super::service::Service;
 use super::emit::{Emit, Feed};
 use super::incoming::Incoming;
@@ -31,6 +32,8 @@ where
     Opened<P>: Send,
 {
     let options = CallOptions {
+        scope: Some(CallScope::new(meta.chain)),
+        priority: Some(meta.priority),
         deadline_at: meta.deadline,
         trace: meta.trace,
         idempotency_key: meta.idempotency_key,

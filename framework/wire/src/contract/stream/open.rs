@@ -11,7 +11,8 @@ use super::super::call::Handle;
 use super::super::caller::{Caller, Outgoing};
 use super::super::cx::CallMeta;
 use super::super::fault::{CallError, RpcError};
-use super::super::future::{CALL_TRIES_MAX, refusal};
+use super::super::future::CALL_TRIES_MAX;
+use super::super::refusal::refusal;
 use super::super::service::{LocalEndpoint, Mail, MethodSpec, Service};
 use super::super::slot::ResponseSlot;
 use super::beside::{Beside, Whole};
@@ -305,7 +306,7 @@ impl<P: StreamParams> Outgoing for Departure<'_, P> {
         let admitted = mailbox.accept(params.into_call(meta, Ends::beside(&call)));
         self.ports = Some(Ports { side: Side::Beside(call), caller: None, given: false });
         if let Err(refused) = admitted {
-            let status = refusal(P::Service::NAME, &refused, mailbox.depth(), mailbox.capacity());
+            let status = refusal(P::Service::NAME, spec::<P>().name, &refused, mailbox, None);
             refused.into_inner().reject(status);
         }
         Ok(())
