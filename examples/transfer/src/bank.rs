@@ -79,7 +79,10 @@ impl Bank {
     }
 
     fn held(&self, account: &str) -> Result<i64, BankError> {
-        self.accounts.get(account).copied().ok_or_else(|| BankError::NoSuchAccount { account: account.into() })
+        self.accounts
+            .get(account)
+            .copied()
+            .ok_or_else(|| BankError::NoSuchAccount { account: account.into() })
     }
 }
 

@@ -50,7 +50,8 @@ async fn main() -> Result {
     let dir = tempfile::tempdir()?;
     let file = |name: &str| dir.path().join(name);
     let (north, south, journal) = (file("north"), file("south"), file("transfers"));
-    let north = node("north", None).service("bank", move || Bank::open(&north, &[("ann", 100)])).start().await?;
+    let north =
+        node("north", None).service("bank", move || Bank::open(&north, &[("ann", 100)])).start().await?;
     let south = node("south", Some(&north))
         .service("bank", move || Bank::open(&south, &[("bob", 50)]))
         .start()
@@ -59,8 +60,9 @@ async fn main() -> Result {
     let crash_once = Arc::new(AtomicBool::new(false));
     let desk = node("desk", Some(&north)).start().await?;
     // Each bank is the same service on another node.
-    let banks: BTreeMap<String, AccountsClient> =
-        ["north", "south"].map(|bank| (bank.to_owned(), desk.mesh().client_on::<Accounts>(&bank.into()))).into();
+    let banks: BTreeMap<String, AccountsClient> = ["north", "south"]
+        .map(|bank| (bank.to_owned(), desk.mesh().client_on::<Accounts>(&bank.into())))
+        .into();
     let (known, crashes) = (banks.clone(), Arc::clone(&crash_once));
     let desk_here = node("moves", Some(&north))
         .service("desk", move || Desk::open(&journal, known.clone(), Arc::clone(&crashes)))
