@@ -29,6 +29,8 @@ pub(crate) enum Refusal {
     Fingerprint,
     /// It has a sender.
     Taken,
+    /// Only nodes of the cluster send batches.
+    Forbidden,
 }
 
 impl Refusal {
@@ -38,6 +40,7 @@ impl Refusal {
             Self::Released => "released",
             Self::Fingerprint => "fingerprint",
             Self::Taken => "taken",
+            Self::Forbidden => "forbidden",
         }
     }
 }

@@ -8,6 +8,8 @@ use afflux_wire::{Incarnation, Limits, NodeId};
 
 use crate::compat::CompatConfig;
 use crate::ejection::Ejection;
+use crate::guard::Access;
+use crate::tls::Tls;
 
 /// Byte credits of a fresh channel, unless [`Limits::channel_credit_bytes`] says otherwise.
 pub const CHANNEL_WINDOW_BYTES: u32 = 256 << 10;
@@ -67,6 +69,10 @@ pub struct MeshConfig {
     pub build_fingerprint: u64,
     /// The cluster's shared secret.
     pub token: Option<String>,
+    /// Certificates, where links are inside TLS; nothing: links are plain.
+    pub tls: Option<Tls>,
+    /// Who may call what.
+    pub access: Access,
     /// `host:port` to listen on; port 0 takes a free one; nothing: a client that nobody dials.
     pub listen: Option<String>,
     /// `host:port` under which others reach this node, where it is not the address it listens on.
@@ -87,8 +93,12 @@ pub struct MeshConfig {
     pub write_buffer_bytes_max: usize,
     /// Connections that have not finished their handshake.
     pub handshakes_max: usize,
+    /// Those of one peer's address.
+    pub handshakes_per_peer_max: usize,
     /// Connections accepted and alive.
     pub connections_max: usize,
+    /// Those of one peer's address.
+    pub connections_per_peer_max: usize,
     /// Where metrics and the dashboard are, for people who try HTTP on the node port.
     pub admin_hint: Option<String>,
     /// What MessagePack-RPC clients may do on the node port.
@@ -119,6 +129,8 @@ impl MeshConfig {
             build: String::new(),
             build_fingerprint: 0,
             token: None,
+            tls: None,
+            access: Access::default(),
             listen: None,
             advertise: None,
             limits: Limits { channel_credit_bytes: CHANNEL_WINDOW_BYTES, ..Limits::default() },
@@ -127,8 +139,10 @@ impl MeshConfig {
             connect_timeout: Duration::from_secs(5),
             attach_timeout: Duration::from_secs(10),
             write_buffer_bytes_max: 64 << 20,
-            handshakes_max: 256,
-            connections_max: 4_096,
+            handshakes_max: 1_024,
+            handshakes_per_peer_max: 256,
+            connections_max: 16_384,
+            connections_per_peer_max: 8_192,
             admin_hint: None,
             compat: CompatConfig::default(),
             local_first: true,
@@ -147,7 +161,8 @@ impl MeshConfig {
             cluster: self.cluster.clone(),
             node: self.node.clone(),
             build: self.build.clone(),
-            token: self.token.clone(),
+            // Judged by the guard.
+            token: None,
         }
     }
 

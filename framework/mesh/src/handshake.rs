@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
+use afflux_wire::contract::Identity;
 use afflux_wire::frame::put_reject;
-use afflux_wire::handshake::{Hello, Preface, Role, Welcome, negotiate};
+use afflux_wire::handshake::{Hello, PROTOCOL_MAJOR, Preface, ProtocolRange, Role, Welcome, negotiate};
 use afflux_wire::limits::HELLO_MS_MAX;
 use afflux_wire::{
     Code, Executed, Frame, Incarnation, Limits, NodeId, Stage, Status, WireError, codec, next_frame,
@@ -15,9 +16,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 
+use crate::doorman::{identify, identify_dialled};
+use crate::intake::Permit;
 use crate::mesh::Shared;
+use crate::tls::Shown;
 use crate::transport::Conn;
 
+/// How long a HELLO of another major is waited for.
+const FOREIGN_HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of a rejected peer that are read and thrown away.
+const REJECTED_BYTES_MAX: u64 = 64 << 10;
 /// Bytes of a node's name.
 const NODE_BYTES_MAX: usize = 256;
 
@@ -25,6 +33,8 @@ const NODE_BYTES_MAX: usize = 256;
 pub(crate) struct Wire {
     pub(crate) conn: Conn,
     pub(crate) buf: BytesMut,
+    /// Its place among the connections that were accepted.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// A greeted pair: all that a link is made of.
@@ -32,6 +42,7 @@ pub(crate) struct Greeted {
     pub(crate) hello: Hello,
     pub(crate) address: String,
     pub(crate) dialled: bool,
+    pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) control: Wire,
     pub(crate) data: Wire,
     /// The services that the peer was told of.
@@ -39,7 +50,9 @@ pub(crate) struct Greeted {
 }
 
 /// Names the two connections of one dial on the side that accepts.
-pub(crate) type HalfKey = (NodeId, Incarnation, u64);
+///
+/// Both connections show the same identity.
+pub(crate) type HalfKey = (NodeId, Incarnation, u64, Option<Arc<str>>);
 
 fn no_connection(who: &str, error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("no link to {who}: {error}")).executed(Executed::No).stage(Stage::Connect)
@@ -65,7 +78,7 @@ pub(crate) async fn dial(
         let mut hello = shared.config.hello(&shared.local_address());
         hello.services = services.offers();
         hello.link_id = shared.next_link_id();
-        let mut first = shared.transport.connect(address).await.map_err(|e| no_connection(&who, e))?;
+        let (mut first, shown) = connect(shared, address, &who).await?;
         connected();
         let (welcome, buf) = introduce(&mut first, &hello, &who).await?;
         let peer = welcome.hello;
@@ -78,13 +91,15 @@ pub(crate) async fn dial(
                 format!("node {} answered there: correct the address", peer.node),
             ));
         }
-        let control = Wire { conn: first, buf };
+        let identity = identify_dialled(shared, &peer.node, shown.as_ref())
+            .map_err(|status| no_connection(&who, status.message))?;
+        let control = Wire { conn: first, buf, permit: None };
         hello.role = Role::Data;
         hello.services = Vec::new();
-        let mut second = shared.transport.connect(address).await.map_err(|e| no_connection(&who, e))?;
+        let (mut second, shown_too) = connect(shared, address, &who).await?;
         let (second_welcome, buf) = introduce(&mut second, &hello, &who).await?;
         let other = second_welcome.hello;
-        if (&other.node, other.incarnation) != (&peer.node, peer.incarnation) {
+        if (&other.node, other.incarnation) != (&peer.node, peer.incarnation) || shown != shown_too {
             let text = "two different nodes answered: the address is balanced, give each node its own";
             return Err(no_connection(&who, text));
         }
@@ -92,8 +107,9 @@ pub(crate) async fn dial(
             hello: peer,
             address: address.to_owned(),
             dialled: true,
+            identity,
             control,
-            data: Wire { conn: second, buf },
+            data: Wire { conn: second, buf, permit: None },
             services_version: services.version,
         })
     };
@@ -102,9 +118,21 @@ pub(crate) async fn dial(
         .map_err(|_| no_connection(&who, format!("no answer within {limit:?} (connect_timeout)")))?;
     if greeted.is_ok() {
         let span = shared.now().saturating_duration_since(started);
-        shared.metrics.handshake_seconds.observe(span.as_secs_f64());
+        shared.metrics.handshake_seconds.with_label_values(&["dial"]).observe(span.as_secs_f64());
     }
     greeted
+}
+
+/// Connects, inside TLS where that is on; the certificate that was shown.
+async fn connect(shared: &Shared, address: &str, who: &str) -> Result<(Conn, Option<Shown>), Status> {
+    let conn = shared.transport.connect(address).await.map_err(|error| no_connection(who, error))?;
+    match shared.tls() {
+        None => Ok((conn, None)),
+        Some(tls) => tls.connect(conn, address).await.map_err(|error| {
+            let hint = "is `tls.mode` set there too, with certificates of the same authority?";
+            no_connection(who, format!("TLS: {error}; {hint}"))
+        }),
+    }
 }
 
 /// Says HELLO and waits for WELCOME.
@@ -145,26 +173,35 @@ async fn read_frame(conn: &mut Conn, buf: &mut BytesMut, limits: &Limits) -> io:
 /// Greets a peer whose first byte, at the front of `buf`, was that of our preface.
 ///
 /// # Errors
-/// The metric's reason and what to log. The peer has been told.
+/// The metric's reason, what to log, and what the peer is to be told.
 pub(crate) async fn accept(
     shared: &Arc<Shared>,
     mut conn: Conn,
     mut buf: BytesMut,
     from: &str,
-) -> Result<(), (&'static str, String)> {
-    let greeting = read_hello(&mut conn, &mut buf, &shared.config.limits);
-    let hello = timeout(Duration::from_millis(HELLO_MS_MAX), greeting)
-        .await
-        .map_err(|_| ("hello_timeout", format!("no HELLO within {HELLO_MS_MAX} ms")))?
-        .map_err(|error| ("hello", error.to_string()))?;
+    shown: Option<Shown>,
+    permit: Permit,
+) -> Result<(), Denied> {
+    let started = shared.now();
+    let hello = match hello_of(shared, &mut conn, &mut buf, from).await {
+        Ok(hello) => hello,
+        Err((reason, text, status)) => {
+            return Err(Denied { reason, text, told: status.map(|status| (conn, status)) });
+        }
+    };
     let services = shared.services();
     let judged = negotiate(&hello, &shared.config.identity())
-        .and_then(|minor| check_name(&hello.node).map(|()| minor));
-    let (minor, waiting) = match judged.and_then(|minor| Ok((minor, place(shared, &hello)?))) {
+        .and_then(|minor| check_name(&hello.node).map(|()| minor))
+        .and_then(|minor| Ok((minor, identify(shared, &hello, shown.as_ref())?)));
+    let placed = judged.and_then(|(minor, identity)| {
+        let half = place(shared, &hello, identity.as_deref())?;
+        Ok((minor, half, identity))
+    });
+    let (minor, waiting, identity) = match placed {
         Ok(placed) => placed,
         Err(status) => {
-            reject(&mut conn, &status).await;
-            return Err(("rejected", status.to_string()));
+            let reason = if status.code == Code::Unauthenticated { "unauthenticated" } else { "rejected" };
+            return Err(Denied { reason, text: status.to_string(), told: Some((conn, status)) });
         }
     };
     let mut welcome = shared.config.hello(&shared.local_address());
@@ -177,14 +214,16 @@ pub(crate) async fn accept(
     }
     let mut out = Vec::new();
     let written = match put_welcome(&mut out, &Welcome { minor, hello: welcome }) {
-        Ok(()) => conn.write_all(&out).await.map_err(|e| ("io", e.to_string())),
-        Err(status) => Err(("hello", status.to_string())),
+        Ok(()) => conn.write_all(&out).await.map_err(|e| Denied::silently("io", e.to_string())),
+        Err(status) => Err(Denied::silently("hello", status.to_string())),
     };
     if let (Err(_), Half::First(key, _)) = (&written, &waiting) {
         shared.halves.lock().remove(key);
     }
     written?;
-    let wire = Wire { conn, buf };
+    let span = shared.now().saturating_duration_since(started);
+    shared.metrics.handshake_seconds.with_label_values(&["accept"]).observe(span.as_secs_f64());
+    let wire = Wire { conn, buf, permit: Some(permit) };
     match waiting {
         Half::Second(control) => {
             // Its control half gave up meanwhile: the dialler will see that connection end.
@@ -195,19 +234,37 @@ pub(crate) async fn accept(
             let data = timeout(shared.config.connect_timeout, data).await;
             shared.halves.lock().remove(&key);
             let Ok(Ok(data)) = data else {
-                return Err(("half", format!("node {} opened no data connection", hello.node)));
+                let text = format!("node {} opened no data connection", hello.node);
+                return Err(Denied::silently("half", text));
             };
             let address = reachable(&hello.address, from);
             shared.install(Greeted {
                 hello,
                 address,
                 dialled: false,
+                identity,
                 control: wire,
                 data,
                 services_version: services.version,
             });
             Ok(())
         }
+    }
+}
+
+/// A connection that becomes no part of a link.
+pub(crate) struct Denied {
+    /// The metric's reason.
+    pub(crate) reason: &'static str,
+    /// What to log.
+    pub(crate) text: String,
+    /// What to tell the peer, once the refusal is counted.
+    pub(crate) told: Option<(Conn, Status)>,
+}
+
+impl Denied {
+    fn silently(reason: &'static str, text: String) -> Self {
+        Self { reason, text, told: None }
     }
 }
 
@@ -219,8 +276,9 @@ enum Half {
     Second(oneshot::Sender<Wire>),
 }
 
-fn place(shared: &Arc<Shared>, hello: &Hello) -> Result<Half, Status> {
-    let key = (hello.node.clone(), hello.incarnation, hello.link_id);
+fn place(shared: &Arc<Shared>, hello: &Hello, identity: Option<&Identity>) -> Result<Half, Status> {
+    let name = identity.map(|identity| Arc::clone(&identity.name));
+    let key = (hello.node.clone(), hello.incarnation, hello.link_id, name);
     match hello.role {
         Role::Data => match shared.halves.lock().remove(&key) {
             Some(control) => Ok(Half::Second(control)),
@@ -231,7 +289,7 @@ fn place(shared: &Arc<Shared>, hello: &Hello) -> Result<Half, Status> {
             ))),
         },
         Role::Control => {
-            shared.judge(hello)?;
+            shared.judge(hello, identity)?;
             let (sender, receiver) = oneshot::channel();
             shared.halves.lock().insert(key.clone(), sender);
             Ok(Half::First(key, receiver))
@@ -239,8 +297,54 @@ fn place(shared: &Arc<Shared>, hello: &Hello) -> Result<Half, Status> {
     }
 }
 
-async fn read_hello(conn: &mut Conn, buf: &mut BytesMut, limits: &Limits) -> io::Result<Hello> {
-    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+/// Reads preface and HELLO, in time.
+///
+/// # Errors
+/// The metric's reason, what to log, and what to tell whoever has sent our preface.
+async fn hello_of(
+    shared: &Shared,
+    conn: &mut Conn,
+    buf: &mut BytesMut,
+    from: &str,
+) -> Result<Hello, (&'static str, String, Option<Status>)> {
+    let limit = Duration::from_millis(HELLO_MS_MAX);
+    let late = |text: &str| ("hello_timeout", format!("no {text} within {limit:?}"));
+    let preface = match timeout(limit, read_preface(conn, buf)).await {
+        Ok(Ok(preface)) => preface,
+        Ok(Err(error)) => return Err(("hello", error.to_string(), None)),
+        Err(_) => {
+            let (reason, text) = late("preface");
+            return Err((reason, text, None));
+        }
+    };
+    let foreign = preface.major != PROTOCOL_MAJOR;
+    // Another major may greet in another way: it is not waited for as long.
+    let limit = if foreign { FOREIGN_HELLO_TIMEOUT } else { limit };
+    let (reason, text) = match timeout(limit, read_hello(conn, buf, &shared.config.limits)).await {
+        Ok(Ok(mut hello)) => {
+            // The preface is what a peer of any version gets right.
+            hello.protocol.major = preface.major;
+            return Ok(hello);
+        }
+        Ok(Err(error)) => ("hello", error.to_string()),
+        Err(_) => late("HELLO"),
+    };
+    let this = format!("this node {} (build {})", shared.config.node, shared.config.build);
+    let status = if foreign {
+        Status::precondition(format!(
+            "the peer at {from} speaks protocol {}.{}, {this} speaks {}: majors do not talk to each other, run one \
+             major in a cluster",
+            preface.major,
+            preface.minor,
+            ProtocolRange::CURRENT
+        ))
+    } else {
+        Status::invalid(format!("the peer at {from} sent {this} no HELLO that it can read: {text}"))
+    };
+    Err((reason, text, Some(status.executed(Executed::No).stage(Stage::Connect))))
+}
+
+async fn read_preface(conn: &mut Conn, buf: &mut BytesMut) -> io::Result<Preface> {
     while buf.len() < Preface::BYTES {
         if conn.read_buf(buf).await? == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed during the preface"));
@@ -248,29 +352,34 @@ async fn read_hello(conn: &mut Conn, buf: &mut BytesMut, limits: &Limits) -> io:
     }
     let mut preface = [0; Preface::BYTES];
     preface.copy_from_slice(&buf.split_to(Preface::BYTES));
-    let preface = Preface::from_bytes(preface).map_err(|e| invalid(e.to_string()))?;
+    Preface::from_bytes(preface).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+async fn read_hello(conn: &mut Conn, buf: &mut BytesMut, limits: &Limits) -> io::Result<Hello> {
+    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     let frame = read_frame(conn, buf, limits).await?;
     match Frame::decode(&frame).map_err(|e| invalid(e.to_string()))? {
-        Frame::Hello(bytes) => {
-            let mut hello: Hello = codec::from_slice(&bytes).map_err(|e| invalid(e.message))?;
-            // The preface is what a peer of any version gets right.
-            hello.protocol.major = preface.major;
-            Ok(hello)
-        }
+        Frame::Hello(bytes) => codec::from_slice(&bytes).map_err(|e| invalid(e.message)),
         other => Err(invalid(format!("{:?} instead of HELLO", other.kind()))),
     }
 }
 
 /// Tells the peer why not; it has five seconds to read it.
-async fn reject(conn: &mut Conn, status: &Status) {
+pub(crate) async fn reject(conn: &mut Conn, status: &Status) {
+    let telling = async {
+        tell(conn, status).await?;
+        // Closing with unread bytes would reset the connection before the answer is read.
+        tokio::io::copy(&mut conn.take(REJECTED_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(Duration::from_millis(HELLO_MS_MAX), telling).await;
+}
+
+/// Sends REJECT, and nothing more.
+pub(crate) async fn tell(conn: &mut Conn, status: &Status) -> io::Result<()> {
     let mut out = Vec::new();
-    if put_reject(&mut out, status).is_ok() {
-        let telling = async {
-            conn.write_all(&out).await?;
-            conn.shutdown().await
-        };
-        let _ = timeout(Duration::from_millis(HELLO_MS_MAX), telling).await;
-    }
+    put_reject(&mut out, status).map_err(io::Error::other)?;
+    conn.write_all(&out).await?;
+    conn.shutdown().await
 }
 
 fn check_name(node: &NodeId) -> Result<(), Status> {

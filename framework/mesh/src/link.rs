@@ -16,6 +16,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
+use afflux_wire::contract::Identity;
 use afflux_wire::handshake::{Hello, ServiceOffer};
 use afflux_wire::{Code, Incarnation, Limits, NodeId, Status, put_bind, put_goaway, put_ping, put_pong};
 use bytes::Bytes;
@@ -90,6 +91,10 @@ pub(crate) struct Link {
     pub(crate) address: String,
     /// Whether this side dialled.
     pub(crate) dialled: bool,
+    /// Who the peer is, where that was authenticated.
+    pub(crate) identity: Option<Arc<Identity>>,
+    /// Whether its connections are inside TLS.
+    pub(crate) tls: bool,
     /// Counts the dials of one life of the dialler.
     pub(crate) id: u64,
     pub(crate) established: Instant,
@@ -139,6 +144,8 @@ pub(crate) struct Introduction {
     pub(crate) hello: Hello,
     pub(crate) address: String,
     pub(crate) dialled: bool,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) tls: bool,
 }
 
 impl Link {
@@ -147,7 +154,7 @@ impl Link {
         config: &crate::config::MeshConfig,
         metrics: Arc<MeshMetrics>,
     ) -> Arc<Self> {
-        let Introduction { hello, address, dialled } = introduction;
+        let Introduction { hello, address, dialled, identity, tls } = introduction;
         let theirs = Duration::from_millis(u64::from(hello.keepalive_ms));
         Arc::new(Self {
             node: config.node.clone(),
@@ -155,6 +162,8 @@ impl Link {
             incarnation: hello.incarnation,
             address,
             dialled,
+            identity,
+            tls,
             id: hello.link_id,
             established: clock::now(),
             limits: hello.limits,

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use afflux_actor::{Place, ServiceEntry, clock};
 use afflux_registry::View;
 use afflux_wire::contract::{
-    CallMeta, Caller, Failure, Handle, Hedge, MethodSpec, Outgoing, Placement, Policy, Retry, Service,
-    Started, Target,
+    CallMeta, Caller, Failure, Handle, Hedge, Identity, MethodSpec, Outgoing, Placement, Policy, Retry,
+    Service, Started, Target,
 };
 use afflux_wire::{Attempt, Incarnation, NodeId, Status};
 use parking_lot::{Mutex, RwLock};
@@ -21,7 +21,7 @@ use crate::attach::{self, ChannelTable};
 use crate::channel::{ChannelKey, ChannelReceiver, ChannelSender, RecvState, SendState};
 use crate::compat::Compat;
 use crate::config::MeshConfig;
-use crate::guard::Guard;
+use crate::guard::{Access, Guard};
 use crate::handshake::{HalfKey, Wire};
 use crate::listener;
 use crate::metrics::MeshMetrics;
@@ -29,6 +29,7 @@ use crate::peers::{PeerEvents, PeerInfo, Peers};
 use crate::router::{Ground, Routes};
 use crate::services::ServiceTable;
 use crate::target::CalledServices;
+use crate::tls::{Tls, TlsMode};
 use crate::transport::Transport;
 
 /// What the tasks of a mesh share.
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) channels: ChannelTable,
     pub(crate) guard: Arc<Guard>,
     pub(crate) compat: Arc<Compat>,
+    tls: RwLock<Option<Tls>>,
     /// Control connections that wait for their data connection.
     pub(crate) halves: Mutex<BTreeMap<HalfKey, oneshot::Sender<Wire>>>,
     pub(crate) peers: Mutex<Peers>,
@@ -72,10 +74,6 @@ impl Shared {
 
     pub(crate) fn next_link_id(&self) -> u64 {
         self.next_link_id.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(crate) fn links(&self) -> usize {
-        self.peers.lock().links().len()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -110,6 +108,10 @@ impl Shared {
         self.changes.send_modify(|version| *version += 1);
     }
 
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        self.tls.read().clone()
+    }
+
     fn change_services(&self, change: impl FnOnce(&ServiceTable) -> ServiceTable) {
         let mut services = self.services.write();
         let next = Arc::new(change(&services));
@@ -136,6 +138,17 @@ impl Shared {
         }
         self.changes.send_modify(|version| *version += 1);
     }
+}
+
+/// The rules with what the rest of the settings says of callers.
+fn access_of(mut access: Access, config: &MeshConfig, tls: Option<&Tls>) -> Access {
+    if let Some(token) = &config.token {
+        access = access.cluster_token(Some(token));
+    }
+    if tls.is_some_and(|tls| tls.mode() == TlsMode::Mutual) {
+        access = access.mutual(true);
+    }
+    access
 }
 
 /// A node's mesh. Cheap to clone; what it runs ends with [`Mesh::close`], not with its last clone.
@@ -184,6 +197,10 @@ impl Mesh {
             None => (None, String::new()),
         };
         let compat = Arc::new(Compat::new(&config.compat));
+        let tls = config.tls.clone();
+        let access = access_of(config.access.clone(), &config, tls.as_ref());
+        let guard = Arc::new(Guard::new(config.node.clone(), access));
+        metrics.certificate(tls.as_ref());
         let shared = Arc::new(Shared {
             actors: ActorTable::default(),
             config,
@@ -191,8 +208,9 @@ impl Mesh {
             place,
             metrics,
             channels: ChannelTable::default(),
-            guard: Arc::default(),
+            guard,
             compat,
+            tls: RwLock::new(tls),
             halves: Mutex::default(),
             peers: Mutex::default(),
             routes: RwLock::default(),
@@ -269,6 +287,53 @@ impl Mesh {
         deadline: Duration,
     ) -> Result<Vec<u8>, Status> {
         self.shared.call_raw_following(target, method, params, deadline).await
+    }
+
+    /// Other certificates, from the next handshake on; links that are up stay as they are.
+    pub fn set_tls(&self, tls: Tls) {
+        self.shared.metrics.certificate(Some(&tls));
+        *self.shared.tls.write() = Some(tls);
+    }
+
+    /// Other certificates, callers and rules, as [`MeshConfig::tls`] and [`MeshConfig::access`] gave the first.
+    /// The cluster's token stays.
+    pub fn set_security(&self, tls: Option<Tls>, access: Access) {
+        if let Some(tls) = tls {
+            self.set_tls(tls);
+        }
+        self.shared.guard.set(access_of(access, &self.shared.config, self.shared.tls().as_ref()));
+    }
+
+    /// The certificates that the next handshake uses.
+    pub fn tls(&self) -> Option<Tls> {
+        self.shared.tls()
+    }
+
+    /// Counts a try to replace the certificates: `ok` or `failed`.
+    pub fn count_tls_reload(&self, result: &str) {
+        self.shared.metrics.tls_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Whether a caller that came through another door than a link may call `service/method`: what
+    /// [`Guard::check`] says, with the method's own rule where the service is served here. Refusals are counted.
+    ///
+    /// # Errors
+    /// As [`Guard::check`].
+    pub fn authorize(&self, identity: Option<&Identity>, service: &str, method: &str) -> Result<(), Status> {
+        let services = self.shared.services();
+        let entry = services.entries().find(|entry| entry.name == service);
+        let spec = entry.and_then(|entry| entry.methods.iter().find(|spec| spec.name == method));
+        let allow = spec.map_or("", |spec| spec.allow);
+        self.shared.guard.check(identity, service, method, allow).inspect_err(|status| {
+            // A name that a caller made up is no label.
+            let service = entry.map_or("unknown", |entry| entry.name);
+            self.shared.metrics.rejected(service, crate::guard::reason(status));
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// What decides who may call what: every door (links, HTTP, gRPC, MessagePack-RPC) asks it.

@@ -12,6 +12,7 @@ use prometheus::{
 use crate::channel::{ChannelGauges, ChannelKey};
 use crate::ejection::GroupMetrics;
 use crate::latency::Latency;
+use crate::tls::Tls;
 
 /// One call in this many has its duration observed.
 pub(crate) const SAMPLE_EVERY_CALLS: u64 = 16;
@@ -23,10 +24,13 @@ const SPAN_BUCKETS_SECONDS: [f64; 12] = [
 ];
 
 /// Why a connection never became part of a link.
-const REFUSED_CONNECTIONS: [&str; 13] = [
+const REFUSED_CONNECTIONS: [&str; 19] = [
     "garbage",
     "http",
     "tls",
+    "plaintext",
+    "tls_handshake",
+    "tls_handshake_timeout",
     "msgpack_rpc",
     "compat_connections_max",
     "empty",
@@ -34,9 +38,12 @@ const REFUSED_CONNECTIONS: [&str; 13] = [
     "hello_timeout",
     "hello",
     "rejected",
+    "unauthenticated",
     "half",
     "handshakes_max",
+    "handshakes_per_peer_max",
     "connections_max",
+    "connections_per_peer_max",
 ];
 
 /// Why the connection of a MessagePack-RPC client ended.
@@ -80,7 +87,9 @@ pub struct MeshMetrics {
     pub(crate) connections: IntGaugeVec,
     pub(crate) opened: IntCounterVec,
     closed: IntCounterVec,
-    pub(crate) handshake_seconds: Histogram,
+    pub(crate) handshake_seconds: HistogramVec,
+    pub(crate) tls_reloads: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
     pub(crate) bytes_in: IntCounter,
     pub(crate) bytes_out: IntCounter,
     frames: Vec<IntCounter>,
@@ -171,10 +180,15 @@ impl MeshMetrics {
             )?,
             handshake_seconds: spans(
                 "handshake_duration_seconds",
-                "From connecting to a link, on the side that dials.",
-                &[],
-            )?
-            .with_label_values::<&str>(&[]),
+                "From connecting to a link (dial), or from the first byte to WELCOME (accept).",
+                &["role"],
+            )?,
+            tls_reloads: counter("tls_reloads_total", "Certificates read again.", &["result"])?,
+            certificate_expiry: gauge(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the own certificate ends, in seconds since 1970.",
+                &["name"],
+            )?,
             bytes_in: bytes.with_label_values(&["in", "raw"]),
             bytes_out: bytes.with_label_values(&["out", "raw"]),
             frames: Kind::ALL.iter().map(|kind| frames.with_label_values(&[kind.name()])).collect(),
@@ -215,8 +229,15 @@ impl MeshMetrics {
 
     /// A counter that is absent until its first count cannot be alerted on.
     fn export_zeros(&self) {
+        for role in ["dial", "accept"] {
+            self.handshake_seconds.with_label_values(&[role]);
+        }
+        for result in ["ok", "failed"] {
+            self.tls_reloads.with_label_values(&[result]);
+        }
         for role in ["control", "data"] {
             self.connections.with_label_values(&[role, "false"]);
+            self.connections.with_label_values(&[role, "true"]);
             self.opened.with_label_values(&[role]);
             for reason in ["eof", "io", "keepalive", "closed", "flush_timeout"] {
                 self.closed.with_label_values(&[role, reason]);
@@ -236,11 +257,24 @@ impl MeshMetrics {
         for reason in ["unattached", "released"] {
             self.channel_dropped.with_label_values(&[reason]);
         }
-        for reason in ["unknown", "released", "fingerprint", "taken"] {
+        for reason in ["unknown", "released", "fingerprint", "taken", "forbidden"] {
             self.attach_refused.with_label_values(&[reason]);
         }
         for reason in ["frame_too_large", "malformed", "unknown_kind", "gap", "credit", "id", "misplaced"] {
             self.decode_errors.with_label_values(&[reason]);
+        }
+    }
+
+    /// Tells when the own certificate ends.
+    pub(crate) fn certificate(&self, tls: Option<&Tls>) {
+        self.certificate_expiry.reset();
+        if let Some(tls) = tls
+            && let Some(seconds) = tls.expires_at_seconds()
+        {
+            let name = tls.own_name().unwrap_or("host");
+            self.certificate_expiry
+                .with_label_values(&[name])
+                .set(i64::try_from(seconds).unwrap_or(i64::MAX));
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afflux_registry::{InstanceState, View};
+use afflux_wire::contract::Identity;
 use afflux_wire::handshake::Hello;
 use afflux_wire::{Code, Executed, Incarnation, NodeId, Status};
 use tokio::sync::{Notify, oneshot, watch};
@@ -190,6 +191,11 @@ impl Peers {
     }
 }
 
+/// The metric's label.
+fn tls_label(link: &Link) -> &'static str {
+    if link.tls { "true" } else { "false" }
+}
+
 /// Whether a link counts more than a new one between the same lives of two nodes.
 ///
 /// Both sides come to the same answer: of two dialled by the same node the later one survives, of two
@@ -210,7 +216,7 @@ impl Shared {
     }
 
     /// Whether a HELLO for a control connection may become a link.
-    pub(crate) fn judge(&self, hello: &Hello) -> Result<(), Status> {
+    pub(crate) fn judge(&self, hello: &Hello, identity: Option<&Identity>) -> Result<(), Status> {
         let own = &self.config.node;
         let refuse = |text: String| Err(Status::new(Code::AlreadyExists, text).executed(Executed::No));
         if hello.node == *own {
@@ -232,6 +238,14 @@ impl Shared {
             ))
         };
         if let Some(old) = peer.live().cloned() {
+            if let (Some(old), Some(new)) = (old.identity.as_deref(), identity)
+                && old.name != new.name
+            {
+                return refuse(format!(
+                    "{} is linked to {own} as {old}, and now comes as {new}: give each process a name of its own",
+                    hello.node
+                ));
+            }
             if old.incarnation > hello.incarnation {
                 return refuse(format!(
                     "node {} lives on as incarnation {}, this is {}",
@@ -252,9 +266,10 @@ impl Shared {
 
     /// Makes a greeted pair the link to its peer, unless there is one that counts more.
     pub(crate) fn install(self: &Arc<Self>, greeted: Greeted) {
-        let Greeted { hello, address, dialled, control, data, services_version } = greeted;
+        let Greeted { hello, address, dialled, identity, control, data, services_version } = greeted;
+        let tls = control.conn.is_tls();
         let own = &self.config.node;
-        let introduction = Introduction { hello, address, dialled };
+        let introduction = Introduction { hello, address, dialled, identity, tls };
         let link = Link::new(introduction, &self.config, Arc::clone(&self.metrics));
         let mut peers = self.peers.lock();
         // Under the lock: a mesh that closes closes all links that it finds there.
@@ -314,8 +329,10 @@ impl Shared {
     fn run_link(self: &Arc<Self>, link: &Arc<Link>, control: Wire, data: Wire) {
         for side in [Side::Control, Side::Data] {
             self.metrics.opened.with_label_values(&[side.name()]).inc();
-            self.metrics.connections.with_label_values(&[side.name(), "false"]).inc();
+            self.metrics.connections.with_label_values(&[side.name(), tls_label(link)]).inc();
         }
+        // Counted as open until the link is lost.
+        let permits = (control.permit, data.permit);
         let (read, write) = control.conn.split();
         self.place.spawn_future(reader::run_control(Arc::clone(self), Arc::clone(link), read, control.buf));
         self.place.spawn_future(writer::run_control(Arc::clone(link), write));
@@ -325,6 +342,7 @@ impl Shared {
         let (shared, link) = (Arc::clone(self), Arc::clone(link));
         self.place.spawn_future(async move {
             Arc::clone(&link).run_timer().await;
+            drop(permits);
             shared.on_lost(&link);
         });
     }
@@ -357,7 +375,7 @@ impl Shared {
 
     fn on_lost(&self, link: &Arc<Link>) {
         for side in [Side::Control, Side::Data] {
-            self.metrics.connections.with_label_values(&[side.name(), "false"]).dec();
+            self.metrics.connections.with_label_values(&[side.name(), tls_label(link)]).dec();
         }
         let status = link.lost_status().cloned().unwrap_or_else(|| Status::unavailable("the link is lost"));
         let mut peers = self.peers.lock();
@@ -759,7 +777,8 @@ mod tests {
 
     fn link(own: &str, peer: &str, dialled: bool, link_id: u64) -> Arc<Link> {
         let hello = Hello { node: NodeId::new(peer), link_id, ..Hello::default() };
-        let introduction = Introduction { hello, address: String::new(), dialled };
+        let introduction =
+            Introduction { hello, address: String::new(), dialled, identity: None, tls: false };
         Link::new(introduction, &MeshConfig::new(own, "test"), MeshMetrics::unregistered())
     }
 

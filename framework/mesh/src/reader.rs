@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CallChain, CallMeta, Priority, ReplyTo, ResponseSink};
+use afflux_wire::contract::{CallChain, CallMeta, Identity, Priority, ReplyTo, ResponseSink};
 use afflux_wire::{
     Code, Executed, Frame, Incarnation, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames,
 };
@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::attach::Refusal;
 use crate::channel::{Packet, RecvState, Taken};
+use crate::doorman::Doorman;
 use crate::hash::IdMap;
 use crate::link::{Link, Side};
 use crate::mesh::Shared;
@@ -107,6 +108,7 @@ pub(crate) async fn run_control(shared: Arc<Shared>, link: Arc<Link>, half: Read
         limits: link.own_limits,
         counts: FrameCounts::new(),
         last_request: 0,
+        doorman: Doorman::default(),
         wakers: Vec::new(),
     };
     run(&link, Side::Control, half, buf, CONTROL_READ_BYTES, |buf| reader.take(buf)).await;
@@ -119,6 +121,7 @@ struct Control<'a> {
     limits: Limits,
     counts: FrameCounts,
     last_request: u64,
+    doorman: Doorman,
     wakers: Vec<Waker>,
 }
 
@@ -257,6 +260,10 @@ impl Control<'_> {
             Ok(method) => method,
             Err((status, reason)) => return self.refuse(id, "unknown", status, reason),
         };
+        let identity = match self.doorman.admit(self.shared, self.link, method, &meta) {
+            Ok(identity) => identity,
+            Err((status, reason)) => return self.refuse(id, method.service, status, reason),
+        };
         if meta.deadline_ms == Some(0) {
             let text = "the deadline passed before the request arrived";
             let status = Status::new(Code::DeadlineExceeded, text);
@@ -273,7 +280,7 @@ impl Control<'_> {
         method.dispatch.dispatch(
             method.index,
             params,
-            CallMeta { chain, ..self.meta(meta, now) },
+            CallMeta { chain, ..self.meta(meta, now, identity) },
             Some(reply),
         );
     }
@@ -304,10 +311,17 @@ impl Control<'_> {
                 self.link.metrics.rejected(method.service, "deadline");
             }
             Ok(method) => {
+                let identity = match self.doorman.admit(self.shared, self.link, method, &meta) {
+                    Ok(identity) => identity,
+                    Err((status, reason)) => {
+                        self.link.metrics.rejected(method.service, reason);
+                        return tracing::debug!(peer = %self.link.peer, %status, "a one-way call was refused");
+                    }
+                };
                 if method.one_way {
                     method.metrics.answered(None);
                 }
-                method.dispatch.dispatch(method.index, params, self.meta(meta, now), None);
+                method.dispatch.dispatch(method.index, params, self.meta(meta, now, identity), None);
             }
             Err((status, reason)) => {
                 self.link.metrics.rejected("unknown", reason);
@@ -317,7 +331,7 @@ impl Control<'_> {
     }
 
     #[inline]
-    fn meta(&self, meta: Meta, now: Instant) -> CallMeta {
+    fn meta(&self, meta: Meta, now: Instant, identity: Option<Arc<Identity>>) -> CallMeta {
         CallMeta {
             deadline: meta
                 .deadline_ms
@@ -330,6 +344,7 @@ impl Control<'_> {
                 .map(|key| Arc::from(key.as_ref())),
             priority: Priority::from_wire(meta.priority),
             peer: Some(self.link.peer.clone()),
+            identity,
             ..CallMeta::default()
         }
     }
@@ -422,9 +437,14 @@ impl Data<'_> {
                     return violation("id", text.replace("REQUEST.id", "ATTACH.channel"));
                 }
                 self.last_attached = id;
-                let attached = self.shared.channels.receiver(&attach).and_then(|state| {
-                    if state.attach(self.link, id) { Ok(state) } else { Err(Refusal::Taken) }
-                });
+                let is_node = self.link.identity.as_ref().is_some_and(|identity| identity.node.is_some());
+                let attached = if self.shared.guard.is_on() && !is_node {
+                    Err(Refusal::Forbidden)
+                } else {
+                    self.shared.channels.receiver(&attach).and_then(|state| {
+                        if state.attach(self.link, id) { Ok(state) } else { Err(Refusal::Taken) }
+                    })
+                };
                 match attached {
                     Ok(state) => {
                         self.link.put_credit(id, state.window_bytes);

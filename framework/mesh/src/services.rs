@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use afflux_actor::{Dispatch, ServiceEntry};
 use afflux_wire::contract::MethodSpec;
@@ -10,12 +11,20 @@ use afflux_wire::{Code, Executed, Method, Stage, Status};
 
 use crate::metrics::{MeshMetrics, ServedMetrics};
 
+/// See [`ServedMethod::key`].
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+
 /// Names in an error that suggests some.
 const SUGGESTIONS_MAX: usize = 3;
 
 /// A method that links can call.
 pub(crate) struct ServedMethod {
     pub(crate) service: &'static str,
+    pub(crate) name: &'static str,
+    /// Who may call it, as the contract says.
+    pub(crate) allow: &'static str,
+    /// Another one for every entry that was ever served in this process.
+    pub(crate) key: u64,
     pub(crate) index: usize,
     pub(crate) one_way: bool,
     pub(crate) dispatch: Arc<dyn Dispatch>,
@@ -31,6 +40,9 @@ pub(crate) fn served_method(
 ) -> Arc<ServedMethod> {
     Arc::new(ServedMethod {
         service: entry.name,
+        name: spec.name,
+        allow: spec.allow,
+        key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
         index,
         one_way: !spec.expects_answer(),
         dispatch: Arc::clone(&entry.dispatch),

@@ -117,14 +117,14 @@ impl Acceptor {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Conn::Tcp(stream), peer.ip().to_string()))
+                Ok((Conn::Plain(Plain::Tcp(stream)), peer.ip().to_string()))
             }
             Self::Memory(receiver) => {
                 let (stream, peer) = receiver
                     .recv()
                     .await
                     .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the network is gone"))?;
-                Ok((Conn::Memory(stream), peer))
+                Ok((Conn::Plain(Plain::Memory(stream)), peer))
             }
         }
     }
@@ -160,31 +160,47 @@ impl Transport {
             Self::Tcp => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                Ok(Conn::Tcp(stream))
+                Ok(Conn::Plain(Plain::Tcp(stream)))
             }
-            Self::Memory(network) => Ok(Conn::Memory(network.connect(address)?)),
+            Self::Memory(network) => Ok(Conn::Plain(Plain::Memory(network.connect(address)?))),
         }
     }
 }
 
-/// One connection.
-pub(crate) enum Conn {
+/// One connection as the operating system gives it.
+pub(crate) enum Plain {
     Tcp(TcpStream),
     Memory(DuplexStream),
+}
+
+/// One connection.
+pub(crate) enum Conn {
+    Plain(Plain),
+    #[cfg(feature = "tls")]
+    Tls(Box<crate::tls::Stream>),
 }
 
 impl Conn {
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
         match self {
-            Self::Tcp(stream) => {
+            Self::Plain(Plain::Tcp(stream)) => {
                 let (read, write) = stream.into_split();
                 (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
             }
-            Self::Memory(stream) => {
+            Self::Plain(Plain::Memory(stream)) => {
                 let (read, write) = tokio::io::split(stream);
                 (ReadHalf::Memory(read), WriteHalf::Memory(write))
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => {
+                let (read, write) = tokio::io::split(*stream);
+                (ReadHalf::Tls(read), WriteHalf::Tls(write))
+            }
         }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        !matches!(self, Self::Plain(_))
     }
 }
 
@@ -192,16 +208,20 @@ impl Conn {
 pub(crate) enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     Memory(tokio::io::ReadHalf<DuplexStream>),
+    #[cfg(feature = "tls")]
+    Tls(tokio::io::ReadHalf<crate::tls::Stream>),
 }
 
 /// Where a connection is written.
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Memory(tokio::io::WriteHalf<DuplexStream>),
+    #[cfg(feature = "tls")]
+    Tls(tokio::io::WriteHalf<crate::tls::Stream>),
 }
 
 macro_rules! forward_read {
-    ($type:ident) => {
+    ($type:ident: $($(#[$meta:meta])? $variant:ident)*) => {
         impl AsyncRead for $type {
             fn poll_read(
                 self: Pin<&mut Self>,
@@ -209,8 +229,7 @@ macro_rules! forward_read {
                 buf: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
                 match self.get_mut() {
-                    Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-                    Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
+                    $($(#[$meta])? Self::$variant(stream) => Pin::new(stream).poll_read(cx, buf),)*
                 }
             }
         }
@@ -218,7 +237,7 @@ macro_rules! forward_read {
 }
 
 macro_rules! forward_write {
-    ($type:ident) => {
+    ($type:ident: $($(#[$meta:meta])? $variant:ident)*) => {
         impl AsyncWrite for $type {
             fn poll_write(
                 self: Pin<&mut Self>,
@@ -226,8 +245,7 @@ macro_rules! forward_write {
                 bytes: &[u8],
             ) -> Poll<io::Result<usize>> {
                 match self.get_mut() {
-                    Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-                    Self::Memory(stream) => Pin::new(stream).poll_write(cx, bytes),
+                    $($(#[$meta])? Self::$variant(stream) => Pin::new(stream).poll_write(cx, bytes),)*
                 }
             }
 
@@ -237,8 +255,7 @@ macro_rules! forward_write {
                 slices: &[io::IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
                 match self.get_mut() {
-                    Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-                    Self::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+                    $($(#[$meta])? Self::$variant(stream) => Pin::new(stream).poll_write_vectored(cx, slices),)*
                 }
             }
 
@@ -248,25 +265,25 @@ macro_rules! forward_write {
 
             fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 match self.get_mut() {
-                    Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-                    Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
+                    $($(#[$meta])? Self::$variant(stream) => Pin::new(stream).poll_flush(cx),)*
                 }
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 match self.get_mut() {
-                    Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-                    Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
+                    $($(#[$meta])? Self::$variant(stream) => Pin::new(stream).poll_shutdown(cx),)*
                 }
             }
         }
     };
 }
 
-forward_read!(Conn);
-forward_write!(Conn);
-forward_read!(ReadHalf);
-forward_write!(WriteHalf);
+forward_read!(Plain: Tcp Memory);
+forward_write!(Plain: Tcp Memory);
+forward_read!(Conn: Plain #[cfg(feature = "tls")] Tls);
+forward_write!(Conn: Plain #[cfg(feature = "tls")] Tls);
+forward_read!(ReadHalf: Tcp Memory #[cfg(feature = "tls")] Tls);
+forward_write!(WriteHalf: Tcp Memory #[cfg(feature = "tls")] Tls);
 
 #[cfg(test)]
 mod tests {

@@ -72,6 +72,15 @@ pub(crate) async fn run_control(link: Arc<Link>, mut half: WriteHalf) {
                 Err(error) => return link.fail_io(Side::Control, &error),
             }
         }
+        // Inside TLS what was written may wait for room in the socket; elsewhere this is nothing.
+        let flushed = tokio::select! {
+            biased;
+            () = &mut lost => return,
+            flushed = half.flush() => flushed,
+        };
+        if let Err(error) = flushed {
+            return link.fail_io(Side::Control, &error);
+        }
         batch.clear();
         if batch.capacity() > BUFFER_BYTES_KEPT_MAX {
             batch = Vec::with_capacity(GATHER_BYTES);
@@ -174,6 +183,14 @@ pub(crate) async fn run_data(link: Arc<Link>, mut half: WriteHalf) {
                 }
                 Err(error) => return link.fail_io(Side::Data, &error),
             }
+        }
+        let flushed = tokio::select! {
+            biased;
+            () = &mut lost => return,
+            flushed = half.flush() => flushed,
+        };
+        if let Err(error) = flushed {
+            return link.fail_io(Side::Data, &error);
         }
     }
     let _ = half.shutdown().await;

@@ -20,7 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::budget::Lease;
 use super::call::{Answered, Asked, Who, run};
 use super::config::CompatConfig;
+use crate::doorman::identify_stranger;
 use crate::mesh::Shared;
+use crate::tls::Shown;
 use crate::transport::{Conn, ReadHalf, WriteHalf};
 
 /// Room for one read.
@@ -49,6 +51,7 @@ pub(crate) async fn serve(
     conn: Conn,
     buf: BytesMut,
     from: &str,
+    shown: Option<&Shown>,
 ) -> Result<(), (&'static str, String)> {
     let max = shared.config.compat.connections_max;
     let open = Open::begin(shared);
@@ -57,10 +60,12 @@ pub(crate) async fn serve(
     }
     let metrics = &shared.metrics;
     metrics.opened.with_label_values(&[ROLE]).inc();
-    let gauge = metrics.connections.with_label_values(&[ROLE, "false"]);
+    let gauge = metrics.connections.with_label_values(&[ROLE, if conn.is_tls() { "true" } else { "false" }]);
     gauge.inc();
     let (read, write) = conn.split();
     let mut client = Client::new(shared, read, write, buf);
+    // A certificate says who it is; a token may still say another.
+    client.who.identity = identify_stranger(shown);
     let end = client.run().await;
     metrics.closed(ROLE, end.reason);
     client.finish(&end).await;

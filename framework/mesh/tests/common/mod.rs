@@ -147,6 +147,7 @@ pub struct Desk {
     pub hold: std::sync::atomic::AtomicBool,
     pub full: std::sync::atomic::AtomicBool,
     pub came: std::sync::atomic::AtomicUsize,
+    pub callers: Mutex<Vec<Option<afflux_wire::contract::Identity>>>,
 }
 
 impl Desk {
@@ -177,6 +178,7 @@ impl Accept<SumsCall> for Desk {
     fn accept(&self, call: SumsCall) -> Result<(), Refused<SumsCall>> {
         use std::sync::atomic::Ordering::SeqCst;
         self.came.fetch_add(1, SeqCst);
+        self.callers.lock().push(call.meta().identity.as_deref().cloned());
         if self.full.load(SeqCst) {
             return Err(Refused::Full(call));
         }
