@@ -444,11 +444,15 @@ mod tests {
         number: u64,
         meta: CallMeta,
         rejected: Arc<Mutex<Vec<(u64, Status)>>>,
+        ack: Option<Ack>,
     }
 
     impl Mail for Note {
         fn meta(&self) -> &CallMeta {
             &self.meta
+        }
+        fn take_ack(&mut self) -> Option<Ack> {
+            self.ack.take()
         }
         fn reject(self, status: Status) {
             self.rejected.lock().push((self.number, status));
@@ -458,7 +462,63 @@ mod tests {
     type Rejected = Arc<Mutex<Vec<(u64, Status)>>>;
 
     fn note(number: u64, deadline: Option<Instant>, rejected: &Rejected) -> Note {
-        Note { number, meta: CallMeta { deadline, ..CallMeta::default() }, rejected: Arc::clone(rejected) }
+        Note {
+            number,
+            meta: CallMeta { deadline, ..CallMeta::default() },
+            rejected: Arc::clone(rejected),
+            ack: None,
+        }
+    }
+
+    type Acked = Arc<Mutex<Vec<u64>>>;
+
+    /// A one-way message whose caller waits for its admission.
+    fn acked(number: u64, priority: Priority, acked: &Acked) -> Note {
+        let mut note = note(number, None, &Rejected::default());
+        note.meta.priority = priority;
+        let acked = Arc::clone(acked);
+        note.ack = Some(Ack::new(move || acked.lock().push(number)));
+        note
+    }
+
+    #[test]
+    fn an_acknowledgement_comes_with_the_place_and_not_with_the_wait_for_one() {
+        let mailbox = mailbox(2, Some(3));
+        let log = Acked::default();
+        for n in 0..5 {
+            mailbox.push(acked(n, Priority::Normal, &log), |n| n).unwrap();
+        }
+        assert_eq!(*log.lock(), [0, 1]);
+        let batch = take(&mailbox);
+        mailbox.started();
+        mailbox.push(acked(5, Priority::Normal, &log), |n| n).unwrap();
+        assert_eq!(*log.lock(), [0, 1, 2], "a free place is the oldest's");
+        drop(batch);
+        assert!(matches!(mailbox.push(acked(6, Priority::Normal, &log), |n| n), Err(Refused::Full(_))));
+        take(&mailbox);
+        assert_eq!(*log.lock(), [0, 1, 2, 3]);
+        assert_eq!(mailbox.close().len(), 2, "those that never had a place were not acknowledged");
+    }
+
+    #[test]
+    fn lanes_share_the_bound_and_a_place_in_one_is_free_when_its_message_is_taken() {
+        let mailbox = mailbox(3, Some(1));
+        let log = Acked::default();
+        for (n, priority) in
+            [Priority::Low, Priority::Normal, Priority::High, Priority::High].into_iter().enumerate()
+        {
+            mailbox.push(acked(n as u64, priority, &log), |n| n).unwrap();
+        }
+        assert_eq!((mailbox.depth(), mailbox.lanes()), (4, (true, true)));
+        assert!(matches!(mailbox.push(acked(9, Priority::High, &log), |n| n), Err(Refused::Full(_))));
+        assert_eq!(mailbox.take_lane(Priority::High).unwrap().mail.number, 2);
+        assert_eq!(*log.lock(), [0, 1, 2, 3], "the one that waited has the free place");
+        assert_eq!(take(&mailbox).iter().map(|e| e.mail.number).collect::<Vec<_>>(), [1]);
+        assert_eq!(mailbox.depth(), 3);
+        assert_eq!(mailbox.take_lane(Priority::Low).unwrap().mail.number, 0);
+        assert_eq!(mailbox.lanes(), (true, false));
+        assert_eq!(mailbox.close().iter().map(|e| e.mail.number).collect::<Vec<_>>(), [3]);
+        assert_eq!(mailbox.lanes(), (false, false));
     }
 
     fn mailbox(messages_max: usize, wait: Option<usize>) -> Mailbox<Note> {

@@ -24,6 +24,9 @@ struct Settings {
 /// A mailbox larger than this hides a problem instead of solving it, and its memory is real.
 const MAILBOX_MESSAGES_MAX: u64 = 1 << 24;
 const RESTARTS_MAX: u64 = 1_000_000;
+/// Kept answers lie in memory, each with its key.
+const REPLIES_MAX: u64 = 1 << 24;
+const REPLY_BYTES_MAX: u64 = 1 << 32;
 /// More handlers than this at once are no way to wait for something.
 const HANDLERS_MAX: u64 = 1 << 16;
 
@@ -38,8 +41,9 @@ impl Settings {
         };
         let mut overflow = None;
         let mut restart: Vec<(String, TokenStream)> = Vec::new();
+        let mut replies: Vec<(&str, TokenStream)> = Vec::new();
         const KNOWN: &[&str] =
-            &["serves", "mailbox", "overflow", "restart", "concurrent", "lifecycle", "crate"];
+            &["serves", "mailbox", "overflow", "restart", "replies", "concurrent", "lifecycle", "crate"];
         args::read(&input.attrs, "actor", KNOWN, |option, meta| {
             match option {
                 "serves" => {
@@ -89,10 +93,32 @@ impl Settings {
                         )
                     })?;
                 }
+                "replies" => {
+                    if !meta.input.peek(syn::token::Paren) {
+                        return Err(meta.error("`replies` wants its options in parentheses: `replies(max = 4096, within = \"5m\")`"));
+                    }
+                    let mut seen = Vec::new();
+                    meta.parse_nested_meta(|inner| {
+                        args::option(
+                            "replies",
+                            &["max", "bytes", "within"],
+                            &mut seen,
+                            &inner,
+                            &mut |name, inner| {
+                                replies.push(reply_value(name, inner)?);
+                                Ok(())
+                            },
+                        )
+                    })?;
+                }
                 _ => settings.krate = args::crate_path(meta)?,
             }
             Ok(())
         })?;
+        for (field, value) in replies {
+            let field = format_ident!("{field}");
+            settings.changes.push(quote!(options.replies.#field = #value;));
+        }
         let actor = {
             let krate = &settings.krate;
             quote!(#krate::actor)
@@ -108,6 +134,28 @@ impl Settings {
         }
         Ok(settings)
     }
+}
+
+/// The field of `ReplyLimits` behind an option of `replies`, and its value.
+fn reply_value(
+    name: &str,
+    meta: &syn::meta::ParseNestedMeta<'_>,
+) -> syn::Result<(&'static str, TokenStream)> {
+    let literal = proc_macro2::Literal::u64_unsuffixed;
+    Ok(match name {
+        "max" => {
+            let max = literal(args::number(meta, name, "answers", 4096, 0..=REPLIES_MAX)?);
+            ("entries_max", quote!(#max))
+        }
+        "bytes" => {
+            let bytes = literal(args::number(meta, name, "bytes", 16_777_216, 1024..=REPLY_BYTES_MAX)?);
+            ("bytes_max", quote!(#bytes))
+        }
+        _ => {
+            let ms = u64::try_from(args::duration(meta, name, "5m")?.as_millis()).unwrap_or(u64::MAX);
+            ("within", quote!(::core::time::Duration::from_millis(#ms)))
+        }
+    })
 }
 
 fn restart_value(name: &str, meta: &syn::meta::ParseNestedMeta<'_>) -> syn::Result<TokenStream> {
@@ -311,7 +359,7 @@ mod tests {
     #[test]
     fn options_that_are_given_change_the_defaults() {
         let text = expand(syn::parse_quote! {
-            #[actor(serves(Orders, admin::Admin), mailbox = 16, overflow = "wait", restart(max = 5, within = "30s", policy = "transient"))]
+            #[actor(serves(Orders, admin::Admin), mailbox = 16, overflow = "wait", restart(max = 5, within = "30s", policy = "transient"), replies(max = 0, bytes = 2048, within = "1m"))]
             struct Desk;
         })
         .unwrap()
@@ -322,6 +370,9 @@ mod tests {
             "options . restart . max = 5 ;",
             "options . restart . within = :: core :: time :: Duration :: from_millis (30000u64) ;",
             "options . restart . policy = :: afflux :: actor :: RestartPolicy :: Transient ;",
+            "options . replies . entries_max = 0 ;",
+            "options . replies . bytes_max = 2048 ;",
+            "options . replies . within = :: core :: time :: Duration :: from_millis (60000u64) ;",
             "enum DeskMail",
             "DeskMail :: Admin (call)",
         ] {
@@ -362,6 +413,11 @@ mod tests {
                 syn::parse_quote! { #[actor(serves(A), restart(within = "3"))] struct D; },
                 "`within` wants text such as \"30s\", got \"3\"",
             ),
+            (
+                syn::parse_quote! { #[actor(serves(A), replies(bytes = 7))] struct D; },
+                "`bytes` is from 1024 to 4294967296 bytes, got `7`",
+            ),
+            (syn::parse_quote! { #[actor(serves(A), replies = 7)] struct D; }, "`replies` wants its options"),
             (syn::parse_quote! { #[actor] struct D; }, "wants its options in parentheses"),
         ] {
             let text = error_of(input);

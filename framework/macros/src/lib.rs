@@ -58,6 +58,7 @@ pub fn derive_service(input: TokenStream) -> TokenStream {
 /// | `serves(A, B)` | the contracts | at least one is needed |
 /// | `mailbox = 1024` | messages that may wait | the runtime's |
 /// | `overflow = "reject"` | what a full mailbox does: `"reject"` or `"wait"` (until the caller's deadline) | `"reject"` |
+/// | `replies(…)` | answers kept for calls with an idempotency key: at most `max` of `bytes` together, each `within` a time; `max = 0` keeps none | 4,096, 16 MiB, 5 min |
 /// | `restart(…)` | `policy = "permanent"`, `"transient"` or `"temporary"`; at most `max` restarts `within` a time; first `backoff` | the runtime's |
 #[proc_macro_derive(Actor, attributes(actor))]
 pub fn derive_actor(input: TokenStream) -> TokenStream {

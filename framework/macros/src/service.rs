@@ -167,7 +167,7 @@ impl Contract {
                         }
 
                         #placed
-    
+
                         fn recover(call: #call) -> ::core::result::Result<Self, #call> {
                             match call {
                                 #call { body: #body::#variant(params, reply), .. } => {
@@ -796,6 +796,9 @@ mod tests {
                 #[rpc(oneway, streams = Event)] Watch,
                 #[rpc(streams = Event, returns = u8)] Follow,
                 #[rpc(idempotent = true)] Super { name: &'static str },
+                #[rpc(ack)] Acked,
+                #[rpc(oneway, readonly)] Looked,
+                #[rpc(priority = "hihg")] Hurried,
             }
         });
         for part in [
@@ -809,6 +812,9 @@ mod tests {
             "a method that streams answers with its items alone: remove `returns = u8`",
             "`idempotent` stands alone",
             "`Super` cannot be a method",
+            "add `oneway`, or remove `ack`",
+            "remove `readonly` or `oneway`",
+            "`priority` is never \"hihg\": did you mean `high`?",
             "cannot be a reference",
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");

@@ -81,6 +81,8 @@ pub(crate) struct ControlState {
     /// Requests above this id are refused: GOAWAY was sent.
     goaway: Option<u64>,
     closing_at: Option<Instant>,
+    /// One-way calls in `buf`, and in the writer's hands.
+    pub(crate) one_way: [u32; 2],
 }
 
 /// A pair of connections to a peer.
@@ -414,6 +416,11 @@ impl Link {
             state.incoming.values_mut().filter_map(|incoming| incoming.scope.take()).collect();
         state.incoming.clear();
         state.buf = Vec::new();
+        // What was not written is lost for certain, and what was in the writer's hands may be.
+        if self.written.load(Ordering::Acquire) < state.appended {
+            self.metrics.one_way_lost.inc_by(state.one_way.iter().map(|n| u64::from(*n)).sum());
+        }
+        state.one_way = [0; 2];
         let writer = state.writer.take();
         drop(state);
         self.in_flight.store(0, Ordering::Relaxed);

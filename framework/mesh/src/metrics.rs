@@ -82,6 +82,7 @@ pub struct MeshMetrics {
     ejections: IntCounterVec,
     retries: IntCounterVec,
     hedges: IntCounterVec,
+    pub(crate) one_way_lost: IntCounter,
     /// Of the methods that are called on other nodes.
     latencies: Mutex<BTreeMap<String, BTreeMap<String, Arc<Latency>>>>,
     pub(crate) connections: IntGaugeVec,
@@ -165,6 +166,14 @@ impl MeshMetrics {
                 "Calls tried again, by why that may be done.",
                 &["target", "reason"],
             )?,
+            one_way_lost: {
+                let lost = IntCounter::new(
+                    "afflux_rpc_client_oneway_lost_total",
+                    "One-way calls that were, or may have been, lost with their link",
+                )?;
+                registry.register(Box::new(lost.clone()))?;
+                lost
+            },
             hedges: counter(
                 "rpc_client_hedges_total",
                 "Second attempts beside a first that took long.",

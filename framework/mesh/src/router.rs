@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::{ServiceEntry, clock};
 use afflux_wire::contract::{
-    Avoid, CallMeta, Caller, Failure, Hedge, MethodSpec, Outgoing, Placement, Policy, REDIRECTS_MAX, Remote,
-    ReplyTo, ResponseSink, ResponseSlot, Retry, Started, Target,
+    Avoid, CallMeta, CallScope, Caller, Failure, Hedge, MethodSpec, Outgoing, Placement, Policy,
+    REDIRECTS_MAX, Remote, ReplyTo, ResponseSink, ResponseSlot, Retry, Started, Target,
 };
 use afflux_wire::{Code, Executed, Incarnation, NodeId, Stage, Status};
 use parking_lot::Mutex;
@@ -437,7 +437,7 @@ impl Shared {
                 }
             }
         };
-        let mut abandoned = Abandoned(started.clone());
+        let mut abandoned = Abandoned(started.clone(), Arc::clone(&slot));
         let result = tokio::time::timeout_at(deadline_at.into(), &mut answer).await;
         abandoned.0 = None;
         match result {
@@ -559,13 +559,14 @@ fn method_index(entry: &ServiceEntry, method: &str) -> Result<usize, Status> {
 }
 
 /// A call on its way whose future may be dropped before its answer comes.
-struct Abandoned(Option<(Arc<dyn Remote>, u64)>);
+struct Abandoned(Option<(Arc<dyn Remote>, u64)>, Arc<RawSlot>);
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some((remote, id)) = self.0.take() {
             remote.cancel(id, "dropped");
         }
+        self.1.leave();
     }
 }
 
@@ -590,20 +591,33 @@ impl Outgoing for RawCall {
 }
 
 /// Takes the answer of a call without types, from a link or from a mailbox beside.
-struct RawSlot(Mutex<Option<oneshot::Sender<RawAnswer>>>);
+struct RawSlot {
+    sender: Mutex<Option<oneshot::Sender<RawAnswer>>>,
+    /// What the calls of a handler beside share, cancelled when nobody waits for its answer.
+    scope: Mutex<Option<Arc<CallScope>>>,
+}
 
 type RawAnswer = Result<Vec<u8>, Status>;
 
 impl RawSlot {
     fn new() -> (Arc<Self>, oneshot::Receiver<RawAnswer>) {
         let (sender, receiver) = oneshot::channel();
-        (Arc::new(Self(Mutex::new(Some(sender)))), receiver)
+        (Arc::new(Self { sender: Mutex::new(Some(sender)), scope: Mutex::default() }), receiver)
     }
 
     fn fill(&self, result: Result<Vec<u8>, Status>) {
-        if let Some(sender) = self.0.lock().take() {
+        if let Some(sender) = self.sender.lock().take() {
+            self.scope.lock().take();
             // Nobody waits any more: then nobody misses it.
             let _ = sender.send(result);
+        }
+    }
+
+    /// Nobody waits for the answer.
+    fn leave(&self) {
+        let scope = self.scope.lock().take();
+        if let Some(scope) = scope {
+            scope.cancel();
         }
     }
 }
@@ -620,7 +634,14 @@ impl ResponseSink for RawSlot {
     }
 
     fn is_cancelled(&self, _: u64) -> bool {
-        self.0.lock().as_ref().is_none_or(oneshot::Sender::is_closed)
+        self.sender.lock().as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn on_cancel(&self, id: u64, scope: &Arc<CallScope>) {
+        *self.scope.lock() = Some(Arc::clone(scope));
+        if self.is_cancelled(id) {
+            self.leave();
+        }
     }
 }
 

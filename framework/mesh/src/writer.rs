@@ -49,6 +49,7 @@ pub(crate) async fn run_control(link: Arc<Link>, mut half: WriteHalf) {
                 return Poll::Pending;
             }
             std::mem::swap(&mut state.buf, &mut batch);
+            state.one_way = [0, state.one_way[0]];
             Poll::Ready(true)
         })
         .await;

@@ -7,6 +7,7 @@
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/args.rs"]
 mod args;
+mod local;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/report.rs"]
 mod report;
@@ -56,6 +57,7 @@ fn show(report: &report::Report) {
 const HELP: &str = "\
 afflux-bench stream w1|w2|w3|w4 [--records N] [--parallelism P] [--nodes K]
 afflux-bench rpc r1|r2|r3 [--outstanding N] [--payload BYTES] [--seconds S] [--transport tcp|memory] [--busy N]
+afflux-bench local l1|l2 [--outstanding N] [--threads 1|2] [--seconds S]      ask and tell in one process
 afflux-bench stream slow --nodes 2      memory behind a consumer of 1,000 records/s, after 10 and 60 s
 
 Each prints a table, or with --json one JSON line: records (or requests), wall and CPU seconds of all processes,
@@ -68,10 +70,11 @@ Examples:
 fn main() {
     let words = std::env::args().skip(1).filter(|word| word != "--json");
     let outcome = Args::parse(words).and_then(|mut args| {
-        let suite = args.word("a suite (stream, rpc)").map_err(|e| format!("{e}\n\n{HELP}"))?;
+        let suite = args.word("a suite (stream, rpc, local)").map_err(|e| format!("{e}\n\n{HELP}"))?;
         match suite.as_str() {
             "stream" => stream::run(args),
             "rpc" => rpc::run(args),
+            "local" => local::run(args),
             "rpc-server" => rpc::server(args),
             "stream-node" => stream::node(args),
             other => Err(format!("unknown suite `{other}`\n\n{HELP}")),

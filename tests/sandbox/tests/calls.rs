@@ -39,6 +39,14 @@ enum Beta {
     Go { route: Vec<String> },
 }
 
+/// Served by an actor whose handlers overlap.
+#[derive(Service)]
+#[service(name = "test.delta")]
+enum Delta {
+    #[rpc(returns = u64)]
+    Go { route: Vec<String> },
+}
+
 #[derive(Service)]
 #[service(name = "test.gamma")]
 enum Gamma {
@@ -74,6 +82,7 @@ async fn go(cx: &mut Cx, log: &Log, name: &str, mut route: Vec<String>) -> Resul
     let answer = match next.as_str() {
         "alpha" => cx.client::<Alpha>().go(route).await,
         "beta" => cx.client::<Beta>().go(route).await,
+        "delta" => cx.client::<Delta>().go(route).await,
         "gamma" => cx.client::<Gamma>().go(route).await,
         "tell" => {
             cx.client::<Alpha>().tell(route).await?;
@@ -146,6 +155,18 @@ impl BetaHandler for Bob {
 }
 
 #[derive(Actor)]
+#[actor(serves(Delta), concurrent = 4)]
+struct Dora {
+    log: Log,
+}
+
+impl DeltaShared for Dora {
+    async fn go(&self, cx: &mut Cx, route: Vec<String>) -> Result<u64, Fault> {
+        go(cx, &self.log, "delta", route).await
+    }
+}
+
+#[derive(Actor)]
 #[actor(serves(Gamma))]
 struct Carol {
     log: Log,
@@ -187,6 +208,10 @@ impl Nodes {
             let log = log.clone();
             move || Ok(Bob { log: log.clone() })
         });
+        serve(&meshes[1 % nodes], "test.delta", {
+            let log = log.clone();
+            move || Ok(Dora { log: log.clone() })
+        });
         serve(&meshes[2 % nodes], "test.gamma", {
             let log = log.clone();
             move || Ok(Carol { log: log.clone() })
@@ -199,7 +224,7 @@ impl Nodes {
         let all = Self { meshes, log, paused, alpha };
         // Every node knows every service.
         for mesh in &all.meshes {
-            for service in ["test.alpha", "test.beta", "test.gamma"] {
+            for service in ["test.alpha", "test.beta", "test.gamma", "test.delta"] {
                 until(|| mesh.services().iter().any(|known| known == service)).await;
             }
         }
@@ -292,6 +317,29 @@ fn a_one_way_call_back_is_no_cycle() {
     over(&[1, 2], async |nodes| {
         assert_eq!(nodes.alpha(0).go(route("beta tell gamma")).await.unwrap(), 1);
         until(|| nodes.log.has("gamma has")).await;
+    });
+}
+
+#[test]
+fn an_actor_whose_handlers_overlap_is_no_cycle_but_does_not_hide_one() {
+    over(&[1, 2], async |nodes| {
+        let client = nodes.meshes[0].client::<Delta>();
+        assert_eq!(client.go(route("beta delta delta gamma")).await.unwrap(), 5);
+        let error = nodes.alpha(0).go(route("delta alpha")).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        assert!(error.status().message.contains(" → test.delta/Go on n"), "{error}");
+    });
+}
+
+/// Four handlers of delta overlap, so the fifth waits for the first: not the chain, its deadline ends it.
+#[test]
+fn more_calls_within_one_another_than_handlers_overlap_end_with_their_deadline() {
+    over(&[1], async |nodes| {
+        if nodes.paused {
+            let words = "delta ".repeat(5);
+            let error = nodes.meshes[0].client::<Delta>().go(route(&words)).await.unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        }
     });
 }
 

@@ -52,13 +52,26 @@ pub(crate) async fn describe(global: &Global, args: &DescribeArgs) -> Result<()>
         for line in method.doc.lines() {
             text.push_str(&format!("      {}\n", line.trim()));
         }
-        text.push_str(&format!(
-            "      deadline {} ms{}\n",
-            method.deadline_ms,
-            if method.idempotent { ", idempotent" } else { "" }
-        ));
+        text.push_str(&format!("      deadline {} ms{}\n", method.deadline_ms, traits_of(method)));
     }
     print(&text)
+}
+
+/// `, idempotent, high priority`: what a caller may want to know.
+fn traits_of(method: &MethodInfo) -> String {
+    let priority = match method.priority.as_str() {
+        "high" => ", high priority",
+        "low" => ", low priority",
+        _ => "",
+    };
+    let idempotent = match (method.readonly, method.idempotent) {
+        (true, _) => ", read only",
+        (false, true) => ", idempotent",
+        (false, false) => "",
+    };
+    let ack = if method.ack { ", acknowledged" } else { "" };
+    let detached = if method.detached { ", detached" } else { "" };
+    [idempotent, priority, ack, detached].concat()
 }
 
 /// `Place(order: Order) -> Receipt`.

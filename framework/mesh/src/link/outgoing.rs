@@ -149,7 +149,11 @@ impl Link {
                 earlier = state.in_flight.insert(id, pending);
                 self.in_flight.store(state.in_flight.len() as u32, Ordering::Relaxed);
             } else if let Some(bound) = state.bound.get(at as usize) {
+                // A link that loses it says so in a counter: nobody waits for it.
                 bound.metrics.answered(&bound.service, &bound.method, None);
+            }
+            if one_way {
+                state.one_way[0] += 1;
             }
             let writer = state.writer.take();
             drop(state);

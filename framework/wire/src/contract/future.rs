@@ -686,6 +686,11 @@ mod tests {
         Handle::new(Some(Arc::clone(fake) as Arc<dyn Caller>), Target::service(Shop::NAME))
     }
 
+    /// A handle whose calls all go to one node.
+    fn pinned(fake: &Arc<Fake>) -> Handle<Shop> {
+        Handle::new(Some(Arc::clone(fake) as Arc<dyn Caller>), Target::on(Shop::NAME, "n1".into()))
+    }
+
     fn call(fake: &Arc<Fake>, n: u64) -> CallFuture<Double> {
         std::future::IntoFuture::into_future(handle(fake).call(Double { n }))
     }
@@ -874,7 +879,7 @@ mod tests {
     #[test]
     fn a_call_that_may_be_repeated_is_tried_again_when_its_link_is_lost_and_not_when_it_was_answered() {
         let keyed = |fake: &Arc<Fake>| {
-            let call = handle(fake).call(Double { n: 3 }).idempotency_key(*b"k");
+            let call = pinned(fake).call(Double { n: 3 }).idempotency_key(*b"k");
             std::future::IntoFuture::into_future(call)
         };
         let fake = Fake::remote();
@@ -891,8 +896,19 @@ mod tests {
         assert_eq!(error::<Double>(poll(&mut future)).code(), Code::Unavailable);
     }
 
+    #[test]
+    fn a_key_repeats_no_call_at_an_endpoint_that_does_not_know_it() {
+        let fake = Fake::remote();
+        let call = handle(&fake).call(Double { n: 3 }).idempotency_key(*b"k");
+        let mut future = std::future::IntoFuture::into_future(call);
+        assert!(poll(&mut future).is_pending());
+        fake.fail(Status::unavailable("the link is lost"));
+        assert_eq!(error::<Double>(poll(&mut future)).code(), Code::Unavailable);
+        assert_eq!(fake.attempts(), [0]);
+    }
+
     fn hedged(fake: &Arc<Fake>) -> CallFuture<Double> {
-        let call = handle(fake).call(Double { n: 3 }).idempotency_key(*b"k");
+        let call = pinned(fake).call(Double { n: 3 }).idempotency_key(*b"k");
         std::future::IntoFuture::into_future(call.hedge(Hedge::After(Duration::from_millis(100))))
     }
 

@@ -236,7 +236,18 @@ impl<T: Serialize + Send + 'static, E: RpcError> Drop for Reply<T, E> {
 #[must_use = "the caller waits for it"]
 pub struct Ack(Box<dyn FnOnce() + Send>);
 
+impl fmt::Debug for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ack")
+    }
+}
+
 impl Ack {
+    /// What to do when the message has its place.
+    pub fn new(send: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(send))
+    }
+
     /// Tells it.
     pub fn send(self) {
         (self.0)();
@@ -246,7 +257,7 @@ impl Ack {
 impl<E: RpcError> Reply<(), E> {
     /// The answer of a one-way call that is acknowledged when it is admitted.
     pub fn into_ack(self) -> Ack {
-        Ack(Box::new(move || self.send(Ok(()))))
+        Ack::new(move || self.send(Ok(())))
     }
 }
 
