@@ -3,7 +3,7 @@
 # Seeds are read from corpus/TARGET; what is found goes to target/corpus/TARGET, a crash to artifacts/.
 set -eu
 cd "$(dirname "$0")"
-target=${1:?usage: run.sh frame|batch|msgpack [SECONDS]}
+target=${1:?usage: run.sh TARGET [SECONDS], a target is a name in fuzz_targets}
 seconds=${2:-60}
 mkdir -p "target/corpus/$target" artifacts
 export RUSTC_BOOTSTRAP=1
