@@ -14,6 +14,7 @@ use afflux_wire::{Incarnation, NodeId};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::concurrent::{Concurrent, log_panic};
 use crate::macros::{RpcError, Service};
@@ -253,7 +254,18 @@ pub enum RegistryService {
 
 /// The service entry of a registry; `home` is told to those who join.
 pub fn serve(registry: Arc<dyn Registry>, home: Home, place: Place) -> ServiceEntry {
-    let served = Served { registry, home };
+    serve_until(registry, home, place, None)
+}
+
+/// The same; who waits for a change of the view is answered when `drains` says that this node drains,
+/// so that nobody waits for them.
+pub(crate) fn serve_until(
+    registry: Arc<dyn Registry>,
+    home: Home,
+    place: Place,
+    drains: Option<watch::Receiver<bool>>,
+) -> ServiceEntry {
+    let served = Served { registry, home, drains };
     Concurrent::<RegistryService, _>::entry(place, None, move |call: RegistryServiceCall, mut cx: Cx| {
         let mut served = served.clone();
         async move {
@@ -267,6 +279,17 @@ pub fn serve(registry: Arc<dyn Registry>, home: Home, place: Place) -> ServiceEn
 struct Served {
     registry: Arc<dyn Registry>,
     home: Home,
+    drains: Option<watch::Receiver<bool>>,
+}
+
+/// Resolves when the node drains; never without a node, or when it has ended.
+async fn drained(drains: &mut Option<watch::Receiver<bool>>) {
+    if let Some(drains) = drains
+        && drains.wait_for(|draining| *draining).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 type Answer<T> = Result<T, Fault<RegistryFault>>;
@@ -305,10 +328,17 @@ impl RegistryServiceHandler for Served {
             }
         };
         let wait = Duration::from_millis(wait_ms.min(VIEW_WAIT_MS));
-        let view = match tokio::time::timeout(wait, changed).await {
-            Ok(Some(view)) => view,
-            Ok(None) => return Err(RegistryFault::Other { reason: "the registry is closing".into() }.into()),
-            Err(_) => watcher.latest(),
+        let changed = tokio::select! {
+            biased;
+            changed = tokio::time::timeout(wait, changed) => changed.ok(),
+            () = drained(&mut self.drains) => None,
+        };
+        let view = match changed {
+            Some(Some(view)) => view,
+            Some(None) => {
+                return Err(RegistryFault::Other { reason: "the registry is closing".into() }.into());
+            }
+            None => watcher.latest(),
         };
         Ok(ViewRecord(View::clone(&view)))
     }
@@ -368,13 +398,28 @@ impl RemoteRegistry {
     /// Asks through this client; `place` runs the loop that keeps the view fresh, until the registry
     /// is dropped.
     pub fn new(client: RegistryServiceClient, place: &Place) -> Self {
+        Self::new_until(client, place, None)
+    }
+
+    /// The same; the loop ends as well when `drains` says that this node drains.
+    pub(crate) fn new_until(
+        client: RegistryServiceClient,
+        place: &Place,
+        mut drains: Option<watch::Receiver<bool>>,
+    ) -> Self {
         let publisher = Arc::new(Publisher::new());
         let (follower, shared) = (client.clone(), Arc::downgrade(&publisher));
         place.spawn_future(async move {
             let mut seen = None;
             loop {
                 let call = follower.view(seen, VIEW_WAIT_MS).fail_fast();
-                let result = call.deadline(Duration::from_millis(VIEW_WAIT_MS + VIEW_MARGIN_MS)).await;
+                let call = call.deadline(Duration::from_millis(VIEW_WAIT_MS + VIEW_MARGIN_MS)).into_future();
+                let result = tokio::select! {
+                    biased;
+                    result = call => result,
+                    // The call is cancelled: the end of this node does not wait for its answer.
+                    () = drained(&mut drains) => return,
+                };
                 let Some(publisher) = shared.upgrade() else { return };
                 let failed = match result {
                     Ok(ViewRecord(view)) => {

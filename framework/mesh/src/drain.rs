@@ -34,6 +34,8 @@ impl Shared {
     /// `grace` long; then closes.
     pub(crate) async fn drain(self: &Arc<Self>, grace: Duration) {
         let until = clock::now() + grace;
+        self.leave();
+        self.drains.send_replace(true);
         let links = self.peers.lock().links();
         let reason = format!("node {} is draining", self.config.node);
         for link in &links {

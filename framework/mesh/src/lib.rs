@@ -33,6 +33,7 @@ mod endpoint;
 mod guard;
 mod handshake;
 mod hash;
+mod health;
 mod inflight;
 mod intake;
 mod latency;

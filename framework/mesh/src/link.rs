@@ -18,7 +18,10 @@ use std::time::{Duration, Instant};
 use afflux_actor::clock;
 use afflux_wire::contract::Identity;
 use afflux_wire::handshake::{Hello, ServiceOffer};
-use afflux_wire::{Code, Incarnation, Limits, NodeId, Status, put_bind, put_goaway, put_ping, put_pong};
+use afflux_wire::{
+    Code, HealthReport, Incarnation, Limits, NodeId, Status, put_bind, put_goaway, put_health, put_ping,
+    put_pong,
+};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore};
@@ -312,6 +315,18 @@ impl Link {
                 tracing::warn!(%error, "the methods of this node cannot be bound to numbers");
             }
         });
+    }
+
+    /// Tells the peer how this node does.
+    pub(crate) fn put_health(&self, report: &HealthReport) {
+        let put = report.encode().and_then(|bytes| {
+            let mut result = Ok(());
+            self.append(|buf| result = put_health(buf, &bytes).map_err(Status::from));
+            result
+        });
+        if let Err(error) = put {
+            tracing::warn!(%error, "the state of this node cannot be told");
+        }
     }
 
     /// BIND came.

@@ -23,6 +23,7 @@ use crate::compat::Compat;
 use crate::config::MeshConfig;
 use crate::guard::{Access, Guard};
 use crate::handshake::{HalfKey, Wire};
+use crate::health::{self, Standing};
 use crate::listener;
 use crate::metrics::MeshMetrics;
 use crate::peers::{PeerEvents, PeerInfo, Peers};
@@ -52,6 +53,9 @@ pub(crate) struct Shared {
     services: RwLock<Arc<ServiceTable>>,
     policies: Mutex<BTreeMap<String, Policy>>,
     called: Mutex<CalledServices>,
+    pub(crate) standing: Standing,
+    /// Whether it drains.
+    pub(crate) drains: watch::Sender<bool>,
     address: String,
     next_link_id: AtomicU64,
     closed: AtomicBool,
@@ -218,11 +222,14 @@ impl Mesh {
             services: RwLock::default(),
             policies: Mutex::default(),
             called: Mutex::default(),
+            standing: Standing::default(),
+            drains: watch::Sender::new(false),
             address,
             next_link_id: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             stop: Semaphore::new(0),
         });
+        shared.place.spawn_future(health::run(Arc::clone(&shared)));
         if let Some(bound) = bound {
             shared.place.spawn_future(listener::run(Arc::clone(&shared), bound));
         }
@@ -411,6 +418,23 @@ impl Mesh {
     /// counted, and no sender of theirs attaches any more.
     pub fn release_attempt(&self, job: &str, attempt: Attempt) {
         self.shared.channels.release(job, attempt);
+    }
+
+    /// Tells all peers whether this node wants new calls. One that does not still gets them while
+    /// nobody else is ready.
+    pub fn set_ready(&self, ready: bool) {
+        self.shared.set_ready(ready);
+    }
+
+    /// Tells all peers that this node will go away: from now on they send no new calls. It goes on
+    /// serving; [`Mesh::drain`] ends that.
+    pub fn leave(&self) {
+        self.shared.leave();
+    }
+
+    /// Says when this mesh begins to drain: who keeps a call open for long ends it then.
+    pub fn drains(&self) -> watch::Receiver<bool> {
+        self.shared.drains.subscribe()
     }
 
     /// Tells all peers that this node goes away, waits for the answers of what was admitted, at most

@@ -322,6 +322,7 @@ impl Shared {
         if services.version != services_version {
             link.put_bind(&services.bound());
         }
+        self.tell_standing(&link);
         self.routes_changed();
     }
 

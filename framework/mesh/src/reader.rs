@@ -233,8 +233,12 @@ impl Control<'_> {
                     .redirect(node.into(), Incarnation(incarnation));
                 self.link.answered(id, Err(status), 0, now);
             }
-            // What a node says about its load is not used yet.
-            Frame::Health(_) | Frame::Ignored { .. } => {}
+            Frame::Health(report) => {
+                if let Err(status) = self.shared.health_received(self.link, &report, now) {
+                    return violation("malformed", format!("HEALTH: {}", status.message));
+                }
+            }
+            Frame::Ignored { .. } => {}
             _ => return violation("misplaced", format!("{} on the control connection", kind.name())),
         }
         Ok(())

@@ -12,6 +12,7 @@ pub mod contract;
 mod error;
 pub mod frame;
 pub mod handshake;
+mod health;
 pub mod id;
 pub mod limits;
 mod scan;
@@ -30,6 +31,7 @@ pub use frame::{
 };
 pub use frame::{put_down, put_redirect, put_watch};
 pub use handshake::{Hello, Welcome};
+pub use health::{HealthReport, ServiceLoad};
 pub use id::{ActorId, ActorPath, Attempt, ChannelId, Incarnation, NodeId};
 pub use limits::Limits;
 pub use scan::{Scanner, skip_value};

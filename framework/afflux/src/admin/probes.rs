@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// The conditions of being ready; a process is ready when each of them holds.
 ///
@@ -18,17 +19,34 @@ use parking_lot::Mutex;
 #[derive(Debug, Default)]
 pub struct Probes {
     conditions: Mutex<BTreeMap<&'static str, Option<String>>>,
+    /// Whether one of them does not hold.
+    unready: watch::Sender<bool>,
 }
 
 impl Probes {
     /// The condition holds.
     pub fn met(&self, condition: &'static str) {
-        self.conditions.lock().insert(condition, None);
+        self.set(condition, None);
     }
 
     /// The condition does not hold, and why.
     pub fn unmet(&self, condition: &'static str, why: impl Into<String>) {
-        self.conditions.lock().insert(condition, Some(why.into()));
+        self.set(condition, Some(why.into()));
+    }
+
+    fn set(&self, condition: &'static str, why: Option<String>) {
+        let mut conditions = self.conditions.lock();
+        conditions.insert(condition, why);
+        let unready = conditions.values().any(Option::is_some);
+        // Under the lock, so that the last change is the last that is told.
+        self.unready.send_if_modified(|known| std::mem::replace(known, unready) != unready);
+    }
+
+    /// Tells whether one of the conditions does not hold, from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<bool> {
+        let mut receiver = self.unready.subscribe();
+        receiver.mark_changed();
+        receiver
     }
 
     /// Every condition, a line each.

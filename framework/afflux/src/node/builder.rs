@@ -13,13 +13,13 @@ use tokio::sync::watch;
 
 use super::facts::Facts;
 use super::hosted::{Declared, Spread, Surroundings};
-use super::{Inner, Node, Record};
+use super::{Inner, Node, Record, routing};
 use crate::admin::{Admin, Probes};
 use crate::client::{Client, find_home, follow};
 use crate::engine::Pipelines;
 use crate::error::{Error, Result};
 use crate::process;
-use crate::registry_service::{Home, RegistryService, RemoteRegistry, serve};
+use crate::registry_service::{Home, RegistryService, RemoteRegistry, serve_until};
 use crate::settings::Settings;
 
 /// A node to be.
@@ -159,8 +159,11 @@ impl NodeBuilder {
             compat: compat(&settings),
             ..MeshConfig::new(id.as_str(), settings.cluster.clone())
         };
+        let config = routing::configure(config, &settings)?;
         let mesh = Mesh::start(config, transport, place.clone(), mesh_metrics)
             .map_err(|status| crate::admin::listen_failed(&settings.node_listen, status, "node.listen"))?;
+        routing::set_policies(&mesh, &settings)?;
+        tell_readiness(&place, &mesh, &probes);
         let address = match settings.node_advertise.as_str() {
             "" => mesh.local_address(),
             advertised => advertised.to_owned(),
@@ -209,7 +212,8 @@ impl NodeBuilder {
                 };
                 follow(&place, mesh, &*registry);
                 node.offer(facts.serve(place.clone()));
-                node.offer(serve(Arc::clone(&registry), home, place.clone()));
+                let drains = Some(node.inner.mesh.drains());
+                node.offer(serve_until(Arc::clone(&registry), home, place.clone(), drains));
                 for declared in services {
                     match declared.spread {
                         Spread::EveryNode => {
@@ -251,6 +255,8 @@ impl Node {
         instance.build = inner.facts.build.clone();
         instance.slots = inner.facts.slots;
         instance.services = inner.facts.records();
+        // Wrong ones have stopped the start already.
+        instance.labels = routing::labels(&inner.settings).unwrap_or_default();
         let ttl = Duration::from_millis(inner.settings.registry_ttl_ms);
         let (registration, driver) = Registration::new(Arc::clone(&inner.registry), instance, ttl);
         inner.around.place.spawn_future(driver);
@@ -302,6 +308,17 @@ async fn keep(
     registration.close().await;
 }
 
+/// Tells other nodes whether this one is ready, as long as it lives.
+fn tell_readiness(place: &afflux_actor::Place, mesh: &Mesh, probes: &Arc<Probes>) {
+    let (mesh, mut unready) = (mesh.clone(), probes.watch());
+    place.spawn_future(async move {
+        while unready.changed().await.is_ok() {
+            let unready = *unready.borrow_and_update();
+            mesh.set_ready(!unready);
+        }
+    });
+}
+
 /// Whether there will be no other state.
 fn ended(state: &RegistrationState) -> bool {
     matches!(state, RegistrationState::Superseded { .. } | RegistrationState::Closed)
@@ -348,7 +365,8 @@ async fn reach(
         return Ok((Arc::new(MemoryRegistry::new()), here));
     }
     let (home, node): (Home, NodeId) = find_home(mesh, &settings.node_join).await?;
-    let registry = RemoteRegistry::new(mesh.client_on::<RegistryService>(&node), place);
+    let client = mesh.client_on::<RegistryService>(&node);
+    let registry = RemoteRegistry::new_until(client, place, Some(mesh.drains()));
     Ok((Arc::new(registry), home))
 }
 

@@ -4,6 +4,7 @@ mod builder;
 mod engine;
 mod facts;
 mod hosted;
+mod routing;
 
 pub use builder::NodeBuilder;
 pub(crate) use hosted::{Declared, Spread};
@@ -232,6 +233,8 @@ impl Node {
         let inner = &self.inner;
         inner.probes.unmet("serving", "the node is shutting down");
         inner.facts.drain();
+        // Peers hear it now; the registry may take a while to tell them.
+        inner.mesh.leave();
         inner.record.send_modify(|record| record.state = InstanceState::Draining);
         tokio::time::sleep(Duration::from_millis(inner.settings.drain_lame_duck_ms)).await;
         let grace = Duration::from_millis(inner.settings.drain_grace_ms);

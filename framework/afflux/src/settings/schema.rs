@@ -86,6 +86,8 @@ settings! {
     node_advertise: String = "node.advertise", Kind::Text, "";
     /// Address of a node to join. Empty: this node begins a cluster and holds its registry.
     node_join: String = "node.join", Kind::Text, "";
+    /// What this node says of itself in its record, such as `zone=eu-1a` and `weight=2`.
+    node_labels: Vec<String> = "node.labels", Kind::List, "";
     /// Threads for pipeline tasks. 0: as many as the CPU quota allows.
     node_slots: u64 = "node.slots", Kind::Integer { min: 0, max: 1024 }, "0" unit "threads";
     /// Threads for connections, timers and services.
@@ -108,6 +110,18 @@ settings! {
     registry_nodes: Vec<String> = "registry.nodes", Kind::List, "";
     /// A node that has not been heard of for this long is gone.
     registry_ttl_ms: u64 = "registry.ttl_ms", Kind::Integer { min: 100, max: 3_600_000 }, "5000" unit "ms";
+    /// How the endpoints of a service share its calls, where `rpc.balancers` says nothing of it.
+    rpc_balancer: String = "rpc.balancer", Kind::Choice(&["least_loaded", "round_robin", "random", "weighted", "consistent_hash", "locality_first"]), "least_loaded";
+    /// The same for single services, such as `shop.orders=round_robin`.
+    rpc_balancers: Vec<String> = "rpc.balancers", Kind::List, "";
+    /// Whether a call to a service that this process offers too stays in it.
+    rpc_local_first: String = "rpc.local_first", Kind::Choice(&["on", "off"]), "on";
+    /// Retries and second attempts of ten seconds, as a part of the calls to the same service.
+    rpc_retry_percent: u64 = "rpc.retry_percent", Kind::Integer { min: 0, max: 1_000 }, "20" unit "percent";
+    /// Retries that are allowed beside that part.
+    rpc_retries_per_second_min: u64 = "rpc.retries_per_second_min", Kind::Integer { min: 0, max: 1_000_000 }, "10" unit "calls/s";
+    /// At most this part of a service's endpoints is ejected for failures, and never the last one. 0: none.
+    rpc_ejection_percent_max: u64 = "rpc.ejection_percent_max", Kind::Integer { min: 0, max: 100 }, "50" unit "percent";
     /// Form of the log on stderr.
     log_format: String = "log.format", Kind::Choice(&["human", "json"]), "human";
     /// What is logged: error, warn, info, debug, trace, or directives such as `info,afflux_mesh=debug`.

@@ -361,7 +361,7 @@ fn verdict(error: Option<&Status>) -> Verdict {
 #[cold]
 fn verdict_of(error: &Status) -> Verdict {
     // The service's own error is an answer like any other.
-    if error.details.as_ref().is_some_and(|details| details.kind.is_some()) {
+    if error.details.as_ref().is_some_and(|details| details.kind.is_some()) || error.redirected().is_some() {
         return Verdict::Good;
     }
     match error.code {

@@ -128,6 +128,17 @@ impl Params for Add {
     fn into_call(self, meta: CallMeta, reply: Option<Reply<u64, NoError>>) -> SumsCall {
         SumsCall::Add(meta, self, reply)
     }
+    fn recover(call: SumsCall) -> Result<Self, SumsCall> {
+        match call {
+            SumsCall::Add(_, add, reply) => {
+                if let Some(reply) = reply {
+                    reply.release();
+                }
+                Ok(add)
+            }
+            other => Err(other),
+        }
+    }
 }
 
 impl Params for Touch {
