@@ -165,9 +165,7 @@ impl Contract {
                         ) -> #call {
                             #call { meta, body: #body::#variant(self, reply) }
                         }
-
                         #placed
-
                         fn recover(call: #call) -> ::core::result::Result<Self, #call> {
                             match call {
                                 #call { body: #body::#variant(params, reply), .. } => {
