@@ -16,7 +16,7 @@ mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod instance;
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod key;
 mod memory;
 mod registration;
@@ -25,6 +25,8 @@ mod static_list;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 mod view;
+#[cfg(feature = "zookeeper")]
+mod zookeeper;
 
 pub use coordination::{Coordination, Counter, Election, Guard, Leader, Leadership, Spawner, hold};
 pub use error::RegistryError;
@@ -36,3 +38,5 @@ pub use registration::{Registration, RegistrationState};
 pub use registry::{Fence, LeaseId, Registry};
 pub use static_list::StaticRegistry;
 pub use view::{Publisher, View, Watcher};
+#[cfg(feature = "zookeeper")]
+pub use zookeeper::{ZookeeperConfig, ZookeeperRegistry};
