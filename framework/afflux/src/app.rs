@@ -9,7 +9,7 @@ use afflux_stream::Flow;
 use crate::cli;
 use crate::engine::Pipelines;
 use crate::error::{Error, Result, suggest};
-use crate::node::{Declared, NodeBuilder, Spread};
+use crate::node::{Hook, Node, Declared, NodeBuilder, Spread, hook_of};
 use crate::settings::Settings;
 
 /// What a binary is: pipelines, services, and every command around them.
@@ -31,12 +31,13 @@ pub struct App {
     name: &'static str,
     pipelines: Arc<Pipelines>,
     services: Vec<Declared>,
+    hooks: Vec<Hook>,
 }
 
 impl App {
     /// A program of this name, as it is typed.
     pub fn new(name: &'static str) -> Self {
-        Self { name, pipelines: Arc::default(), services: Vec::new() }
+        Self { name, pipelines: Arc::default(), services: Vec::new(), hooks: Vec::new() }
     }
 
     /// Adds a pipeline. The first is the default. The builder runs on every node and must build the
@@ -76,6 +77,18 @@ impl App {
         F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
     {
         self.services.push(Declared::new(name, Spread::Once, factory));
+        self
+    }
+
+    /// Runs this on every node as soon as it has started, beside its services: what waits for a lock,
+    /// takes part in an election, or calls without being asked. When it fails the error is logged, and
+    /// the node goes on.
+    #[must_use]
+    pub fn on_start<F>(mut self, hook: impl Fn(Node) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.hooks.push(hook_of(hook));
         self
     }
 
@@ -135,7 +148,8 @@ impl App {
     /// A node of this program.
     pub fn node(&self, settings: Settings) -> NodeBuilder {
         let builder = NodeBuilder::new(settings).pipelines(Arc::clone(&self.pipelines));
-        self.services.iter().cloned().fold(builder, NodeBuilder::declare)
+        let builder = self.services.iter().cloned().fold(builder, NodeBuilder::declare);
+        self.hooks.iter().cloned().fold(builder, NodeBuilder::hook)
     }
 }
 

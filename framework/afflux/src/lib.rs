@@ -37,7 +37,6 @@ mod follow;
 #[cfg(feature = "node")]
 pub mod jobs;
 #[cfg(feature = "node")]
-#[cfg(feature = "node")]
 mod node;
 #[cfg(feature = "node")]
 pub mod node_service;
@@ -46,6 +45,8 @@ pub mod prelude;
 pub mod process;
 #[cfg(feature = "node")]
 pub mod progress;
+#[cfg(feature = "node")]
+mod registry_metrics;
 #[cfg(feature = "node")]
 pub mod registry_service;
 #[cfg(feature = "node")]
@@ -71,6 +72,12 @@ pub use node::{Node, NodeBuilder};
 /// The derives, by their names; [`prelude`] has those that a user needs.
 pub mod macros {
     pub use afflux_macros::{Actor, Event, Key, RpcError, Service};
+}
+
+/// What a registry is, and what it coordinates: locks, elections, counters.
+#[cfg(feature = "node")]
+pub mod registry {
+    pub use afflux_registry::*;
 }
 
 /// Sources and sinks of the outside world.

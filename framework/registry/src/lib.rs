@@ -18,6 +18,8 @@ mod etcd;
 mod instance;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 mod key;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod memory;
 mod registration;
 mod registry;
@@ -40,3 +42,5 @@ pub use static_list::StaticRegistry;
 pub use view::{Publisher, View, Watcher};
 #[cfg(feature = "zookeeper")]
 pub use zookeeper::{ZookeeperConfig, ZookeeperRegistry};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{KubernetesConfig, KubernetesRegistry};

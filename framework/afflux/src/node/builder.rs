@@ -6,20 +6,22 @@ use std::time::Duration;
 
 use afflux_actor::{ActorMetrics, Clock, Serves, Threads, cpu_quota};
 use afflux_mesh::{CompatConfig, CompatMode, Mesh, MeshConfig, MeshMetrics, Transport};
-use afflux_registry::{Instance, MemoryRegistry, Registration, RegistrationState, Registry, StaticRegistry};
-use afflux_wire::{Incarnation, Limits, NodeId};
+use afflux_registry::{Coordination, Instance, Registration, RegistrationState};
+use afflux_wire::{Incarnation, Limits};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::facts::Facts;
+use super::hook::Hook;
 use super::hosted::{Declared, Spread, Surroundings};
 use super::{Inner, Node, Record, routing};
 use crate::admin::{Admin, Probes};
-use crate::client::{Client, find_home, follow};
+use crate::client::{Client, follow};
 use crate::engine::Pipelines;
 use crate::error::{Error, Result};
 use crate::process;
-use crate::registry_service::{Home, RegistryService, RemoteRegistry, serve_until};
+use crate::registry_metrics::RegistryMetrics;
+use crate::registry_service::serve_until;
 use crate::settings::Settings;
 
 /// A node to be.
@@ -39,6 +41,7 @@ pub struct NodeBuilder {
     clock: Clock,
     inline: bool,
     metrics: prometheus::Registry,
+    hooks: Vec<Hook>,
 }
 
 impl NodeBuilder {
@@ -52,6 +55,7 @@ impl NodeBuilder {
             clock: Clock::new(std::time::SystemTime::now),
             inline: false,
             metrics: prometheus::Registry::new(),
+            hooks: Vec::new(),
         }
     }
 
@@ -104,6 +108,19 @@ impl NodeBuilder {
         self
     }
 
+    /// Runs this on the node as soon as it has started, beside its services.
+    pub fn on_start<F>(self, hook: impl Fn(Node) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.hook(super::hook::boxed(hook))
+    }
+
+    pub(crate) fn hook(mut self, hook: Hook) -> Self {
+        self.hooks.push(hook);
+        self
+    }
+
     /// Counts there.
     pub fn metrics(mut self, metrics: prometheus::Registry) -> Self {
         self.metrics = metrics;
@@ -116,7 +133,7 @@ impl NodeBuilder {
     /// A port that is taken, a node to join that cannot be reached, a directory that cannot be used:
     /// with the setting to change.
     pub async fn start(self) -> Result<Node> {
-        let Self { settings, services, pipelines, transport, clock, inline, metrics } = self;
+        let Self { settings, services, pipelines, transport, clock, inline, metrics, hooks } = self;
         let slots = match usize::try_from(settings.node_slots).unwrap_or(usize::MAX) {
             0 => cpu_quota(),
             slots => slots,
@@ -168,7 +185,7 @@ impl NodeBuilder {
             "" => mesh.local_address(),
             advertised => advertised.to_owned(),
         };
-        match reach(&settings, &mesh, &id, &address, &place).await {
+        match super::reach::reach(&settings, &mesh, &id, &address, &place).await {
             Ok((registry, home)) => {
                 let admin = match admin_port {
                     Some(port) => {
@@ -188,6 +205,13 @@ impl NodeBuilder {
                     entries: Mutex::new(Vec::new()),
                 });
                 let (states, registered) = watch::channel(None);
+                let registry_metrics = RegistryMetrics::new(&metrics, registry.watch())?;
+                let coordination = Coordination::new(
+                    Arc::clone(&registry),
+                    format!("{id}/{}", incarnation.0),
+                    Duration::from_millis(settings.registry_ttl_ms),
+                    super::reach::spawner(&place),
+                );
                 let node = Node {
                     inner: Arc::new(Inner {
                         around: Surroundings {
@@ -198,6 +222,8 @@ impl NodeBuilder {
                         settings,
                         threads,
                         mesh: mesh.clone(),
+                        coordination,
+                        registry_metrics,
                         registry: Arc::clone(&registry),
                         metrics,
                         probes,
@@ -230,6 +256,7 @@ impl NodeBuilder {
                     node.run_pipelines(&pipelines, &clock)?;
                 }
                 node.register(id, incarnation, admin_address, states);
+                super::hook::start(hooks, &node, &place);
                 Ok(node)
             }
             Err(error) => {
@@ -260,6 +287,7 @@ impl Node {
         let ttl = Duration::from_millis(inner.settings.registry_ttl_ms);
         let (registration, driver) = Registration::new(Arc::clone(&inner.registry), instance, ttl);
         inner.around.place.spawn_future(driver);
+        inner.registry_metrics.registration(&registration);
         let record = inner.record.subscribe();
         inner.around.place.spawn_future(keep(registration, record, Arc::clone(&inner.probes), states));
     }
@@ -343,31 +371,6 @@ fn compat(settings: &Settings) -> CompatConfig {
         write_buffer_bytes_max: defaults.write_buffer_bytes_max.max(message_bytes_max.saturating_mul(4)),
         ..defaults
     }
-}
-
-/// The registry of the settings, and where it is.
-async fn reach(
-    settings: &Settings,
-    mesh: &Mesh,
-    id: &str,
-    address: &str,
-    place: &afflux_actor::Place,
-) -> Result<(Arc<dyn Registry>, Home)> {
-    let here = Home { node: id.to_owned(), address: address.to_owned() };
-    if settings.registry == "static" {
-        if settings.registry_nodes.is_empty() {
-            return Err(Error::usage("registry = static, but registry.nodes is empty")
-                .hint("list the node ports of all nodes, such as registry.nodes = [\"10.0.0.4:7000\"]"));
-        }
-        return Ok((Arc::new(StaticRegistry::new(settings.registry_nodes.iter().map(String::as_str))), here));
-    }
-    if settings.node_join.is_empty() {
-        return Ok((Arc::new(MemoryRegistry::new()), here));
-    }
-    let (home, node): (Home, NodeId) = find_home(mesh, &settings.node_join).await?;
-    let client = mesh.client_on::<RegistryService>(&node);
-    let registry = RemoteRegistry::new_until(client, place, Some(mesh.drains()));
-    Ok((Arc::new(registry), home))
 }
 
 /// The pages of `/api/v1`.

@@ -2,11 +2,15 @@
 
 mod builder;
 mod engine;
+mod coordinate;
 mod facts;
+mod hook;
 mod hosted;
+mod reach;
 mod routing;
 
 pub use builder::NodeBuilder;
+pub(crate) use hook::{Hook, boxed as hook_of};
 pub(crate) use hosted::{Declared, Spread};
 
 use std::net::SocketAddr;
@@ -15,7 +19,7 @@ use std::time::Duration;
 
 use afflux_actor::{Place, ServiceEntry, Threads};
 use afflux_mesh::Mesh;
-use afflux_registry::{InstanceState, RegistrationState, Registry, ServiceRecord};
+use afflux_registry::{Coordination, InstanceState, RegistrationState, Registry, ServiceRecord};
 use afflux_wire::contract::Service;
 use afflux_wire::{NodeId, Status};
 use parking_lot::Mutex;
@@ -23,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admin::{AdminServer, Probes};
 use crate::client::Client;
+use crate::registry_metrics::RegistryMetrics;
 use crate::settings::Settings;
 use facts::Facts;
 use hosted::{Hosted, Stop, Surroundings};
@@ -51,6 +56,8 @@ struct Inner {
     threads: Arc<Threads>,
     mesh: Mesh,
     registry: Arc<dyn Registry>,
+    coordination: Coordination,
+    registry_metrics: RegistryMetrics,
     metrics: prometheus::Registry,
     probes: Arc<Probes>,
     facts: Arc<Facts>,
@@ -211,13 +218,17 @@ impl Node {
         let registry = Arc::clone(&self.inner.registry);
         let holder = format!("{}/{}", self.id(), self.inner.mesh.incarnation().0);
         let ttl = Duration::from_millis(self.inner.settings.registry_ttl_ms);
+        let leads = self.inner.registry_metrics.election(&lock);
         self.until_closing(move |closing| {
             let mut running: Option<Stop> = None;
-            Box::pin(afflux_registry::hold(registry, lock, holder, ttl, closing, move |turn| match turn {
-                Some(_) => running = Some(begin()),
-                None => {
-                    if let Some(stop) = running.take() {
-                        stop(Status::unavailable("this node no longer leads"));
+            Box::pin(afflux_registry::hold(registry, lock, holder, ttl, closing, move |turn| {
+                leads.turn(turn.is_some());
+                match turn {
+                    Some(_) => running = Some(begin()),
+                    None => {
+                        if let Some(stop) = running.take() {
+                            stop(Status::unavailable("this node no longer leads"));
+                        }
                     }
                 }
             }))

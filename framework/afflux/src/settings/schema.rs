@@ -85,7 +85,7 @@ settings! {
     /// Address under which others reach the node port, when it is not the one it listens on (0.0.0.0, NAT).
     node_advertise: String = "node.advertise", Kind::Text, "";
     /// Address of a node to join. Empty: this node begins a cluster and holds its registry.
-    node_join: String = "node.join", Kind::Text, "";
+    node_join: String = "node.join", Kind::OptionalAddress, "";
     /// What this node says of itself in its record, such as `zone=eu-1a` and `weight=2`.
     node_labels: Vec<String> = "node.labels", Kind::List, "";
     /// Threads for pipeline tasks. 0: as many as the CPU quota allows.
@@ -104,10 +104,32 @@ settings! {
     compat_in_flight_max: u64 = "compat.in_flight_max", Kind::Integer { min: 1, max: 1_000_000 }, "1024" unit "calls";
     /// Bytes of one message of a MessagePack-RPC client.
     compat_message_bytes_max: u64 = "compat.message_bytes_max", Kind::Integer { min: 1_024, max: 1_073_741_824 }, "8388608" unit "bytes";
-    /// Who knows the nodes: `embedded` (the first node, or the launcher of `dev`) or `static` (the list `registry.nodes`).
-    registry: String = "registry", Kind::Choice(&["embedded", "static"]), "embedded";
+    /// Who knows the nodes: `embedded` (the first node, or the launcher of `dev`), `static` (the list `registry.nodes`), `dns`, `etcd`, `zookeeper` or `kubernetes`, each with the feature of its name.
+    registry: String = "registry", Kind::Choice(&["embedded", "static", "dns", "etcd", "zookeeper", "kubernetes"]), "embedded";
     /// Node ports of all nodes, for `registry = "static"`.
     registry_nodes: Vec<String> = "registry.nodes", Kind::List, "";
+    /// Servers: client URLs of etcd, `HOST:PORT` of ZooKeeper, DNS servers `IP:PORT` (none: the system's).
+    registry_endpoints: Vec<String> = "registry.endpoints", Kind::List, "";
+    /// Key or path below which etcd and ZooKeeper hold what clusters know; the cluster's name follows.
+    registry_base: String = "registry.base", Kind::Text, "/afflux";
+    /// Name that resolves to all nodes, for `registry = "dns"`: `HOST:PORT` (A and AAAA) or `_service._tcp.HOST` (SRV).
+    registry_dns_name: String = "registry.dns_name", Kind::Text, "";
+    /// Namespace of the Leases and EndpointSlices, for `registry = "kubernetes"`. Empty: that of the pod.
+    registry_namespace: String = "registry.namespace", Kind::Text, "";
+    /// Headless Service whose EndpointSlices say which pods are ready, for `registry = "kubernetes"`. Empty: Leases alone say it.
+    registry_service: String = "registry.service", Kind::Text, "";
+    /// File that tells how to reach the API server, for `registry = "kubernetes"`. Empty: the pod's service account, else KUBECONFIG.
+    registry_kubeconfig: String = "registry.kubeconfig", Kind::Text, "";
+    /// User of etcd or ZooKeeper. Empty: none.
+    registry_user: String = "registry.user", Kind::Text, "";
+    /// Password of `registry.user`.
+    registry_password: String = "registry.password", Kind::Text, "", secret;
+    /// File with the certificate of the authority that signed etcd's. Empty: no TLS.
+    registry_ca_file: String = "registry.ca_file", Kind::Text, "";
+    /// File with this process's certificate for etcd. Empty: none.
+    registry_cert_file: String = "registry.cert_file", Kind::Text, "";
+    /// File with the key of `registry.cert_file`.
+    registry_key_file: String = "registry.key_file", Kind::Text, "";
     /// A node that has not been heard of for this long is gone.
     registry_ttl_ms: u64 = "registry.ttl_ms", Kind::Integer { min: 100, max: 3_600_000 }, "5000" unit "ms";
     /// How the endpoints of a service share its calls, where `rpc.balancers` says nothing of it.

@@ -74,10 +74,10 @@ impl Client {
     fn request<Q>(&self, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
         let token = self.token.lock().clone();
-        if let Ok(value) = token.parse() {
-            if !token.is_empty() {
-                request.metadata_mut().insert("token", value);
-            }
+        if let Ok(value) = token.parse()
+            && !token.is_empty()
+        {
+            request.metadata_mut().insert("token", value);
         }
         request
     }

@@ -100,12 +100,11 @@ pub(super) async fn wait(
     check_ttl(ttl)?;
     let prefix = prefix_of(client, name)?;
     loop {
-        if let Some(first) = client.first(&prefix).await.map_err(said)? {
-            if first.value == holder.as_bytes() {
-                if let Some(fence) = again(client, &first).await? {
-                    return Ok(fence);
-                }
-            }
+        if let Some(first) = client.first(&prefix).await.map_err(said)?
+            && first.value == holder.as_bytes()
+            && let Some(fence) = again(client, &first).await?
+        {
+            return Ok(fence);
         }
         let lease = client.grant(ttl).await.map_err(said)?;
         let mut place_held =

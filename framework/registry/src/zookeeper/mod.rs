@@ -202,10 +202,11 @@ async fn replace(
     for old in old {
         writer.add_delete(old, None)?;
     }
-    let results = shared.within(async { writer.commit().await.map_err(Error::from) }).await?;
-    match results.into_iter().next() {
-        Some(zookeeper_client::MultiWriteResult::Create { stat, .. }) => Ok(stat.czxid),
-        other => Err(Error::UnexpectedError(format!("a creation was answered with {other:?}"))),
+    shared.within(async { writer.commit().await.map_err(Error::from) }).await?;
+    // Within a transaction ZooKeeper does not say which one it was. The path is this registration's alone.
+    match shared.within(client.check_stat(path)).await? {
+        Some(stat) => Ok(stat.czxid),
+        None => Err(Error::NoNode),
     }
 }
 
