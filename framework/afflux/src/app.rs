@@ -9,7 +9,7 @@ use afflux_stream::Flow;
 use crate::cli;
 use crate::engine::Pipelines;
 use crate::error::{Error, Result, suggest};
-use crate::node::{Hook, Node, Declared, NodeBuilder, Spread, hook_of};
+use crate::node::{Declared, Hook, Node, NodeBuilder, Spread, hook_of};
 use crate::settings::Settings;
 
 /// What a binary is: pipelines, services, and every command around them.

@@ -75,7 +75,10 @@ impl RegistryMetrics {
                 &["election"],
             )?,
             leader_changes: IntCounterVec::new(
-                Opts::new("afflux_registry_leader_changes_total", "Gains and losses of the lead by this node."),
+                Opts::new(
+                    "afflux_registry_leader_changes_total",
+                    "Gains and losses of the lead by this node.",
+                ),
                 &["election"],
             )?,
             elections: Mutex::default(),
@@ -94,7 +97,8 @@ impl RegistryMetrics {
     pub(crate) fn election(&self, name: &str) -> Leads {
         let inner = &self.0;
         let mut elections = inner.elections.lock();
-        let name = if elections.len() < ELECTIONS_MAX || elections.contains_key(name) { name } else { "other" };
+        let name =
+            if elections.len() < ELECTIONS_MAX || elections.contains_key(name) { name } else { "other" };
         let leads = elections.entry(name.to_owned()).or_insert_with(|| Leads {
             is_leader: inner.is_leader.with_label_values(&[name]),
             changes: inner.leader_changes.with_label_values(&[name]),

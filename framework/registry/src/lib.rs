@@ -12,6 +12,8 @@
 //! connection overrides it.
 
 mod coordination;
+#[cfg(feature = "dns")]
+mod dns;
 mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -31,10 +33,14 @@ mod view;
 mod zookeeper;
 
 pub use coordination::{Coordination, Counter, Election, Guard, Leader, Leadership, Spawner, hold};
+#[cfg(feature = "dns")]
+pub use dns::{DnsConfig, DnsRegistry};
 pub use error::RegistryError;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdConfig, EtcdRegistry, EtcdTls};
 pub use instance::{Instance, InstanceState, ServiceRecord};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{KubernetesConfig, KubernetesRegistry};
 pub use memory::MemoryRegistry;
 pub use registration::{Registration, RegistrationState};
 pub use registry::{Fence, LeaseId, Registry};
@@ -42,5 +48,3 @@ pub use static_list::StaticRegistry;
 pub use view::{Publisher, View, Watcher};
 #[cfg(feature = "zookeeper")]
 pub use zookeeper::{ZookeeperConfig, ZookeeperRegistry};
-#[cfg(feature = "kubernetes")]
-pub use kubernetes::{KubernetesConfig, KubernetesRegistry};

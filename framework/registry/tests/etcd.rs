@@ -1,6 +1,7 @@
 //! The suite, and faults, over a real etcd: `tests/servers/etcd.sh start DIR` prints what
 //! `AFFLUX_TEST_ETCD` has to be.
 #![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! The suite, and faults, over a real API server of Kubernetes, as a user who may do what the chart's Role
 //! allows: `tests/servers/kube.sh start DIR` prints what `AFFLUX_TEST_KUBERNETES` has to be.
 #![cfg(feature = "kubernetes")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use afflux_registry::suite::{self, Fixture, every_behaviour};
 use afflux_registry::{
-    Instance, InstanceState, KubernetesConfig, KubernetesRegistry, Registration, RegistrationState, Registry, RegistryError, View,
-    Watcher,
+    Instance, InstanceState, KubernetesConfig, KubernetesRegistry, Registration, RegistrationState, Registry,
+    RegistryError, View, Watcher,
 };
 use afflux_wire::{Incarnation, NodeId};
 use futures_util::future::BoxFuture;
@@ -53,9 +54,11 @@ impl Cluster {
 
     /// A client that may do everything, with no fault in between.
     async fn admin(&self) -> Client {
-        let text = std::fs::read_to_string(self.kubeconfig.replace("node.kubeconfig", "admin.kubeconfig")).unwrap();
+        let text =
+            std::fs::read_to_string(self.kubeconfig.replace("node.kubeconfig", "admin.kubeconfig")).unwrap();
         let kubeconfig = Kubeconfig::from_yaml(&text).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         Client::try_from(config).unwrap()
     }
 }
@@ -130,7 +133,11 @@ fn slice(service: &str, pods: &[(&str, bool, bool)]) -> EndpointSlice {
     let mut slice = EndpointSlice {
         address_type: "IPv4".into(),
         endpoints: pods.iter().map(endpoint).collect(),
-        ports: Some(vec![EndpointPort { name: Some("node".into()), port: Some(7000), ..EndpointPort::default() }]),
+        ports: Some(vec![EndpointPort {
+            name: Some("node".into()),
+            port: Some(7000),
+            ..EndpointPort::default()
+        }]),
         ..EndpointSlice::default()
     };
     slice.metadata.name = Some(format!("{service}-x7k2p"));
@@ -150,7 +157,8 @@ async fn pods_come_and_go_as_the_slices_of_the_service_say() {
         Cluster::with_service(&address("AFFLUX_TEST_KUBERNETES"), "slices", Some(service.clone())).await;
     let slices: Api<EndpointSlice> = Api::default_namespaced(cluster.admin().await);
     let mut watcher = cluster.registry.watch();
-    let pod = |name: &str, host: &str| Instance::new(NodeId::new(name), Incarnation(1), format!("{host}:7000"));
+    let pod =
+        |name: &str, host: &str| Instance::new(NodeId::new(name), Incarnation(1), format!("{host}:7000"));
     cluster.registry.register(pod("a", "10.0.0.1"), TTL * 20).await.unwrap();
     cluster.registry.register(pod("b", "10.0.0.2"), TTL * 20).await.unwrap();
     until(&mut watcher, |view| view.reachable && states(view) == [("a", false), ("b", false)]).await;
@@ -167,7 +175,7 @@ async fn pods_come_and_go_as_the_slices_of_the_service_say() {
     until(&mut watcher, |view| states(view) == wanted).await;
     cluster.registry.register(pod("c", "10.0.0.3"), TTL * 20).await.unwrap();
     until(&mut watcher, |view| states(view) == [("a", false), ("b", true), ("c", true)]).await;
-    assert_eq!(states(&*cluster.registry.view().await.unwrap()), [("a", false), ("b", true), ("c", true)]);
+    assert_eq!(states(&cluster.registry.view().await.unwrap()), [("a", false), ("b", true), ("c", true)]);
     slices.delete(&name, &DeleteParams::default()).await.unwrap();
     until(&mut watcher, |view| states(view) == [("a", false), ("b", false), ("c", false)]).await;
 }
@@ -194,7 +202,8 @@ async fn another_client_believes_a_lease_until_it_has_seen_it_stand_still() {
     let cluster = Cluster::new(&address("AFFLUX_TEST_KUBERNETES"), "skew").await;
     let fence = cluster.registry.acquire("x", "a/1", TTL).await.unwrap().unwrap();
     // A clock that is ten seconds ahead takes nobody's lock.
-    let mut config = KubernetesConfig::new(&cluster.name, || std::time::SystemTime::now() + Duration::from_secs(10));
+    let mut config =
+        KubernetesConfig::new(&cluster.name, || std::time::SystemTime::now() + Duration::from_secs(10));
     config.kubeconfig = Some(std::fs::read_to_string(&cluster.kubeconfig).unwrap());
     let ahead = KubernetesRegistry::start(config, spawner()).await.unwrap();
     assert_eq!(ahead.acquire("x", "b/1", TTL).await.unwrap(), None);

@@ -1,6 +1,7 @@
 //! The suite, and faults, over a real ZooKeeper: `tests/servers/zookeeper.sh start DIR` prints what
 //! `AFFLUX_TEST_ZOOKEEPER` has to be.
 #![cfg(feature = "zookeeper")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 
@@ -9,14 +10,13 @@ use std::time::Duration;
 
 use afflux_registry::suite::{self, Fixture, every_behaviour};
 use afflux_registry::{
-    Instance, Registration, RegistrationState, Registry, RegistryError, View,
-    Watcher, ZookeeperConfig,
+    Instance, Registration, RegistrationState, Registry, RegistryError, View, Watcher, ZookeeperConfig,
     ZookeeperRegistry,
 };
 use afflux_wire::Incarnation;
 use futures_util::future::BoxFuture;
-use zookeeper_client::{Acls, Client, CreateMode};
 use support::{Proxy, Server, address, pass, spawner, unique};
+use zookeeper_client::{Acls, Client, CreateMode};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -51,7 +51,8 @@ async fn clear(client: &Client, path: &str) {
 }
 
 fn connect(proxy: &Proxy, base: &str) -> ZookeeperRegistry {
-    let mut config = ZookeeperConfig::new([proxy.address.to_string()], base, "shop", std::time::SystemTime::now);
+    let mut config =
+        ZookeeperConfig::new([proxy.address.to_string()], base, "shop", std::time::SystemTime::now);
     config.session = TTL;
     config.operation_max = Duration::from_secs(1);
     ZookeeperRegistry::start(config, spawner()).unwrap()
@@ -120,7 +121,8 @@ async fn what_curators_clients_registered_is_seen_by_its_address() {
     let zookeeper = Zookeeper::new(&address("AFFLUX_TEST_ZOOKEEPER"), "curator").await;
     let mut watcher = zookeeper.registry.watch();
     zookeeper.registry.register(instance("a"), TTL * 10).await.unwrap();
-    let record = br#"{"name":"shop","id":"6f8e","address":"10.0.0.9","port":8080,"sslPort":null,"payload":null,
+    let record =
+        br#"{"name":"shop","id":"6f8e","address":"10.0.0.9","port":8080,"sslPort":null,"payload":null,
         "registrationTimeUTC":1,"serviceType":"DYNAMIC","uriSpec":null}"#;
     let direct = zookeeper.direct().await;
     let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());

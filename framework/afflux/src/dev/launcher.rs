@@ -52,8 +52,11 @@ pub(crate) async fn launch(app: &App, global: &Global, args: &DevArgs) -> Result
     quiet(global)?;
     let settings = layers.settings();
     if settings.registry != "embedded" {
-        return Err(Error::usage(format!("registry = {}, but `dev` holds the registry itself", settings.registry))
-            .hint("run it with --set registry=embedded, or start each node with `node`"));
+        return Err(Error::usage(format!(
+            "registry = {}, but `dev` holds the registry itself",
+            settings.registry
+        ))
+        .hint("run it with --set registry=embedded, or start each node with `node`"));
     }
     let mut signals = Signals::catch()?;
     let mut cluster = Launcher::start(&settings, pipeline.clone().unwrap_or_default())?;

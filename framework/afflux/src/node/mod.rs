@@ -1,8 +1,8 @@
 //! One node: threads, mesh, registration, services, admin HTTP, and its share of pipelines.
 
 mod builder;
-mod engine;
 mod coordinate;
+mod engine;
 mod facts;
 mod hook;
 mod hosted;

@@ -63,6 +63,8 @@ pub(super) async fn reach(
             let nodes = settings.registry_nodes.iter().map(String::as_str);
             Ok((Arc::new(StaticRegistry::new(nodes)), here))
         }
+        #[cfg(feature = "dns")]
+        "dns" => Ok((Arc::new(dns(settings, place)?), here)),
         #[cfg(feature = "etcd")]
         "etcd" => Ok((Arc::new(etcd(settings, place)?), here)),
         #[cfg(feature = "zookeeper")]
@@ -70,7 +72,9 @@ pub(super) async fn reach(
         #[cfg(feature = "kubernetes")]
         "kubernetes" => Ok((Arc::new(kubernetes(settings, place).await?), here)),
         other => Err(Error::usage(format!("registry = {other}, but this program was built without it"))
-            .hint(format!("add the feature `{other}` to the dependency on afflux in Cargo.toml, and build again"))),
+            .hint(format!(
+                "add the feature `{other}` to the dependency on afflux in Cargo.toml, and build again"
+            ))),
     }
 }
 
@@ -88,6 +92,20 @@ fn base(settings: &Settings) -> Result<&str> {
         false => Err(Error::usage(format!("registry.base = {} is no path", settings.registry_base))
             .hint("begin it with a slash, such as /afflux")),
     }
+}
+
+#[cfg(feature = "dns")]
+fn dns(settings: &Settings, place: &Place) -> Result<afflux_registry::DnsRegistry> {
+    use afflux_registry::{DnsConfig, DnsRegistry};
+    let mut config = DnsConfig::new(settings.registry_dns_name.as_str());
+    for server in &settings.registry_endpoints {
+        let server = server.parse().map_err(|_| {
+            Error::usage(format!("registry.endpoints = {server} is no DNS server"))
+                .hint("write it as IP:PORT, such as 10.0.0.2:53, or leave it empty for the system's")
+        })?;
+        config.servers.push(server);
+    }
+    Ok(DnsRegistry::start(config, spawner(place))?)
 }
 
 #[cfg(feature = "etcd")]
@@ -118,7 +136,8 @@ fn zookeeper(settings: &Settings, place: &Place) -> Result<afflux_registry::Zook
     let servers = settings.registry_endpoints.iter().map(String::as_str);
     // The cluster's own folder, so that two clusters share neither locks nor counters.
     let base = format!("{}/{}", base(settings)?, settings.cluster);
-    let mut config = ZookeeperConfig::new(servers, base, settings.cluster.as_str(), std::time::SystemTime::now);
+    let mut config =
+        ZookeeperConfig::new(servers, base, settings.cluster.as_str(), std::time::SystemTime::now);
     config.session = std::time::Duration::from_millis(settings.registry_ttl_ms);
     if !settings.registry_user.is_empty() {
         let credentials = format!("{}:{}", settings.registry_user, settings.registry_password);
@@ -154,7 +173,10 @@ mod tests {
         assert_eq!(message(|_| {}), "ok");
         assert_eq!(message(|s| s.node_join = "h:1".into()), "ok");
         let both = message(|s| (s.node_join, s.registry) = ("h:1".into(), "etcd".into()));
-        assert!(both.contains("two ways to find the nodes") && both.contains("leave node.join empty"), "{both}");
+        assert!(
+            both.contains("two ways to find the nodes") && both.contains("leave node.join empty"),
+            "{both}"
+        );
         for (registry, missing) in [
             ("static", "registry.nodes"),
             ("dns", "registry.dns_name"),

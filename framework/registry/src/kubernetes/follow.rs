@@ -88,7 +88,11 @@ where
             Ended::Lost(reason) => {
                 let Some(strong) = shared.upgrade() else { return };
                 if !told {
-                    tracing::warn!(what = kind.what, reason, "the API server cannot be reached: the last view stays");
+                    tracing::warn!(
+                        what = kind.what,
+                        reason,
+                        "the API server cannot be reached: the last view stays"
+                    );
                 }
                 told = true;
                 *(kind.up)(&mut strong.state.lock()) = false;
@@ -115,8 +119,11 @@ where
     let mut version = list.metadata.resource_version.clone().unwrap_or_default();
     {
         let mut state = strong.state.lock();
-        *(kind.table)(&mut state) =
-            list.items.into_iter().map(|object| (object.meta().name.clone().unwrap_or_default(), object)).collect();
+        *(kind.table)(&mut state) = list
+            .items
+            .into_iter()
+            .map(|object| (object.meta().name.clone().unwrap_or_default(), object))
+            .collect();
         *(kind.up)(&mut state) = true;
     }
     if *told {
@@ -174,7 +181,10 @@ where
                         }
                         for dead in strong.litter() {
                             match strong.delete(&dead).await {
-                                Ok(_) => tracing::info!(lease = super::objects::name_of(&dead), "a dead node's Lease is deleted"),
+                                Ok(_) => tracing::info!(
+                                    lease = super::objects::name_of(&dead),
+                                    "a dead node's Lease is deleted"
+                                ),
                                 Err(error) => tracing::debug!(%error, "a dead node's Lease stays"),
                             }
                         }

@@ -127,8 +127,9 @@ impl KubernetesRegistry {
                     newer: there.incarnation,
                 });
             }
-            let mut lease = present
-                .unwrap_or_else(|| objects::empty(&shared.config.cluster, Kind::Node, instance.node.as_str()));
+            let mut lease = present.unwrap_or_else(|| {
+                objects::empty(&shared.config.cluster, Kind::Node, instance.node.as_str())
+            });
             objects::take(&mut lease, &holder, ttl, shared.now());
             objects::annotate(&mut lease, objects::RECORD, record.clone());
             if let Some(written) = shared.write(lease).await? {

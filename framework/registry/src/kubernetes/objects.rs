@@ -163,15 +163,19 @@ pub(super) fn record_of(lease: &Lease) -> Option<Instance> {
 }
 
 /// The addresses of a Service's pods, and whether each takes new work.
-pub(super) fn endpoints<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> BTreeMap<String, (bool, Option<i32>)> {
+pub(super) fn endpoints<'a>(
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+) -> BTreeMap<String, (bool, Option<i32>)> {
     let mut found = BTreeMap::new();
     for slice in slices {
         let ports = slice.ports.as_deref().unwrap_or_default();
-        let port = ports.iter().find(|p| p.name.as_deref() == Some(PORT)).or(ports.first()).and_then(|p| p.port);
+        let port =
+            ports.iter().find(|p| p.name.as_deref() == Some(PORT)).or(ports.first()).and_then(|p| p.port);
         for endpoint in &slice.endpoints {
             // What is not said counts as ready and not terminating, as the API's description has it.
             let ready = endpoint.conditions.as_ref().is_none_or(|conditions| {
-                conditions.serving.or(conditions.ready).unwrap_or(true) && !conditions.terminating.unwrap_or(false)
+                conditions.serving.or(conditions.ready).unwrap_or(true)
+                    && !conditions.terminating.unwrap_or(false)
             });
             for address in &endpoint.addresses {
                 // While a pod moves from one slice to another it stands in both.
@@ -234,15 +238,20 @@ mod tests {
 
     #[test]
     fn pods_that_are_not_ready_or_end_get_no_new_calls() {
-        let record = |name: &str, host: &str| Instance::new(NodeId::new(name), Incarnation(1), format!("{host}:7000"));
+        let record =
+            |name: &str, host: &str| Instance::new(NodeId::new(name), Incarnation(1), format!("{host}:7000"));
         let slice = slice(&[
             ("10.0.0.1", true, false),
             ("10.0.0.2", false, false),
             ("10.0.0.3", true, true),
             ("10.0.0.9", true, false),
         ]);
-        let records =
-            vec![record("a", "10.0.0.1"), record("b", "10.0.0.2"), record("c", "10.0.0.3"), record("d", "10.0.0.4")];
+        let records = vec![
+            record("a", "10.0.0.1"),
+            record("b", "10.0.0.2"),
+            record("c", "10.0.0.3"),
+            record("d", "10.0.0.4"),
+        ];
         let seen = combine(records.clone(), Some(endpoints([&slice].into_iter())));
         let told: Vec<_> = seen.iter().map(|i| (i.node.as_str(), i.state == InstanceState::Ready)).collect();
         assert_eq!(told, [("a", true), ("b", false), ("c", false), ("d", false), ("10.0.0.9:7000", true)]);
@@ -256,7 +265,10 @@ mod tests {
         assert!(name.starts_with("a-afflux-lock-service-book-"), "{name}");
         assert_ne!(name, object_name("afflux", Kind::Lock, "service-book"));
         let long = object_name("_", Kind::Node, &"Ü".repeat(200));
-        assert!(long.len() <= 63 && long.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+        assert!(
+            long.len() <= 63
+                && long.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        );
     }
 
     #[test]

@@ -98,18 +98,29 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     fn config() -> ZookeeperConfig {
-        ZookeeperConfig::new(["h:2181"], "/afflux", "shop", || UNIX_EPOCH + Duration::from_millis(1_700_000_000_123))
+        ZookeeperConfig::new(["h:2181"], "/afflux", "shop", || {
+            UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)
+        })
     }
 
     #[test]
     fn a_record_has_the_fields_of_curators_serializer() {
-        let instance = Instance::new("orders-1", Incarnation(7), "10.0.0.4:7400").offering("shop.orders", "1");
+        let instance =
+            Instance::new("orders-1", Incarnation(7), "10.0.0.4:7400").offering("shop.orders", "1");
         let entry = Entry { node: instance.node.clone(), incarnation: instance.incarnation, number: 2 };
         let data = encode(&config(), &entry, &instance);
         let json: serde_json::Value = serde_json::from_slice(&data).unwrap();
         let fields: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
         let mut wanted = [
-            "name", "id", "address", "port", "sslPort", "payload", "registrationTimeUTC", "serviceType", "uriSpec",
+            "name",
+            "id",
+            "address",
+            "port",
+            "sslPort",
+            "payload",
+            "registrationTimeUTC",
+            "serviceType",
+            "uriSpec",
         ];
         wanted.sort_unstable();
         let mut fields = fields;

@@ -21,8 +21,7 @@ pub(super) async fn follow(shared: Weak<Shared>) {
         let Some(strong) = shared.upgrade() else { return };
         let config = strong.config.clone();
         drop(strong);
-        let mut connector =
-            Client::connector().with_session_timeout(config.session).with_fail_eagerly();
+        let mut connector = Client::connector().with_session_timeout(config.session).with_fail_eagerly();
         if let Some((scheme, credentials)) = &config.auth {
             connector = connector.with_auth(scheme, credentials.as_bytes());
         }

@@ -68,7 +68,9 @@ impl Drop for Place {
             let Ok(client) = shared.client().await else { return };
             match shared.within(client.delete(&path, None)).await {
                 Ok(()) | Err(Error::NoNode) => {}
-                Err(error) => tracing::debug!(%error, path, "a place in a queue is left to the session's end"),
+                Err(error) => {
+                    tracing::debug!(%error, path, "a place in a queue is left to the session's end")
+                }
             }
         }));
     }
@@ -92,7 +94,9 @@ async fn enter(
         kept: false,
     };
     loop {
-        if let Some(node) = queue(shared, client, directory).await?.into_iter().find(|n| n.starts_with(&prefix)) {
+        if let Some(node) =
+            queue(shared, client, directory).await?.into_iter().find(|n| n.starts_with(&prefix))
+        {
             let stat = shared.within(client.check_stat(&format!("{directory}/{node}"))).await;
             match stat.map_err(|error| said(&error))? {
                 Some(stat) => return Ok(place(node, stat.czxid)),
@@ -172,10 +176,7 @@ pub(super) async fn wait(
     }
 }
 
-pub(super) async fn holder(
-    shared: &Shared,
-    name: &str,
-) -> Result<Option<(String, Fence)>, RegistryError> {
+pub(super) async fn holder(shared: &Shared, name: &str) -> Result<Option<(String, Fence)>, RegistryError> {
     let directory = directory_of(shared, name)?;
     let client = shared.client().await?;
     for node in queue(shared, &client, &directory).await? {

@@ -74,7 +74,13 @@ impl ZookeeperConfig {
 
 impl std::fmt::Debug for ZookeeperConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ZookeeperConfig({} under {}, session {:?})", self.servers.join(","), self.base, self.session)
+        write!(
+            f,
+            "ZookeeperConfig({} under {}, session {:?})",
+            self.servers.join(","),
+            self.base,
+            self.session
+        )
     }
 }
 
