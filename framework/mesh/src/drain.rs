@@ -14,6 +14,9 @@ use crate::mesh::Shared;
 /// How often a link is asked whether this side's own calls are answered.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// The time that streams are given to end by themselves once a node drains.
+const STREAM_GRACE: Duration = Duration::from_secs(2);
+
 /// Waits until a link has no request of the peer and no call of ours without an answer.
 pub(crate) async fn until_idle(link: &Arc<Link>, until: Instant) {
     loop {
@@ -40,6 +43,14 @@ impl Shared {
         let reason = format!("node {} is draining", self.config.node);
         for link in &links {
             link.put_goaway(Code::Unavailable, &reason, grace);
+        }
+        let streams_until = until.min(clock::now() + STREAM_GRACE);
+        for link in &links {
+            until_idle(link, streams_until).await;
+        }
+        // A stream may have no end of its own.
+        for link in &links {
+            link.end_streams(&Status::unavailable(reason.as_str()));
         }
         for link in &links {
             until_idle(link, until).await;

@@ -6,6 +6,7 @@
 mod channels;
 mod incoming;
 mod outgoing;
+mod streams;
 mod watches;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use crate::ejection::{Group, Health};
 use crate::hash::IdMap;
 use crate::inflight::InFlight;
 use crate::metrics::MeshMetrics;
+use crate::stream::Stream;
 use crate::writer::DataQueue;
 
 /// Bytes of a frame around its params, at most: head, method's number, deadline, trace.
@@ -115,6 +117,8 @@ pub(crate) struct Link {
     pub(crate) written: AtomicU64,
     pub(crate) data: DataQueue,
     senders: Mutex<IdMap<u64, Arc<SendState>>>,
+    /// Streams of both sides that have not ended.
+    streams: Mutex<IdMap<u64, Arc<Stream>>>,
     watches: Watches,
     /// Channels that the peer attached and has not detached.
     pub(crate) receivers: AtomicU32,
@@ -183,6 +187,7 @@ impl Link {
             written: AtomicU64::new(0),
             data: DataQueue::default(),
             senders: Mutex::default(),
+            streams: Mutex::default(),
             watches: Watches::default(),
             receivers: AtomicU32::new(0),
             offers: RwLock::new(hello.services.into_iter().map(offered).collect()),
@@ -444,6 +449,7 @@ impl Link {
         self.lost_signal.close();
         self.idle.notify_waiters();
         self.fail_calls(pending, None, &status);
+        self.lose_streams(&status);
         self.end_watches();
         // Whoever asked is gone, so the calls that its requests have led to are made for nobody.
         scopes.into_iter().for_each(|scope| scope.cancel());

@@ -338,7 +338,6 @@ impl Mesh {
         })
     }
 
-    #[cfg(test)]
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

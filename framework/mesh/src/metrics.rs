@@ -98,6 +98,10 @@ pub struct MeshMetrics {
     compat_notifications: IntCounterVec,
     channel_dropped: IntCounterVec,
     attach_refused: IntCounterVec,
+    /// Streams over links.
+    pub(crate) streams: IntGauge,
+    pub(crate) items_in: IntCounter,
+    items_dropped: IntCounter,
     queued_bytes: IntGaugeVec,
     credits: IntGaugeVec,
 }
@@ -125,9 +129,15 @@ impl MeshMetrics {
             registry.register(Box::new(vec.clone()))?;
             Ok::<_, prometheus::Error>(vec)
         };
+        let items =
+            counter("rpc_stream_items_total", "Items of streams that came over links.", &["outcome"])?;
+        let streams = gauge("rpc_streams", "Streams over links, of both sides, that have not ended.", &[])?;
         let bytes = counter("wire_bytes_total", "Bytes on all links.", &["direction", "form"])?;
         let frames = counter("frames_total", "Frames received.", &["kind"])?;
         let metrics = Self {
+            streams: streams.with_label_values::<&str>(&[]),
+            items_in: items.with_label_values(&["taken"]),
+            items_dropped: items.with_label_values(&["dropped"]),
             server_requests: counter(
                 "rpc_server_requests_total",
                 "Requests from other nodes, by the code of their answer.",
@@ -368,6 +378,10 @@ impl MeshMetrics {
         if frames > 0 {
             self.channel_dropped.with_label_values(&[reason]).inc_by(frames);
         }
+    }
+
+    pub(crate) fn items_dropped(&self, items: u64) {
+        self.items_dropped.inc_by(items);
     }
 
     pub(crate) fn attach_refused(&self, reason: &str) {

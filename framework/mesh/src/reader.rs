@@ -1,5 +1,7 @@
 //! The two readers of a link: big reads, and all complete frames of each in one go.
 
+mod streams;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +16,7 @@ use afflux_wire::{
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
+use self::streams::Wholes;
 use crate::attach::Refusal;
 use crate::channel::{Packet, RecvState, Taken};
 use crate::doorman::Doorman;
@@ -100,17 +103,7 @@ impl Drop for Guard<'_> {
 /// Reads the control connection until the link ends.
 pub(crate) async fn run_control(shared: Arc<Shared>, link: Arc<Link>, half: ReadHalf, buf: BytesMut) {
     let _guard = Guard(&link);
-    let sink = Arc::clone(&link) as Arc<dyn ResponseSink>;
-    let mut reader = Control {
-        shared: &shared,
-        link: &link,
-        sink,
-        limits: link.own_limits,
-        counts: FrameCounts::new(),
-        last_request: 0,
-        doorman: Doorman::default(),
-        wakers: Vec::new(),
-    };
+    let mut reader = Control::new(&shared, &link);
     run(&link, Side::Control, half, buf, CONTROL_READ_BYTES, |buf| reader.take(buf)).await;
 }
 
@@ -123,6 +116,22 @@ struct Control<'a> {
     last_request: u64,
     doorman: Doorman,
     wakers: Vec<Waker>,
+}
+
+impl<'a> Control<'a> {
+    fn new(shared: &'a Arc<Shared>, link: &'a Arc<Link>) -> Self {
+        let sink = Arc::clone(link) as Arc<dyn ResponseSink>;
+        Self {
+            shared,
+            link,
+            sink,
+            limits: link.own_limits,
+            counts: FrameCounts::new(),
+            last_request: 0,
+            doorman: Doorman::default(),
+            wakers: Vec::new(),
+        }
+    }
 }
 
 impl Control<'_> {
@@ -184,11 +193,14 @@ impl Control<'_> {
                 // A sender that is gone needs no credit.
                 if let Some(sender) = self.link.sender(id) {
                     sender.credited(n, &mut self.wakers);
+                } else if let Some(stream) = self.link.stream(id) {
+                    stream.credited(n);
                 }
             }
-            Frame::Cancel { id, .. } => {
+            Frame::Cancel { id, reason } => {
                 self.counts.add(Kind::Cancel);
                 self.link.cancel_received(id);
+                self.link.stream_cancelled(id, reason);
                 self.link.unwatched(id);
             }
             other => return self.rare(other, now),
@@ -372,6 +384,9 @@ pub(crate) async fn run_data(shared: Arc<Shared>, link: Arc<Link>, half: ReadHal
         counts: FrameCounts::new(),
         receivers: IdMap::default(),
         last_attached: 0,
+        last_opened: 0,
+        calls: Control::new(&shared, &link),
+        wholes: Wholes::default(),
         wakers: Vec::new(),
     };
     run(&link, Side::Data, half, buf, DATA_READ_BYTES, |buf| reader.take(buf)).await;
@@ -399,6 +414,10 @@ struct Data<'a> {
     counts: FrameCounts,
     receivers: IdMap<u64, Receiving>,
     last_attached: u64,
+    last_opened: u64,
+    /// What is called over this connection: streams, and large calls.
+    calls: Control<'a>,
+    wholes: Wholes,
     /// Of the receivers that got something in this read: each is woken once.
     wakers: Vec<Waker>,
 }
@@ -421,6 +440,7 @@ impl Data<'_> {
                 }
             }
             self.counts.flush(&self.link.metrics);
+            self.calls.counts.flush(&self.link.metrics);
             self.wakers.drain(..).for_each(Waker::wake);
             result?;
         }
@@ -433,6 +453,25 @@ impl Data<'_> {
             Frame::Data { channel, seq, count, rows } => {
                 let payload = if rows.len() < COPY_BYTES_MAX { Bytes::copy_from_slice(&rows) } else { rows };
                 self.packet(channel, seq, Packet::Data { count, payload })
+            }
+            Frame::Item { id, first_seq, count, items } => self.calls.items(id, first_seq, count, items),
+            Frame::End { id, result } => {
+                self.calls.end(id, result);
+                Ok(())
+            }
+            Frame::Open { id, method, params, meta } => {
+                if let Err(text) = self.link.check_request_id(id, self.last_opened) {
+                    return violation("id", text.replace("REQUEST.id", "OPEN.id"));
+                }
+                self.last_opened = id;
+                self.calls.open(id, method, &params, meta, clock::now());
+                Ok(())
+            }
+            Frame::Chunk { id, total, last, part } => {
+                match self.wholes.part(&self.limits, id, total, last, &part)? {
+                    Some(whole) => self.calls.whole(&whole, clock::now()),
+                    None => Ok(()),
+                }
             }
             Frame::Mark { channel, seq, mark } => self.packet(channel, seq, Packet::Mark(mark)),
             Frame::Attach(attach) => {

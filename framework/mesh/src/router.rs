@@ -312,7 +312,7 @@ impl Shared {
     }
 
     /// Sends over a link; another one when it closes meanwhile.
-    fn send(
+    pub(crate) fn send(
         &self,
         target: &Target,
         first: Arc<Link>,
@@ -547,7 +547,7 @@ fn deliver_raw(
     Ok(())
 }
 
-fn method_index(entry: &ServiceEntry, method: &str) -> Result<usize, Status> {
+pub(crate) fn method_index(entry: &ServiceEntry, method: &str) -> Result<usize, Status> {
     entry.methods.iter().position(|spec| spec.name == method).ok_or_else(|| {
         let names = entry.methods.iter().map(|spec| spec.name.to_owned());
         Status::new(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use afflux_actor::{Dispatch, ServiceEntry};
+use afflux_wire::contract::MethodKind;
 use afflux_wire::contract::MethodSpec;
 use afflux_wire::handshake::{MethodOffer, ServiceOffer};
 use afflux_wire::{Code, Executed, Method, Stage, Status};
@@ -27,6 +28,7 @@ pub(crate) struct ServedMethod {
     pub(crate) key: u64,
     pub(crate) index: usize,
     pub(crate) one_way: bool,
+    pub(crate) kind: MethodKind,
     pub(crate) dispatch: Arc<dyn Dispatch>,
     pub(crate) metrics: ServedMetrics,
 }
@@ -45,6 +47,7 @@ pub(crate) fn served_method(
         key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
         index,
         one_way: !spec.expects_answer(),
+        kind: spec.kind,
         dispatch: Arc::clone(&entry.dispatch),
         metrics: metrics.served(entry.name, spec.name),
     })

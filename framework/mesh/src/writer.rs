@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::link::{Link, Side};
+use crate::stream::{Body, Budget, Stream, Turned};
 use crate::transport::WriteHalf;
 
 /// A buffer that grew beyond this is given back to the allocator.
@@ -22,6 +23,8 @@ const GATHER_BYTES: usize = 64 << 10;
 const GATHER_TURNS_MAX: u32 = 4;
 /// Payloads below this are copied behind their header: cheaper than a slice of their own.
 const COPY_BYTES_MAX: usize = 2 << 10;
+/// Streams and large frames that get their turn in one write.
+const TURNS_MAX: usize = 32;
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 64;
 
@@ -96,6 +99,7 @@ pub(crate) async fn run_control(link: Arc<Link>, mut half: WriteHalf) {
 #[derive(Default)]
 pub(crate) struct DataQueue {
     state: Mutex<DataState>,
+    large_bytes: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -103,11 +107,72 @@ struct DataState {
     slices: VecDeque<Bytes>,
     head: BytesMut,
     bytes: usize,
+    /// Those who write one frame, or one part of a large one, when it is their turn.
+    turns: VecDeque<Turn>,
     writer: Option<Waker>,
     closed: bool,
 }
 
+enum Turn {
+    Stream(Arc<Stream>),
+    Body(Body),
+}
+
 impl DataQueue {
+    /// A stream has something to write.
+    pub(crate) fn push_stream(&self, stream: Arc<Stream>) {
+        self.push_turn(Turn::Stream(stream));
+    }
+
+    /// Appends a large frame.
+    pub(crate) fn push_body(&self, body: Body) {
+        self.large_bytes.fetch_add(body.len(), Ordering::AcqRel);
+        self.push_turn(Turn::Body(body));
+    }
+
+    /// Bytes of large frames that wait, those under way included.
+    pub(crate) fn large_bytes(&self) -> usize {
+        self.large_bytes.load(Ordering::Acquire)
+    }
+
+    fn push_turn(&self, turn: Turn) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.turns.push_back(turn);
+        let writer = state.writer.take();
+        drop(state);
+        if let Some(writer) = writer {
+            writer.wake();
+        }
+    }
+
+    /// Gives a turn to each who waits for one, up to [`TURNS_MAX`].
+    fn take_turns(&self, link: &Link, out: &mut BytesMut, budget: &mut Budget) {
+        let mut state = self.state.lock();
+        let count = state.turns.len().min(TURNS_MAX);
+        let mut turns: VecDeque<Turn> = state.turns.drain(..count).collect();
+        drop(state);
+        turns.retain_mut(|turn| match turn {
+            Turn::Stream(stream) => stream.turn(out, budget) == Turned::More,
+            Turn::Body(body) => {
+                if !body.has_begun() && !budget.begin(body.len()) {
+                    return true;
+                }
+                let last = body.put(out, link.chunk_bytes());
+                if last {
+                    budget.end(body.len());
+                    self.large_bytes.fetch_sub(body.len(), Ordering::AcqRel);
+                }
+                !last
+            }
+        });
+        if !turns.is_empty() {
+            self.state.lock().turns.append(&mut turns);
+        }
+    }
+
     /// Appends a frame: what `put` writes, and a payload behind it. Returns the bytes that wait.
     pub(crate) fn push(&self, payload: Bytes, put: impl FnOnce(&mut BytesMut)) -> usize {
         let mut state = self.state.lock();
@@ -147,19 +212,30 @@ impl DataQueue {
 /// Writes the data connection until the link ends.
 pub(crate) async fn run_data(link: Arc<Link>, mut half: WriteHalf) {
     let mut slices: VecDeque<Bytes> = VecDeque::new();
+    let mut turns = BytesMut::new();
+    let mut budget = Budget::new(link.limits.chunked_bytes_max as usize);
+    let _last = Last(&link.data);
     let mut lost = pin!(link.lost());
     loop {
+        let mut gathered = false;
         let open = std::future::poll_fn(|cx| {
             let mut state = link.data.state.lock();
             if !state.head.is_empty() {
                 let head = state.head.split().freeze();
                 state.slices.push_back(head);
             }
-            if state.slices.is_empty() {
+            if state.slices.is_empty() && state.turns.is_empty() {
                 if state.closed {
                     return Poll::Ready(false);
                 }
                 state.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            // Whoever can run now may have items too: one frame for all of them.
+            if !gathered && !state.turns.is_empty() && !state.closed {
+                gathered = true;
+                drop(state);
+                cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             state.bytes = 0;
@@ -169,6 +245,10 @@ pub(crate) async fn run_data(link: Arc<Link>, mut half: WriteHalf) {
         .await;
         if !open {
             break;
+        }
+        link.data.take_turns(&link, &mut turns, &mut budget);
+        if !turns.is_empty() {
+            slices.push_back(turns.split().freeze());
         }
         while !slices.is_empty() {
             let written = tokio::select! {
@@ -196,6 +276,19 @@ pub(crate) async fn run_data(link: Arc<Link>, mut half: WriteHalf) {
     }
     let _ = half.shutdown().await;
     lost.await;
+}
+
+/// What still waits holds the link, which holds the queue.
+struct Last<'a>(&'a DataQueue);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.closed = true;
+        let turns = std::mem::take(&mut state.turns);
+        drop(state);
+        drop(turns);
+    }
 }
 
 async fn write_some(half: &mut WriteHalf, slices: &VecDeque<Bytes>) -> io::Result<usize> {

@@ -260,7 +260,7 @@ fn a_call_without_types_is_the_same_call() {
 fn params_above_the_peers_limit_never_leave() {
     over_both(async |net: Net| {
         let mut config = net.config("server");
-        config.limits.frame_bytes_max = 2_000;
+        config.limits.message_bytes_max = 2_000;
         let (server, client) = (net.node_with(config), net.node("client"));
         let desk = Arc::new(Desk::default());
         server.serve(&desk);

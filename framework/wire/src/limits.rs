@@ -24,19 +24,21 @@ pub const HELLO_MS_MAX: u64 = 5_000;
 pub const ITEM_BYTES_PER_CREDIT: usize = 4 << 10;
 
 /// Credits that a frame of `count` items in `bytes` bytes costs on a stream of `window` credits: one an item, and more
-/// where its bytes ask for it, for which no more than the window counts, so that an item of any size can be sent.
+/// where its bytes ask for it, for which no more than half the window counts. A receiver may keep less than half the
+/// window back before it gives credit, so an item of any size can be sent.
 ///
 /// ```
 /// use afflux_wire::limits::item_credits;
 /// assert_eq!(item_credits(3, 30, 256), 3);
 /// assert_eq!(item_credits(1, 40_000, 256), 10);
-/// assert_eq!(item_credits(1, 40_000_000, 256), 256);
+/// assert_eq!(item_credits(1, 40_000_000, 256), 128);
 /// ```
 #[inline]
 #[must_use]
 pub const fn item_credits(count: u64, bytes: usize, window: u64) -> u64 {
     let by_bytes = bytes.div_ceil(ITEM_BYTES_PER_CREDIT) as u64;
-    let by_bytes = if by_bytes > window { window } else { by_bytes };
+    let most = if window > 1 { window / 2 } else { 1 };
+    let by_bytes = if by_bytes > most { most } else { by_bytes };
     if by_bytes > count { by_bytes } else { count }
 }
 

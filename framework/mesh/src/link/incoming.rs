@@ -10,9 +10,10 @@ use afflux_wire::{
     Code, Executed, Meta, NodeId, Stage, Status, put_redirect, put_response_err, put_response_ok,
 };
 
-use super::{FRAME_OVERHEAD_BYTES, Link};
+use super::Link;
 use crate::metrics::SAMPLE_EVERY_CALLS;
 use crate::services::ServedMethod;
+use crate::stream::Body;
 
 /// A request of the peer without its answer.
 pub(super) struct Incoming {
@@ -104,6 +105,29 @@ impl Link {
         }
     }
 
+    /// The code under which an answer is counted.
+    pub(super) fn uncancel(&self, incoming: &Incoming, code: Option<Code>) -> Option<Code> {
+        if !incoming.cancelled {
+            return code;
+        }
+        self.cancelled.fetch_sub(1, Ordering::Release);
+        Some(Code::Cancelled)
+    }
+
+    pub(super) fn count_answer(&self, incoming: &Incoming, code: Option<Code>) {
+        incoming.method.metrics.answered(code);
+        incoming.method.metrics.in_flight.dec();
+        if let Some(started) = incoming.started {
+            incoming.method.metrics.seconds.observe((clock::now() - started).as_secs_f64());
+        }
+    }
+
+    /// An answer that is sent in parts.
+    fn large_answer(&self, id: u64, bytes: &[u8]) -> Result<Body, Status> {
+        self.check_message(bytes.len(), || "an answer".to_owned())?;
+        Ok(Body::new(id, |buf| put_response_ok(buf, id, bytes, &Meta::default()))?)
+    }
+
     /// Requests of the peer without an answer.
     pub(crate) fn incoming(&self) -> usize {
         self.control.lock().incoming.len()
@@ -139,36 +163,30 @@ fn located(status: &Status, node: &NodeId) -> Status {
 
 impl ResponseSink for Link {
     fn respond(&self, id: u64, result: Result<&[u8], &Status>) {
+        // Copied before the lock is taken.
+        let large = match result {
+            Ok(bytes) if bytes.len() > self.large_bytes() => Some(self.large_answer(id, bytes)),
+            _ => None,
+        };
         let mut state = self.control.lock();
         let Some(incoming) = state.incoming.remove(&id) else { return };
-        let mut code = result.err().map(|status| status.code);
-        if incoming.cancelled {
-            self.cancelled.fetch_sub(1, Ordering::Release);
-            code = Some(Code::Cancelled);
-        } else if !state.closed {
-            let max = self.limits.frame_bytes_ceiling() as usize;
-            match result {
-                Ok(bytes) if bytes.len() + FRAME_OVERHEAD_BYTES > max => {
-                    code = Some(Code::ResourceExhausted);
-                    let status = Status::new(
-                        Code::ResourceExhausted,
-                        format!(
-                            "the answer of {} bytes does not fit into a frame of node {}, whose \
-                             frame_bytes_max is {max}: answer less at once, or raise it there",
-                            bytes.len(),
-                            self.peer
-                        ),
-                    );
-                    let status = status.executed(Executed::Yes).stage(Stage::Reply).node(&self.node);
-                    state.append(|buf| put_error(buf, id, &status));
+        let mut code = self.uncancel(&incoming, result.err().map(|status| status.code));
+        if !incoming.cancelled && !state.closed {
+            match (result, large) {
+                (Ok(_), Some(large)) => {
+                    if let Err(status) = large.and_then(|body| self.push_large(body)) {
+                        code = Some(status.code);
+                        let status = status.executed(Executed::Yes).stage(Stage::Reply).node(&self.node);
+                        state.append(|buf| put_error(buf, id, &status));
+                    }
                 }
                 // Cannot fail: the length is below the limit.
-                Ok(bytes) => {
+                (Ok(bytes), None) => {
                     let load = if tells_load(id) { incoming.method.metrics.in_flight.get() - 1 } else { 0 };
                     let meta = Meta { load: u32::try_from(load).unwrap_or(0), ..Meta::default() };
                     drop(state.append(|buf| put_response_ok(buf, id, bytes, &meta)));
                 }
-                Err(status) => {
+                (Err(status), _) => {
                     let status = located(status, &self.node);
                     state.append(|buf| put_error(buf, id, &status));
                 }
@@ -179,11 +197,7 @@ impl ResponseSink for Link {
         let draining = state.goaway.is_some();
         drop(state);
         Self::wake(writer);
-        incoming.method.metrics.answered(code);
-        incoming.method.metrics.in_flight.dec();
-        if let Some(started) = incoming.started {
-            incoming.method.metrics.seconds.observe((clock::now() - started).as_secs_f64());
-        }
+        self.count_answer(&incoming, code);
         if idle && draining {
             self.idle.notify_waiters();
         }

@@ -6,19 +6,24 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CANCEL_HEDGED, CallChain, CallMeta, MethodSpec, Outgoing, Remote, Started};
+use afflux_wire::contract::{
+    CANCEL_HEDGED, CallChain, CallMeta, MethodSpec, Outgoing, Remote, ResponseSlot, Started,
+};
 use afflux_wire::{
     CancelReason, Code, Executed, Meta, Method, NodeId, RareMeta, Stage, Status, put_cancel, put_notify,
-    put_request,
+    put_open, put_request,
 };
 use bytes::Bytes;
 
-use super::{ControlState, DRAINING, FRAME_OVERHEAD_BYTES, Link, UP};
+use super::{ControlState, DRAINING, Link, UP};
 use crate::ejection::{Health, Verdict};
 use crate::inflight::Pending;
 use crate::metrics::{CalledMetrics, SAMPLE_EVERY_CALLS};
 use crate::services::full_name;
+use crate::stream::{Body, Stream};
 
+/// The deadline of a stream that has none: ten years.
+const DEADLINE_NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Methods of a peer whose number and metrics are kept.
 const BOUND_METHODS_MAX: usize = 4_096;
 /// An encoding buffer that once held a large call is given back to the allocator.
@@ -64,7 +69,10 @@ impl Link {
         call: &mut dyn Outgoing,
     ) -> Result<Started, Status> {
         let now = clock::now();
-        let deadline = meta.deadline.unwrap_or(now + Duration::from_secs(3600));
+        let streaming = call.is_stream();
+        // A stream without a deadline may last as long as it likes.
+        let default = if streaming { DEADLINE_NEVER } else { Duration::from_secs(3600) };
+        let deadline = meta.deadline.unwrap_or(now + default);
         let left = deadline.saturating_duration_since(now);
         if left.is_zero() {
             return Err(Status::new(
@@ -76,7 +84,8 @@ impl Link {
         }
         let wire_meta = Meta {
             // Rounded up: a call with half a millisecond left is not refused by the other side.
-            deadline_ms: Some(left.as_nanos().div_ceil(1_000_000) as u64),
+            deadline_ms: (!streaming || meta.deadline.is_some())
+                .then(|| left.as_nanos().div_ceil(1_000_000) as u64),
             traceparent: meta.trace,
             attempt: meta.attempt,
             priority: meta.priority.to_wire(),
@@ -92,15 +101,26 @@ impl Link {
         });
         with_scratch(|params| {
             call.encode(params)?;
-            self.check_bytes(params.len() + rare_bytes, service, method.name())?;
-            let slot = if one_way { None } else { Some(call.slot()) };
+            let what = || format!("{service}/{}: the params", method.name());
+            let refused =
+                |status: Status| status.executed(Executed::No).stage(Stage::Connect).node(&self.peer);
+            self.check_message(params.len() + rare_bytes, what).map_err(refused)?;
+            if streaming {
+                self.check_streams().map_err(|status| status.stage(Stage::Admission))?;
+            }
+            let mut slot = if one_way || streaming { None } else { Some(call.slot()) };
+            // Copied before the lock is taken for good.
+            let large = match params.len() > self.large_bytes() {
+                true => Some(self.large_call(service, method, (one_way, streaming), params, &wire_meta)?),
+                false => None,
+            };
             let mut state = self.control.lock();
             if state.closed || state.buf.len() > self.write_buffer_bytes_max {
                 return Err(self.cannot_send(&state));
             }
             let at = self.bind(&mut state, service, method);
             let in_flight_max = self.limits.in_flight_max as usize;
-            if slot.is_some() && state.in_flight.len() >= in_flight_max {
+            if !one_way && state.in_flight.len() >= in_flight_max {
                 return Err(Status::new(
                     Code::ResourceExhausted,
                     format!(
@@ -114,7 +134,7 @@ impl Link {
                 .node(&self.peer)
                 .retry_after_ms(10));
             }
-            let id = state.next_id;
+            let id = large.as_ref().map_or(state.next_id, |(id, _)| *id);
             let full;
             let name = match state.bound.get(at as usize) {
                 Some(Bound { number: Some(number), .. }) => Method::Number(*number),
@@ -131,10 +151,29 @@ impl Link {
                 true => put_notify(buf, name, params, &wire_meta),
                 false => put_request(buf, id, name, params, &wire_meta),
             };
-            state.append(put).map_err(|error| {
-                Status::from(error).executed(Executed::No).stage(Stage::Connect).node(&self.peer)
-            })?;
-            state.next_id += 2;
+            let stream = streaming.then(|| Stream::called(self, id));
+            if let Some(stream) = &stream {
+                slot = Some(Arc::clone(stream) as Arc<dyn ResponseSlot>);
+                self.add_stream(id, stream);
+            }
+            // The lock is held until the frame is queued, so that ids leave in their order.
+            let on_data = streaming || large.is_some();
+            let sent = if let Some((_, body)) = large {
+                self.push_large(body)
+            } else if streaming {
+                let mut result = Ok(());
+                self.data.push(Bytes::new(), |buf| result = put_open(buf, id, name, params, &wire_meta));
+                result.map_err(Status::from)
+            } else {
+                state.append(put).map_err(Status::from)
+            };
+            if let Err(status) = sent {
+                self.forget_stream(id);
+                return Err(refused(status));
+            }
+            if id == state.next_id {
+                state.next_id += 2;
+            }
             state.calls += 1;
             let mut earlier = false;
             if let Some(slot) = slot {
@@ -142,7 +181,8 @@ impl Link {
                 let pending = Pending {
                     slot,
                     deadline,
-                    end: state.appended,
+                    // What leaves on the data connection is not followed to the wire.
+                    end: if on_data { 0 } else { state.appended },
                     method: at,
                     started: sampled.then_some(now),
                 };
@@ -161,8 +201,36 @@ impl Link {
             if earlier {
                 self.rearm.notify_one();
             }
+            if let Some(stream) = stream {
+                call.opened(stream);
+            }
             Ok(Started::Remote(Arc::clone(self) as Arc<dyn Remote>, id))
         })
+    }
+
+    /// A call that is sent in parts, with its id.
+    fn large_call(
+        &self,
+        service: &Arc<str>,
+        method: MethodName<'_>,
+        (one_way, streaming): (bool, bool),
+        params: &[u8],
+        meta: &Meta,
+    ) -> Result<(u64, Body), Status> {
+        let id = {
+            let mut state = self.control.lock();
+            let id = state.next_id;
+            state.next_id += 2;
+            id
+        };
+        let full = full_name(service, method.name());
+        let name = Method::Name(&full);
+        let body = Body::new(id, |buf| match (one_way, streaming) {
+            (true, _) => put_notify(buf, name, params, meta),
+            (_, true) => put_open(buf, id, name, params, meta),
+            _ => put_request(buf, id, name, params, meta),
+        });
+        Ok((id, body.map_err(|error| Status::from(error).executed(Executed::No))?))
     }
 
     fn cannot_send(&self, state: &ControlState) -> Status {
@@ -188,24 +256,6 @@ impl Link {
         .stage(Stage::Connect)
         .node(&self.peer)
         .retry_after_ms(50)
-    }
-
-    fn check_bytes(&self, bytes: usize, service: &str, method: &str) -> Result<(), Status> {
-        let max = self.limits.frame_bytes_ceiling() as usize;
-        if bytes + FRAME_OVERHEAD_BYTES > max {
-            return Err(Status::new(
-                Code::ResourceExhausted,
-                format!(
-                    "{service}/{method}: params of {bytes} bytes do not fit into a frame of node {}, \
-                     whose frame_bytes_max is {max}: send less at once, or raise it there",
-                    self.peer
-                ),
-            )
-            .executed(Executed::No)
-            .stage(Stage::Connect)
-            .node(&self.peer));
-        }
-        Ok(())
     }
 
     /// The index of a method in `bound`; `u32::MAX` when there are too many.

@@ -85,7 +85,7 @@ impl<T: Item> Outlet<T> {
                 Ok(()) => lane.leave(),
                 Err(status) => lane.fail(status),
             },
-            Self::Wire(wire) => wire.finish(result.as_ref().map(|()| ())),
+            Self::Wire(wire) => wire.finish(result.as_ref().copied()),
             Self::Gone => {}
         }
     }

@@ -147,6 +147,9 @@ pub trait StreamParams: Serialize + DeserializeOwned + Send + 'static {
     ) -> <Self::Service as Service>::Call;
 }
 
+/// The ends of a streaming call, each by itself.
+type Split<S, E> = (Incoming<<S as Shape>::In>, Emit<<S as Shape>::Out>, Reply<<S as Shape>::Output, E>);
+
 /// What a handler gets of a streaming call, beside its parameters.
 pub struct Ends<S: Shape, E: RpcError> {
     incoming: Incoming<S::In>,
@@ -190,7 +193,7 @@ impl<S: Shape, E: RpcError> Ends<S, E> {
     }
 
     /// Each end by itself.
-    pub fn split(self) -> (Incoming<S::In>, Emit<S::Out>, Reply<S::Output, E>) {
+    pub fn split(self) -> Split<S, E> {
         (self.incoming, self.emit, self.reply)
     }
 

@@ -12,7 +12,7 @@ use crate::status::Status;
 pub struct Block {
     /// How many, at least one.
     pub count: u32,
-    /// What they cost together in credits; at least `count`, unless that is above the stream's whole window.
+    /// What they cost together in credits; at least `count`.
     pub credits: u64,
     /// MessagePack of the items, one behind the other.
     pub items: Bytes,
