@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afflux_actor::{Clock, Place};
-use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
+use afflux_mesh::{CLIENT_PREFIX, Mesh, MeshConfig, MeshMetrics, Tls, Transport};
 use afflux_registry::{InstanceState, Registry, View};
 use afflux_wire::contract::{CallError, RpcError, Service, Target};
 use afflux_wire::{Code, Incarnation, NodeId, Stage, Status};
@@ -39,14 +39,16 @@ pub struct Offered {
 }
 
 /// Whom to connect to, and as what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Endpoint {
     /// Node port of any process of the cluster.
     pub address: String,
     /// The cluster's name.
     pub cluster: String,
-    /// The cluster's secret; empty for none.
+    /// The cluster's secret, or a caller's own; empty for none.
     pub token: String,
+    /// Certificates, where the cluster's links are inside TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Client {
@@ -69,10 +71,11 @@ impl Client {
             .ok_or_else(|| Error::failed("a client needs `afflux_actor::system` around it"))?;
         let clock = Clock::new(std::time::SystemTime::now);
         let wall = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let id = format!("client-{}-{}", std::process::id(), wall.as_nanos() % 1_000_000_000);
+        let id = format!("{CLIENT_PREFIX}{}-{}", std::process::id(), wall.as_nanos() % 1_000_000_000);
         let config = MeshConfig {
             incarnation: Incarnation(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
             token: (!endpoint.token.is_empty()).then(|| endpoint.token.clone()),
+            tls: endpoint.tls.clone(),
             connect_timeout: CONNECT_TIMEOUT,
             ..MeshConfig::new(id.as_str(), endpoint.cluster.clone())
         };

@@ -22,6 +22,8 @@ pub mod admin;
 #[cfg(feature = "node")]
 mod app;
 #[cfg(feature = "node")]
+pub mod certs;
+#[cfg(feature = "node")]
 mod cli;
 #[cfg(feature = "node")]
 mod client;
@@ -50,6 +52,8 @@ mod registry_metrics;
 #[cfg(feature = "node")]
 pub mod registry_service;
 #[cfg(feature = "node")]
+mod security;
+#[cfg(feature = "node")]
 pub mod settings;
 #[cfg(feature = "node")]
 mod signals;
@@ -68,6 +72,8 @@ pub use engine::Pipelines;
 pub use error::{Error, Result};
 #[cfg(feature = "node")]
 pub use node::{Node, NodeBuilder};
+#[cfg(feature = "node")]
+pub use security::Security;
 
 /// The derives, by their names; [`prelude`] has those that a user needs.
 pub mod macros {

@@ -126,10 +126,10 @@ impl ServiceInfo {
 #[service(name = "afflux.node", version = "1.0")]
 pub enum NodeService {
     /// The node now.
-    #[rpc(returns = NodeInfo, idempotent, deadline = "2s")]
+    #[rpc(returns = NodeInfo, idempotent, allow = "authenticated", deadline = "2s")]
     Info,
     /// The services it offers, with their methods.
-    #[rpc(returns = Vec<ServiceInfo>, idempotent, deadline = "2s")]
+    #[rpc(returns = Vec<ServiceInfo>, idempotent, allow = "authenticated", deadline = "2s")]
     Services,
 }
 

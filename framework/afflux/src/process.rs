@@ -44,6 +44,29 @@ fn parse(text: &str) -> Option<Usage> {
     })
 }
 
+/// Raises the number of files that this process may have open as far as it may, and says what it got.
+///
+/// Each connection is one; the limit that shells give, 1,024, is that of a few hundred peers.
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok((soft, hard))
+    });
+    match raised {
+        Ok((before, now)) => tracing::info!(before, now, "files that may be open"),
+        Err(error) => tracing::warn!(%error, "the number of files that may be open cannot be raised"),
+    }
+}
+
+/// How many files this process may have open; 0 where that is not known.
+fn file_limit() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
+}
+
 /// The build of this executable: a hash of its file, in 16 hexadecimal digits.
 ///
 /// Two processes of one build build the same graphs from the same settings.
@@ -91,6 +114,7 @@ struct ProcessMetrics {
     resident: Gauge,
     threads: Gauge,
     started: Gauge,
+    max_fds: Gauge,
 }
 
 impl ProcessMetrics {
@@ -102,13 +126,14 @@ impl ProcessMetrics {
             resident: Gauge::new("process_resident_memory_bytes", "Resident memory.")?,
             threads: Gauge::new("process_threads", "Threads of the operating system.")?,
             started,
+            max_fds: Gauge::new("process_max_fds", "Files that may be open.")?,
         })
     }
 }
 
 impl Collector for ProcessMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.cpu.desc(), self.resident.desc(), self.threads.desc(), self.started.desc()].concat()
+        [self.cpu.desc(), self.resident.desc(), self.threads.desc(), self.started.desc(), self.max_fds.desc()].concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -116,7 +141,8 @@ impl Collector for ProcessMetrics {
         self.cpu.inc_by((now.cpu_seconds - self.cpu.get()).max(0.0));
         self.resident.set(now.resident_bytes);
         self.threads.set(now.threads);
-        [self.cpu.collect(), self.resident.collect(), self.threads.collect(), self.started.collect()].concat()
+        self.max_fds.set(file_limit() as f64);
+        [self.cpu.collect(), self.resident.collect(), self.threads.collect(), self.started.collect(), self.max_fds.collect()].concat()
     }
 }
 

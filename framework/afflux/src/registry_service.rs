@@ -162,7 +162,7 @@ fn error_of(error: CallError<RegistryFault>) -> RegistryError {
 #[service(name = "afflux.registry", version = "1.0", error = RegistryFault)]
 pub enum RegistryService {
     /// Where the registry is that this process asks: whoever joins registers there.
-    #[rpc(returns = Home, idempotent, deadline = "2s")]
+    #[rpc(returns = Home, idempotent, allow = "authenticated", deadline = "2s")]
     Home,
     /// Puts a node's record there; returns its lease.
     #[rpc(returns = u64, deadline = "2s")]
@@ -185,7 +185,7 @@ pub enum RegistryService {
         lease: u64,
     },
     /// All records, as soon as their version is another than `seen`, at the latest after `wait_ms`.
-    #[rpc(returns = ViewRecord, idempotent, deadline = "10s")]
+    #[rpc(returns = ViewRecord, idempotent, allow = "authenticated", deadline = "10s")]
     View {
         /// The version the caller has.
         #[serde(default)]

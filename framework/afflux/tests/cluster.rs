@@ -69,7 +69,7 @@ impl Cluster {
     }
 
     async fn client(&self, node: &Node) -> Result<Client> {
-        let endpoint = Endpoint { address: node.address(), cluster: "afflux".into(), token: String::new() };
+        let endpoint = Endpoint { address: node.address(), cluster: "afflux".into(), token: String::new(), ..Endpoint::default() };
         Client::connect_over(&endpoint, self.transport.clone()).await
     }
 }
@@ -234,6 +234,7 @@ fn nobody_there_and_another_cluster_are_told_apart() {
             address: address.into(),
             cluster: name.into(),
             token: String::new(),
+            tls: None,
         };
         let nobody =
             Client::connect_over(&at("host:9", "afflux"), cluster.transport.clone()).await.err().unwrap();

@@ -42,6 +42,8 @@ use crate::writer::DataQueue;
 
 /// Bytes of a frame around its params, at most: head, method's number, deadline, trace.
 const FRAME_OVERHEAD_BYTES: usize = 512;
+/// Methods that a peer may bind to numbers.
+const BINDINGS_MAX: usize = 16_384;
 /// How long the last bytes of a closing link may take, in both directions together.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -335,18 +337,26 @@ impl Link {
     }
 
     /// BIND came.
-    pub(crate) fn bind_received(&self, methods: Vec<(u32, &str)>) {
+    ///
+    /// # Errors
+    /// What to tell a peer that binds more than [`BINDINGS_MAX`] methods.
+    pub(crate) fn bind_received(&self, methods: Vec<(u32, &str)>) -> Result<(), String> {
         let mut offers = self.offers.write();
         for (number, name) in methods {
             if let Some((service, method)) = name.rsplit_once('/') {
                 offers.entry(service.to_owned()).or_default().insert(method.to_owned(), number);
             }
         }
+        let known: usize = offers.values().map(BTreeMap::len).sum();
         drop(offers);
+        if known > BINDINGS_MAX {
+            return Err(format!("{known} methods are bound, at most {BINDINGS_MAX} may be (bindings_max)"));
+        }
         let mut state = self.control.lock();
         for bound in &mut state.bound {
             bound.number = self.number(&bound.service, &bound.method);
         }
+        Ok(())
     }
 
     /// Sends GOAWAY: requests that are not here yet will be refused. Returns the last id admitted.

@@ -225,7 +225,9 @@ impl Control<'_> {
                 self.shared.routes_changed();
             }
             Frame::Bind(methods) => {
-                self.link.bind_received(methods);
+                if let Err(text) = self.link.bind_received(methods) {
+                    return violation("bindings_max", text);
+                }
                 self.shared.routes_changed();
             }
             Frame::Watch { id, actor } => {

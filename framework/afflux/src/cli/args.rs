@@ -109,8 +109,57 @@ pub(crate) enum Command {
     /// Call a method of a service.
     #[command(after_help = "Example:\n  {name} call shop.orders/Get '{\"id\":7}'")]
     Call(CallArgs),
+    /// Make certificates and tokens: an authority, nodes, callers.
+    #[command(
+        after_help = "Examples:\n  {name} certs init --host 10.0.0.5             an authority, a first node, a client for the command line\n  {name} certs node node-2 --host 10.0.0.6      one more node\n  {name} certs client support/alice             a caller\n  {name} certs token support/alice              a caller without a certificate"
+    )]
+    Certs(CertsArgs),
     /// Validate settings and pipelines; print every setting and where it comes from.
     Check,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CertsArgs {
+    /// What to make.
+    #[command(subcommand)]
+    pub(crate) what: CertsCommand,
+    /// Directory of the authority.
+    #[arg(long, global = true, default_value = "certs", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Name or address by which clients that know no identities find the node; may be given several times.
+    #[arg(long = "host", global = true, value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// Days that a certificate is valid.
+    #[arg(long, global = true, default_value_t = crate::certs::DAYS_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(crate) days: u32,
+    /// Replaces files that are there.
+    #[arg(long, global = true)]
+    pub(crate) force: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Makes an authority, the certificate of a first node, and that of a client for the command line.
+    Init {
+        /// Name of the first node.
+        #[arg(long, default_value = "node-1", value_name = "NAME")]
+        node: String,
+    },
+    /// Makes the certificate of one more node.
+    Node {
+        /// Its name, as `node.id` has it.
+        name: String,
+    },
+    /// Makes the certificate of a caller.
+    Client {
+        /// Role and name, such as support/alice.
+        name: String,
+    },
+    /// Makes a token, and the line of it for the file of `auth.tokens`.
+    Token {
+        /// Role and name, such as support/alice.
+        name: String,
+    },
 }
 
 /// How a command finds its cluster.

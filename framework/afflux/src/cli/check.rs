@@ -7,6 +7,7 @@ use super::output::{print, print_json};
 use super::table::table;
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::security::{Security, check_exposure, is_open, warning};
 use crate::settings::Settings;
 
 pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
@@ -26,6 +27,9 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
                 pipelines.push((name.to_owned(), status.message));
             }
         }
+    }
+    if let Err(error) = check_exposure(&settings).and_then(|()| Security::of(&settings).map(|_| ())) {
+        problems.push(error.to_string());
     }
     let warnings = warnings(&settings);
     if global.json {
@@ -65,18 +69,14 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
 
 /// What is allowed and yet seldom meant.
 fn warnings(settings: &Settings) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let open = |listen: &str| {
-        let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
-        !(listen.is_empty() || host == "localhost" || host.starts_with("127.") || host == "[::1]")
-    };
-    if open(&settings.node_listen) && settings.token.is_empty() {
+    let mut warnings: Vec<String> = warning(settings).into_iter().collect();
+    if is_open(&settings.node_listen) && settings.token.is_empty() && settings.tls_mode != "mutual" {
         warnings.push(format!(
             "node.listen = {} is open beyond this machine and `token` is empty: anybody may join (AFFLUX_TOKEN)",
             settings.node_listen
         ));
     }
-    if open(&settings.admin_listen) {
+    if is_open(&settings.admin_listen) {
         warnings.push(format!(
             "admin.listen = {} is open beyond this machine and asks for no password",
             settings.admin_listen

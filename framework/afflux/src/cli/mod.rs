@@ -2,6 +2,7 @@
 
 mod args;
 mod call;
+mod certs;
 mod check;
 mod graph;
 mod jobs;
@@ -25,6 +26,7 @@ use crate::app::App;
 use crate::client::{Client, Endpoint};
 use crate::dev::{DIRECTORY, DevFile};
 use crate::error::{Error, Result};
+use crate::security::Security;
 use crate::telemetry;
 
 /// Reads a command line and does what it says.
@@ -51,6 +53,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Services(args) => services::services(&global, &args).await,
                 Command::Describe(args) => services::describe(&global, &args).await,
                 Command::Call(args) => call::call(&global, &args).await,
+                Command::Certs(args) => certs::certs(&app, &global, &args),
                 Command::Check => check::check(&app, &global),
                 Command::Node(_) | Command::Dev(_) => Ok(()),
             }
@@ -102,8 +105,13 @@ fn endpoint(global: &Global, cluster: &ClusterArgs, directory: &Path) -> Result<
             address: address.unwrap_or(file.launcher),
             cluster: file.cluster,
             token: file.token,
+            tls: None,
         }),
-        (Some(address), None) => Ok(Endpoint { address, cluster: settings.cluster, token: settings.token }),
+        (Some(address), None) => {
+            let security = Security::of(&settings)?;
+            let token = security.token.unwrap_or_default();
+            Ok(Endpoint { address, cluster: settings.cluster, token, tls: security.tls })
+        }
         (None, None) => Err(Error::usage("no cluster is known: nothing runs in this directory")
             .hint("start one with `dev --hold`, or name a node with `--address HOST:PORT`")),
     }

@@ -172,6 +172,8 @@ impl Launcher {
             for assignment in &global.set {
                 arguments.extend(["--set".to_owned(), assignment.clone()]);
             }
+            // The nodes are on this machine and share the launcher's token: no certificates.
+            arguments.extend(["--set", "tls.mode=loopback", "--set", "auth.token_file="].map(str::to_owned));
             for (flag, value) in [("--log-level", &global.log_level), ("--log-format", &global.log_format)] {
                 if let Some(value) = value {
                     arguments.extend([flag.to_owned(), value.clone()]);

@@ -134,6 +134,16 @@ impl NodeBuilder {
     /// with the setting to change.
     pub async fn start(self) -> Result<Node> {
         let Self { settings, services, pipelines, transport, clock, inline, metrics, hooks } = self;
+        if matches!(transport, Transport::Tcp) {
+            crate::security::check_exposure(&settings)?;
+        }
+        let security = crate::security::Security::of(&settings)?;
+        if security.tls.as_ref().is_some_and(|tls| !tls.can_accept()) {
+            return Err(Error::usage("tls.certificate is empty, and whoever dials this node wants to see one")
+                .hint("`certs node NAME` makes one and prints the settings for it"));
+        }
+        crate::security::announce(&settings, &metrics)?;
+        process::raise_file_limit();
         let slots = match usize::try_from(settings.node_slots).unwrap_or(usize::MAX) {
             0 => cpu_quota(),
             slots => slots,
@@ -165,7 +175,13 @@ impl NodeBuilder {
             incarnation,
             build: process::build_id().to_owned(),
             build_fingerprint: u64::from_str_radix(process::build_id(), 16).unwrap_or_default(),
-            token: (!settings.token.is_empty()).then(|| settings.token.clone()),
+            token: security.token,
+            tls: security.tls,
+            access: security.access,
+            handshakes_max: bound(settings.node_handshakes_max),
+            handshakes_per_peer_max: bound(settings.node_handshakes_per_peer_max),
+            connections_max: bound(settings.node_connections_max),
+            connections_per_peer_max: bound(settings.node_connections_per_peer_max),
             listen: Some(settings.node_listen.clone()),
             advertise: (!settings.node_advertise.is_empty()).then(|| settings.node_advertise.clone()),
             limits: Limits {
@@ -185,6 +201,7 @@ impl NodeBuilder {
             "" => mesh.local_address(),
             advertised => advertised.to_owned(),
         };
+        crate::security::keep_fresh(&settings, mesh.clone(), &place);
         match super::reach::reach(&settings, &mesh, &id, &address, &place).await {
             Ok((registry, home)) => {
                 let admin = match admin_port {
@@ -371,6 +388,11 @@ fn compat(settings: &Settings) -> CompatConfig {
         write_buffer_bytes_max: defaults.write_buffer_bytes_max.max(message_bytes_max.saturating_mul(4)),
         ..defaults
     }
+}
+
+/// A bound of the settings.
+fn bound(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 /// The pages of `/api/v1`.

@@ -89,7 +89,11 @@ impl Layers {
             Error::usage(format!("cannot read the settings file {}: {error}", path.display()))
         })?;
         for entry in file::parse(path, &text)? {
-            self.put(entry.setting, entry.value, Origin::File(path.to_path_buf(), entry.line));
+            let value = match (&entry.setting.kind, entry.value) {
+                (Kind::Path, Value::Text(text)) => Value::Text(beside(path, text)),
+                (_, value) => value,
+            };
+            self.put(entry.setting, value, Origin::File(path.to_path_buf(), entry.line));
         }
         Ok(())
     }
@@ -210,6 +214,14 @@ fn is_service_link(variable: &str) -> bool {
         || rest.ends_with("_PORT")
         || rest.starts_with("PORT_")
         || rest.contains("_PORT_")
+}
+
+/// A path that a settings file names, as seen from the working directory.
+fn beside(file: &Path, path: String) -> String {
+    match file.parent() {
+        Some(directory) if !path.is_empty() => directory.join(path).to_string_lossy().into_owned(),
+        _ => path,
+    }
 }
 
 #[cfg(test)]

@@ -104,6 +104,30 @@ settings! {
     compat_in_flight_max: u64 = "compat.in_flight_max", Kind::Integer { min: 1, max: 1_000_000 }, "1024" unit "calls";
     /// Bytes of one message of a MessagePack-RPC client.
     compat_message_bytes_max: u64 = "compat.message_bytes_max", Kind::Integer { min: 1_024, max: 1_073_741_824 }, "8388608" unit "bytes";
+    /// File that holds that secret, instead of `token`.
+    auth_token_file: String = "auth.token_file", Kind::Path, "";
+    /// File of callers with tokens of their own, a line `role/name:SHA-256` each. Callers are then allowed what `auth.allow` says.
+    auth_tokens: String = "auth.tokens", Kind::Path, "";
+    /// Who may call what, once callers differ (`tls.mode = mutual` or `auth.tokens`): rules such as `support = shop.orders/Get` and `node/* = *`.
+    auth_allow: Vec<String> = "auth.allow", Kind::List, "";
+    /// Whether links are inside TLS: `loopback` (no, and so no address beyond this machine), `insecure` (no, on purpose), `server` (who is dialled shows a certificate), `mutual` (both do).
+    tls_mode: String = "tls.mode", Kind::Choice(&["loopback", "insecure", "server", "mutual"]), "loopback";
+    /// Certificates of the authorities that peers' certificates must come from, PEM.
+    tls_ca: String = "tls.ca", Kind::Path, "";
+    /// Certificate of this process, and what leads from it to an authority, PEM.
+    tls_certificate: String = "tls.certificate", Kind::Path, "";
+    /// Key of that certificate, PEM.
+    tls_key: String = "tls.key", Kind::Path, "";
+    /// How often the files of certificates and callers are looked at for changes. 0: never.
+    tls_reload_ms: u64 = "tls.reload_ms", Kind::Integer { min: 0, max: 86_400_000 }, "10000" unit "ms";
+    /// Connections to the node port that may be open.
+    node_connections_max: u64 = "node.connections_max", Kind::Integer { min: 1, max: 1_000_000 }, "16384" unit "connections";
+    /// Connections to the node port from one address that may be open.
+    node_connections_per_peer_max: u64 = "node.connections_per_peer_max", Kind::Integer { min: 1, max: 1_000_000 }, "8192" unit "connections";
+    /// Connections to the node port that may be in the middle of their handshake.
+    node_handshakes_max: u64 = "node.handshakes_max", Kind::Integer { min: 1, max: 100_000 }, "1024" unit "connections";
+    /// Those from one address.
+    node_handshakes_per_peer_max: u64 = "node.handshakes_per_peer_max", Kind::Integer { min: 1, max: 100_000 }, "256" unit "connections";
     /// Who knows the nodes: `embedded` (the first node, or the launcher of `dev`), `static` (the list `registry.nodes`), `dns`, `etcd`, `zookeeper` or `kubernetes`, each with the feature of its name.
     registry: String = "registry", Kind::Choice(&["embedded", "static", "dns", "etcd", "zookeeper", "kubernetes"]), "embedded";
     /// Node ports of all nodes, for `registry = "static"`.

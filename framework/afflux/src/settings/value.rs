@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Kind {
     /// Any text.
     Text,
+    /// A file, or nothing; in a settings file it is relative to that file's directory.
+    Path,
     /// Letters, digits, `-`, `_` and `.`, at least one.
     Name,
     /// `HOST:PORT`.
@@ -41,6 +43,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Kind::Text => f.write_str("a text"),
+            Kind::Path => f.write_str("a path"),
             Kind::Name => f.write_str("a name of letters, digits, `-`, `_` and `.`"),
             Kind::Address => f.write_str("an address HOST:PORT"),
             Kind::OptionalAddress => f.write_str("an address HOST:PORT, or an empty text"),
@@ -59,7 +62,7 @@ impl Kind {
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         let wrong = || format!("expected {self}, got `{text}`");
         match self {
-            Kind::Text => Ok(Value::Text(text.to_owned())),
+            Kind::Text | Kind::Path => Ok(Value::Text(text.to_owned())),
             Kind::Name => {
                 let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
                 (!text.is_empty() && text.chars().all(legal))
