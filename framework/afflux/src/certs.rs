@@ -7,8 +7,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 use crate::error::{Error, Result};
@@ -60,8 +60,12 @@ impl Authority {
         let read = |name: &str| {
             let path = dir.join(name);
             fs::read_to_string(&path).map_err(|error| {
-                Error::usage(format!("there is no authority in {}: {}: {error}", dir.display(), path.display()))
-                    .hint("`certs init` makes one; `--dir` names its directory")
+                Error::usage(format!(
+                    "there is no authority in {}: {}: {error}",
+                    dir.display(),
+                    path.display()
+                ))
+                .hint("`certs init` makes one; `--dir` names its directory")
             })
         };
         Ok(Self { cluster: cluster.to_owned(), certificate: read(CA)?, key: read(CA_KEY)? })
@@ -157,8 +161,12 @@ pub fn write_identity(
     let issued = authority.issue(name, hosts, days)?;
     let (role, own) = name.split_once('/').unwrap_or(("", name));
     let dir = dir.join(own);
-    let mut settings = format!("# {name}, made by `certs`. Paths are beside this file.\ncluster = \"{}\"\n\n", authority.cluster);
-    settings += "[tls]\nmode = \"mutual\"\nca = \"ca.pem\"\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n";
+    let mut settings = format!(
+        "# {name}, made by `certs`. Paths are beside this file.\ncluster = \"{}\"\n\n",
+        authority.cluster
+    );
+    settings +=
+        "[tls]\nmode = \"mutual\"\nca = \"ca.pem\"\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n";
     if role == "node" {
         settings += &format!("\n[node]\nid = \"{own}\"\n");
         settings += "\n[auth]\n# Who may call what; the framework's own services are open to nodes.\n\
@@ -180,7 +188,9 @@ pub fn write_identity(
 
 /// Writes files that only their owner can read; all or none of those that are there already.
 fn write_all(dir: &Path, files: &[(&str, &str)], force: bool) -> Result<Vec<PathBuf>> {
-    let context = |path: &Path, error: std::io::Error| Error::failed(format!("cannot write {}: {error}", path.display()));
+    let context = |path: &Path, error: std::io::Error| {
+        Error::failed(format!("cannot write {}: {error}", path.display()))
+    };
     let paths: Vec<PathBuf> = files.iter().map(|(name, _)| dir.join(name)).collect();
     if !force && let Some(there) = paths.iter().find(|path| path.exists()) {
         return Err(Error::usage(format!("{} is there already", there.display()))
@@ -256,7 +266,10 @@ mod tests {
     fn an_identity_has_role_and_name() {
         let authority = Authority::create("prod").unwrap();
         for wrong in ["a", "a/b/c", "/a", "a/", "a/b c", "a/*"] {
-            assert!(authority.issue(wrong, &[], 1).err().unwrap().to_string().contains("ROLE/NAME"), "{wrong}");
+            assert!(
+                authority.issue(wrong, &[], 1).err().unwrap().to_string().contains("ROLE/NAME"),
+                "{wrong}"
+            );
         }
     }
 

@@ -133,7 +133,8 @@ impl ProcessMetrics {
 
 impl Collector for ProcessMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.cpu.desc(), self.resident.desc(), self.threads.desc(), self.started.desc(), self.max_fds.desc()].concat()
+        [self.cpu.desc(), self.resident.desc(), self.threads.desc(), self.started.desc(), self.max_fds.desc()]
+            .concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -142,7 +143,14 @@ impl Collector for ProcessMetrics {
         self.resident.set(now.resident_bytes);
         self.threads.set(now.threads);
         self.max_fds.set(file_limit() as f64);
-        [self.cpu.collect(), self.resident.collect(), self.threads.collect(), self.started.collect(), self.max_fds.collect()].concat()
+        [
+            self.cpu.collect(),
+            self.resident.collect(),
+            self.threads.collect(),
+            self.started.collect(),
+            self.max_fds.collect(),
+        ]
+        .concat()
     }
 }
 

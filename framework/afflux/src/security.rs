@@ -287,7 +287,10 @@ mod tests {
             path.to_string_lossy().into_owned()
         };
         let of = |settings: Settings| Security::of(&settings).map(|_| ()).unwrap_err().to_string();
-        let missing = Settings { auth_tokens: dir.path().join("no").to_string_lossy().into_owned(), ..Settings::default() };
+        let missing = Settings {
+            auth_tokens: dir.path().join("no").to_string_lossy().into_owned(),
+            ..Settings::default()
+        };
         assert!(of(missing).contains("auth.tokens = "));
         let wrong = Settings { auth_tokens: file("tokens", "a"), ..Settings::default() };
         assert!(of(wrong).contains("line 1"));

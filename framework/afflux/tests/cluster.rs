@@ -69,7 +69,12 @@ impl Cluster {
     }
 
     async fn client(&self, node: &Node) -> Result<Client> {
-        let endpoint = Endpoint { address: node.address(), cluster: "afflux".into(), token: String::new(), ..Endpoint::default() };
+        let endpoint = Endpoint {
+            address: node.address(),
+            cluster: "afflux".into(),
+            token: String::new(),
+            ..Endpoint::default()
+        };
         Client::connect_over(&endpoint, self.transport.clone()).await
     }
 }

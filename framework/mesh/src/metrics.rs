@@ -279,7 +279,18 @@ impl MeshMetrics {
         for reason in ["unknown", "released", "fingerprint", "taken", "forbidden"] {
             self.attach_refused.with_label_values(&[reason]);
         }
-        for reason in ["frame_too_large", "malformed", "unknown_kind", "gap", "credit", "id", "misplaced", "bindings_max", "depth", "elements"] {
+        for reason in [
+            "frame_too_large",
+            "malformed",
+            "unknown_kind",
+            "gap",
+            "credit",
+            "id",
+            "misplaced",
+            "bindings_max",
+            "depth",
+            "elements",
+        ] {
             self.decode_errors.with_label_values(&[reason]);
         }
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use afflux_mesh::MeshConfig;
 use afflux_wire::handshake::{Hello, Preface, Role};
 use afflux_wire::{
-    Attach, Code, Executed, Frame, Limits, Meta, Method, next_frame, put_attach, put_bind, put_cancel, put_credit,
-    put_goaway, put_hello, put_ping, put_request,
+    Attach, Code, Executed, Frame, Limits, Meta, Method, next_frame, put_attach, put_bind, put_cancel,
+    put_credit, put_goaway, put_hello, put_ping, put_request,
 };
 use bytes::{Bytes, BytesMut};
 use common::{Desk, Net, Node, Stream, over_both, until};
@@ -192,8 +192,8 @@ fn what_belongs_to_no_greeted_link_costs_it() {
         ("unknown_kind", Role::Control, |out| out.extend([0, 0, 0, 2, 0x91, 63])),
         ("elements", Role::Control, |out| out.extend([0, 0, 0, 6, 0xdd, 0xff, 0xff, 0xff, 0xff, 0])),
         ("depth", Role::Control, |out| {
-            // An ignored kind, nested deeper than anything may be.
-            out.extend([0, 0, 0, 102, 0x92, 64]);
+            // A value in a request's meta, nested deeper than anything may be.
+            out.extend([0, 0, 0, 109, 0x95, 0, 1, 0xa1, b'm', 0xc4, 0, 0x81, 99]);
             out.extend([0x91; 100]);
         }),
         ("id", Role::Control, |out| {
@@ -336,8 +336,11 @@ fn a_flood_of_bindings_is_bounded() {
         'flood: for n in 0..200u32 {
             let names: Vec<String> = (0..1_000).map(|m| format!("s{n}.x/m{m}")).collect();
             let mut out = Vec::new();
-            put_bind(&mut out, names.iter().enumerate().map(|(m, name)| (n * 1_000 + m as u32 + 1, name.as_str())))
-                .unwrap();
+            put_bind(
+                &mut out,
+                names.iter().enumerate().map(|(m, name)| (n * 1_000 + m as u32 + 1, name.as_str())),
+            )
+            .unwrap();
             if control.stream.write_all(&out).await.is_err() {
                 break 'flood;
             }

@@ -128,7 +128,9 @@ mod tests {
         run(&at, CertsCommand::Init { node: "a".into() }, false).unwrap();
         run(&at, CertsCommand::Node { name: "b".into() }, false).unwrap();
         run(&at, CertsCommand::Client { name: "support/alice".into() }, false).unwrap();
-        for file in ["ca.pem", "ca-key.pem", "a/node.toml", "cli/client.toml", "b/node.toml", "alice/client.toml"] {
+        for file in
+            ["ca.pem", "ca-key.pem", "a/node.toml", "cli/client.toml", "b/node.toml", "alice/client.toml"]
+        {
             assert!(at.join(file).is_file(), "{file} is missing");
         }
         assert!(!at.join("b/ca-key.pem").exists(), "the authority's key stays where it is");

@@ -139,8 +139,10 @@ impl NodeBuilder {
         }
         let security = crate::security::Security::of(&settings)?;
         if security.tls.as_ref().is_some_and(|tls| !tls.can_accept()) {
-            return Err(Error::usage("tls.certificate is empty, and whoever dials this node wants to see one")
-                .hint("`certs node NAME` makes one and prints the settings for it"));
+            return Err(Error::usage(
+                "tls.certificate is empty, and whoever dials this node wants to see one",
+            )
+            .hint("`certs node NAME` makes one and prints the settings for it"));
         }
         crate::security::announce(&settings, &metrics)?;
         process::raise_file_limit();
