@@ -18,6 +18,15 @@ impl<M: Mail> Address<M> {
         Self { mailbox }
     }
 
+    /// An address behind which nobody is: whatever is sent comes back. For asking the type of an actor what it
+    /// serves, without starting one.
+    pub fn nowhere() -> Self {
+        let metrics = crate::metrics::ActorMetrics::unregistered();
+        let mailbox = Mailbox::new(&crate::options::Options::default(), metrics.kind("nobody"), None);
+        drop(mailbox.close());
+        Self::new(Arc::new(mailbox))
+    }
+
     /// Admits a message or gives it back.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::cli;
 use crate::engine::Pipelines;
 use crate::error::{Error, Result, suggest};
 use crate::node::{Declared, Hook, Node, NodeBuilder, Spread, hook_of};
+use crate::node_service::ServiceInfo;
 use crate::settings::Settings;
 
 /// What a binary is: pipelines, services, and every command around them.
@@ -118,6 +119,11 @@ impl App {
 
     pub(crate) fn service_names(&self) -> Vec<&str> {
         self.services.iter().map(|service| service.name.as_str()).collect()
+    }
+
+    /// The contracts of its services, without starting anything.
+    pub(crate) fn contracts(&self) -> Vec<ServiceInfo> {
+        self.services.iter().flat_map(Declared::contracts).map(|entry| ServiceInfo::of(&entry)).collect()
     }
 
     /// The pipeline of this name, or the default.

@@ -89,6 +89,11 @@ impl Client {
     }
 
     /// A client over a mesh that is there already.
+    /// Its mesh.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
     pub(crate) fn of(mesh: Mesh, registry: Arc<dyn Registry>) -> Self {
         Self { mesh, registry }
     }

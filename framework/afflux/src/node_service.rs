@@ -39,7 +39,7 @@ pub struct NodeInfo {
 }
 
 /// A method as it can be called.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MethodInfo {
     /// Its name.
     pub name: String,
@@ -69,6 +69,9 @@ pub struct MethodInfo {
     pub params: serde_json::Value,
     /// JSON Schema of the result.
     pub returns: serde_json::Value,
+    /// JSON Schema of the typed error.
+    #[serde(default)]
+    pub error: serde_json::Value,
     /// JSON Schema of one item that the caller sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepts: Option<serde_json::Value>,
@@ -113,6 +116,7 @@ impl ServiceInfo {
                     fields: method.fields.iter().map(|f| (*f).to_owned()).collect(),
                     params: (method.params)().to_value(),
                     returns: (method.returns)().to_value(),
+                    error: (method.error)().to_value(),
                     accepts: method.accepts.map(|schema| schema().to_value()),
                     streams: method.streams.map(|schema| schema().to_value()),
                 })

@@ -37,6 +37,7 @@ use crate::ejection::{Group, Health};
 use crate::hash::IdMap;
 use crate::inflight::InFlight;
 use crate::metrics::MeshMetrics;
+use crate::schemas::{Judged, Schemas};
 use crate::stream::Stream;
 use crate::writer::DataQueue;
 
@@ -98,6 +99,8 @@ pub(crate) struct Link {
     pub(crate) peer: NodeId,
     pub(crate) incarnation: Incarnation,
     pub(crate) address: String,
+    /// Version of the peer's application, for people.
+    pub(crate) build: String,
     /// Whether this side dialled.
     pub(crate) dialled: bool,
     /// Who the peer is, where that was authenticated.
@@ -126,6 +129,9 @@ pub(crate) struct Link {
     pub(crate) receivers: AtomicU32,
     /// The services of the peer, with their methods' numbers.
     pub(crate) offers: RwLock<BTreeMap<String, BTreeMap<String, u32>>>,
+    /// Which of the peer's methods can be called from here.
+    pub(crate) judged: Judged,
+    schemas: OnceLock<Arc<Schemas>>,
     state: AtomicU8,
     ended: AtomicU8,
     lost_status: OnceLock<Status>,
@@ -172,6 +178,7 @@ impl Link {
             peer: hello.node,
             incarnation: hello.incarnation,
             address,
+            build: hello.build,
             dialled,
             identity,
             tls,
@@ -192,6 +199,8 @@ impl Link {
             streams: Mutex::default(),
             watches: Watches::default(),
             receivers: AtomicU32::new(0),
+            judged: Judged::of(&hello.services),
+            schemas: OnceLock::new(),
             offers: RwLock::new(hello.services.into_iter().map(offered).collect()),
             state: AtomicU8::new(UP),
             ended: AtomicU8::new(0),
@@ -209,6 +218,12 @@ impl Link {
             rtt_micros: AtomicU64::new(0),
             metrics,
         })
+    }
+
+    /// From now on the contracts that are called here are compared with the peer's.
+    pub(crate) fn compare_with(self: &Arc<Self>, schemas: &Arc<Schemas>) {
+        let _ = self.schemas.set(Arc::clone(schemas));
+        schemas.offered(self);
     }
 
     /// Whether new calls may go over it.
@@ -340,7 +355,7 @@ impl Link {
     ///
     /// # Errors
     /// What to tell a peer that binds more than [`BINDINGS_MAX`] methods.
-    pub(crate) fn bind_received(&self, methods: Vec<(u32, &str)>) -> Result<(), String> {
+    pub(crate) fn bind_received(self: &Arc<Self>, methods: Vec<(u32, &str)>) -> Result<(), String> {
         let mut offers = self.offers.write();
         for (number, name) in methods {
             if let Some((service, method)) = name.rsplit_once('/') {
@@ -355,6 +370,10 @@ impl Link {
         let mut state = self.control.lock();
         for bound in &mut state.bound {
             bound.number = self.number(&bound.service, &bound.method);
+        }
+        drop(state);
+        if let Some(schemas) = self.schemas.get() {
+            schemas.offered(self);
         }
         Ok(())
     }

@@ -28,6 +28,7 @@ use crate::listener;
 use crate::metrics::MeshMetrics;
 use crate::peers::{PeerEvents, PeerInfo, Peers};
 use crate::router::{Ground, Routes};
+use crate::schemas::{self, Schemas};
 use crate::services::ServiceTable;
 use crate::target::CalledServices;
 use crate::tls::{Tls, TlsMode};
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) guard: Arc<Guard>,
     pub(crate) compat: Arc<Compat>,
     tls: RwLock<Option<Tls>>,
+    pub(crate) schemas: Arc<Schemas>,
     /// Control connections that wait for their data connection.
     pub(crate) halves: Mutex<BTreeMap<HalfKey, oneshot::Sender<Wire>>>,
     pub(crate) peers: Mutex<Peers>,
@@ -215,6 +217,7 @@ impl Mesh {
             guard,
             compat,
             tls: RwLock::new(tls),
+            schemas: Arc::default(),
             halves: Mutex::default(),
             peers: Mutex::default(),
             routes: RwLock::default(),
@@ -233,6 +236,7 @@ impl Mesh {
         if let Some(bound) = bound {
             shared.place.spawn_future(listener::run(Arc::clone(&shared), bound));
         }
+        shared.place.spawn_future(schemas::run(Arc::clone(&shared)));
         Ok(Self { shared })
     }
 
@@ -267,7 +271,11 @@ impl Mesh {
     }
 
     /// A client of a service, wherever it is offered.
+    ///
+    /// From now on peers that offer it are compared: a method that they and this build cannot both read fails at
+    /// once, with the field that differs.
     pub fn client<S: Service>(&self) -> S::Client {
+        self.shared.calls(S::NAME, S::METHODS);
         S::Client::from(Handle::new(Some(self.caller()), Target::service(S::NAME)))
     }
 
@@ -294,6 +302,34 @@ impl Mesh {
         deadline: Duration,
     ) -> Result<Vec<u8>, Status> {
         self.shared.call_raw_following(target, method, params, deadline).await
+    }
+
+    /// The same with all that goes with a call; without a deadline it has ten seconds.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn call_raw_with(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        meta: CallMeta,
+    ) -> Result<Vec<u8>, Status> {
+        self.shared.call_raw_with(target, method, params, meta).await
+    }
+
+    /// A one-way call without types: it has left, or is in the mailbox beside, when this returns.
+    ///
+    /// # Errors
+    /// Nobody offers the service, or the link takes nothing more.
+    pub async fn notify_raw(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        meta: CallMeta,
+    ) -> Result<(), Status> {
+        self.shared.tell_raw(target, method, params, meta)
     }
 
     /// Other certificates, from the next handshake on; links that are up stay as they are.

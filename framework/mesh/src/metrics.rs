@@ -85,6 +85,7 @@ pub struct MeshMetrics {
     pub(crate) one_way_lost: IntCounter,
     /// Of the methods that are called on other nodes.
     latencies: Mutex<BTreeMap<String, BTreeMap<String, Arc<Latency>>>>,
+    incompatible: IntCounterVec,
     pub(crate) connections: IntGaugeVec,
     pub(crate) opened: IntCounterVec,
     closed: IntCounterVec,
@@ -190,6 +191,11 @@ impl MeshMetrics {
                 &["target"],
             )?,
             latencies: Mutex::default(),
+            incompatible: counter(
+                "schema_incompatible_total",
+                "Methods of a peer that this build cannot call, each counted once a link.",
+                &["service"],
+            )?,
             connections: gauge("connections", "Connections of links.", &["role", "tls"])?,
             opened: counter("connections_opened_total", "Connections of links made.", &["role"])?,
             closed: counter(
@@ -367,6 +373,10 @@ impl MeshMetrics {
 
     pub(crate) fn picks(&self, target: &str, policy: &str) -> IntCounter {
         self.picks.with_label_values(&[target, policy])
+    }
+
+    pub(crate) fn incompatible(&self, service: &str) {
+        self.incompatible.with_label_values(&[service]).inc();
     }
 
     pub(crate) fn rejected(&self, service: &str, reason: &str) {

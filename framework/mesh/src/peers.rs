@@ -317,6 +317,7 @@ impl Shared {
         if link.is_node() {
             tracing::info!(peer = %link.peer, incarnation = link.incarnation.0, address = link.address, dialled, "linked");
         }
+        link.compare_with(&self.schemas);
         self.run_link(&link, control, data);
         let services = self.services();
         if services.version != services_version {

@@ -402,6 +402,26 @@ impl Shared {
         Ok(())
     }
 
+    /// An endpoint that understands a method, where the one that was picked does not.
+    #[cold]
+    fn compatible(&self, target: &Target, method: &MethodSpec) -> Option<Choice> {
+        if target.node.is_some() {
+            return None;
+        }
+        let routes = self.routes.read();
+        let route = routes.services.get(&target.service)?;
+        if let Some(local) = &route.local {
+            return Some(Choice::Local(local.clone()));
+        }
+        route
+            .endpoints
+            .iter()
+            .map(|endpoint| &endpoint.link)
+            .filter(|link| link.is_up() && link.judged.refusal(&target.service, method.name).is_none())
+            .min_by_key(|link| link.in_flight.load(Ordering::Relaxed))
+            .map(|link| Choice::Link(Arc::clone(link)))
+    }
+
     /// As [`Shared::call_raw`], with all that goes with a call. Dropping it cancels the call.
     pub(crate) async fn call_raw_with(
         &self,
@@ -470,7 +490,13 @@ impl Caller for Shared {
         if let Some(actor) = &target.actor {
             return self.start_actor(actor, target, method, meta, call);
         }
-        match self.choose_at(target, &call.placement())? {
+        let mut choice = self.choose_at(target, &call.placement())?;
+        if let Choice::Link(link) = &choice
+            && let Some(refusal) = link.judged.refusal(&target.service, method.name)
+        {
+            choice = self.compatible(target, method).ok_or_else(|| Status::clone(&refusal))?;
+        }
+        match choice {
             Choice::Local(entry) => {
                 call.deliver(&*entry.endpoint, meta)?;
                 Ok(Started::Local)
@@ -570,9 +596,9 @@ impl Drop for Abandoned {
     }
 }
 
-struct RawCall {
-    params: Vec<u8>,
-    slot: Arc<RawSlot>,
+pub(crate) struct RawCall {
+    pub(crate) params: Vec<u8>,
+    pub(crate) slot: Arc<RawSlot>,
 }
 
 impl Outgoing for RawCall {
@@ -591,16 +617,16 @@ impl Outgoing for RawCall {
 }
 
 /// Takes the answer of a call without types, from a link or from a mailbox beside.
-struct RawSlot {
+pub(crate) struct RawSlot {
     sender: Mutex<Option<oneshot::Sender<RawAnswer>>>,
     /// What the calls of a handler beside share, cancelled when nobody waits for its answer.
     scope: Mutex<Option<Arc<CallScope>>>,
 }
 
-type RawAnswer = Result<Vec<u8>, Status>;
+pub(crate) type RawAnswer = Result<Vec<u8>, Status>;
 
 impl RawSlot {
-    fn new() -> (Arc<Self>, oneshot::Receiver<RawAnswer>) {
+    pub(crate) fn new() -> (Arc<Self>, oneshot::Receiver<RawAnswer>) {
         let (sender, receiver) = oneshot::channel();
         (Arc::new(Self { sender: Mutex::new(Some(sender)), scope: Mutex::default() }), receiver)
     }

@@ -8,8 +8,10 @@ use afflux_actor::{Dispatch, ServiceEntry};
 use afflux_wire::contract::MethodKind;
 use afflux_wire::contract::MethodSpec;
 use afflux_wire::handshake::{MethodOffer, ServiceOffer};
+use afflux_wire::schema::MethodDescriptor;
 use afflux_wire::{Code, Executed, Method, Stage, Status};
 
+use crate::describe;
 use crate::metrics::{MeshMetrics, ServedMetrics};
 
 /// See [`ServedMethod::key`].
@@ -56,6 +58,8 @@ pub(crate) fn served_method(
 #[derive(Clone)]
 struct Numbered {
     name: Arc<str>,
+    /// Of its schemas.
+    fingerprint: u64,
     /// Nothing while its service is withdrawn.
     method: Option<Arc<ServedMethod>>,
 }
@@ -68,6 +72,8 @@ pub(crate) struct ServiceTable {
     services: BTreeMap<&'static str, ServiceEntry>,
     /// Index + 1 is the number. A number stays with its name for ever, so that peers' tables do.
     numbers: Vec<Numbered>,
+    /// What tells peers of the methods; it is called by its name and is not among what is offered.
+    describe: Option<Arc<ServedMethod>>,
 }
 
 impl ServiceTable {
@@ -77,12 +83,24 @@ impl ServiceTable {
         for (index, spec) in entry.methods.iter().enumerate() {
             let name = full_name(entry.name, spec.name);
             let method = Some(served_method(&entry, index, spec, metrics));
+            let fingerprint = MethodDescriptor::of(spec).fingerprint().0;
             match next.numbers.iter_mut().find(|numbered| *numbered.name == *name) {
-                Some(known) => known.method = method,
-                None => next.numbers.push(Numbered { name: name.into(), method }),
+                Some(known) => (known.method, known.fingerprint) = (method, fingerprint),
+                None => next.numbers.push(Numbered { name: name.into(), fingerprint, method }),
             }
         }
         next.services.insert(entry.name, entry);
+        next.describe = Some(Arc::new(ServedMethod {
+            service: describe::SERVICE,
+            name: describe::METHOD,
+            // Whoever may call anything may ask what it looks like.
+            allow: "authenticated",
+            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            index: 0,
+            one_way: false,
+            dispatch: describe::dispatch(&next.services),
+            metrics: metrics.served(describe::SERVICE, describe::METHOD),
+        }));
         next
     }
 
@@ -118,10 +136,10 @@ impl ServiceTable {
 
     /// What HELLO and WELCOME say.
     pub(crate) fn offers(&self) -> Vec<ServiceOffer> {
-        let number_of = |service: &str, method: &str| {
+        let place_of = |service: &str, method: &str| {
             let name = full_name(service, method);
-            let at = self.numbers.iter().position(|numbered| *numbered.name == *name);
-            at.map_or(0, |at| at as u32 + 1)
+            let at = self.numbers.iter().position(|numbered| *numbered.name == *name)?;
+            Some((at as u32 + 1, self.numbers.get(at)?.fingerprint))
         };
         self.services
             .values()
@@ -131,10 +149,9 @@ impl ServiceTable {
                 methods: entry
                     .methods
                     .iter()
-                    .map(|spec| MethodOffer {
-                        name: spec.name.to_owned(),
-                        fingerprint: 0,
-                        number: number_of(entry.name, spec.name),
+                    .map(|spec| {
+                        let (number, fingerprint) = place_of(entry.name, spec.name).unwrap_or_default();
+                        MethodOffer { name: spec.name.to_owned(), fingerprint, number }
                     })
                     .collect(),
             })
@@ -159,7 +176,7 @@ impl ServiceTable {
                 let at = (number as usize).wrapping_sub(1);
                 match self.numbers.get(at) {
                     Some(Numbered { method: Some(method), .. }) => Ok(method),
-                    Some(Numbered { name, method: None }) => Err((withdrawn(name), "withdrawn")),
+                    Some(Numbered { name, method: None, .. }) => Err((withdrawn(name), "withdrawn")),
                     None => Err((
                         Status::new(
                             Code::Unimplemented,
@@ -182,6 +199,9 @@ impl ServiceTable {
             return numbered.method.as_ref().ok_or_else(|| (withdrawn(name), "withdrawn"));
         }
         let (service, method) = name.rsplit_once('/').unwrap_or((name, ""));
+        if let (describe::SERVICE, describe::METHOD, Some(found)) = (service, method, &self.describe) {
+            return Ok(found);
+        }
         let unknown = match self.services.get(service) {
             Some(entry) => {
                 let methods = entry.methods.iter().map(|spec| spec.name.to_owned());

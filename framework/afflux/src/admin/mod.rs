@@ -1,10 +1,16 @@
 //! Admin HTTP: `/metrics`, `/livez`, `/readyz` and `/api/v1/…`, on a port of its own, loopback by default.
 //!
-//! It shows and changes nothing: whoever administers a cluster calls services over the node port.
+//! The pages show and change nothing. `/rpc/{service}/{method}` calls the services of the cluster with JSON, and
+//! `/api/v1/openapi.json` describes all of it.
 
+mod errors;
+mod events;
+mod gateway;
+pub(crate) mod openapi;
 mod probes;
 mod server;
 
+pub(crate) use gateway::Gateway;
 pub use probes::Probes;
 pub use server::{Admin, AdminServer};
 pub(crate) use server::{bind, listen_failed};

@@ -5,16 +5,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use actix_web::dev::ServerHandle;
-use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use afflux_wire::{Code, Status};
+use afflux_wire::Status;
 use futures_util::future::BoxFuture;
 use prometheus::{Encoder, Registry, TextEncoder};
 
+use super::errors::failure;
+use super::gateway::{Gateway, RPC_BODY_BYTES_MAX, rpc};
+use super::openapi;
 use super::probes::Probes;
 use crate::error::{Error, Result};
 
-/// Bytes of a request's body: nothing here takes one.
+/// Bytes of a request's body, but for calls: no page takes one.
 const BODY_BYTES_MAX: usize = 1_024;
 
 /// Connections that are served at once.
@@ -36,12 +38,13 @@ pub struct Admin {
     metrics: Registry,
     probes: Arc<Probes>,
     pages: BTreeMap<&'static str, Page>,
+    gateway: Option<Gateway>,
 }
 
 impl Admin {
     /// Metrics and probes, no page yet.
     pub fn new(metrics: Registry, probes: Arc<Probes>) -> Self {
-        Self { metrics, probes, pages: BTreeMap::new() }
+        Self { metrics, probes, pages: BTreeMap::new(), gateway: None }
     }
 
     /// Adds `/api/v1/{name}` and `/api/v1/{name}/{rest}`; `rest` goes to the function, empty for the first.
@@ -51,6 +54,13 @@ impl Admin {
         F: Future<Output = Result<serde_json::Value, Status>> + Send + 'static,
     {
         self.pages.insert(name, Arc::new(move |rest| Box::pin(answer(rest))));
+        self
+    }
+
+    /// Opens the door to the services of the cluster.
+    #[must_use]
+    pub(crate) fn gateway(mut self, gateway: Gateway) -> Self {
+        self.gateway = Some(gateway);
         self
     }
 
@@ -71,8 +81,19 @@ impl Admin {
             tracing::warn!(%address, "the admin port is open beyond loopback and asks for no password");
         }
         let server = HttpServer::new(move || {
+            let calls = web::resource("/rpc/{service}/{method}")
+                .app_data(web::PayloadConfig::new(RPC_BODY_BYTES_MAX))
+                .route(web::post().to(rpc))
+                .route(web::get().to(rpc))
+                .route(web::to(only_post));
+            let calls = match &self.gateway {
+                Some(gateway) => calls.app_data(web::Data::new(gateway.clone())),
+                None => calls,
+            };
             App::new()
                 .app_data(web::Data::new(self.clone()))
+                .service(calls)
+                .route("/api/v1/openapi.json", web::get().to(described))
                 .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
                 .route("/metrics", web::get().to(metrics))
                 .route("/livez", web::get().to(live))
@@ -195,30 +216,34 @@ async fn page(request: HttpRequest, admin: web::Data<Admin>) -> HttpResponse {
     }
 }
 
-async fn nowhere(request: HttpRequest) -> HttpResponse {
-    failure(&Status::not_found(format!(
-        "no page {}: there is /metrics, /livez, /readyz and /api/v1",
-        request.path()
-    )))
+/// The OpenAPI document of this port.
+async fn described(admin: web::Data<Admin>) -> HttpResponse {
+    let pages: Vec<&str> = admin.pages.keys().copied().collect();
+    let services = match &admin.gateway {
+        None => Vec::new(),
+        Some(gateway) => match gateway.catalogue.client().services().await {
+            Ok(offered) => offered
+                .into_iter()
+                .map(|offered| offered.service)
+                .filter(|service| !service.name.starts_with(crate::node_service::OWN_PREFIX))
+                .collect(),
+            Err(error) => return failure(&error.into_status()),
+        },
+    };
+    HttpResponse::Ok().json(openapi::document(&services, &pages))
 }
 
-fn failure(status: &Status) -> HttpResponse {
-    let http = match status.code {
-        Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
-        Code::NotFound => StatusCode::NOT_FOUND,
-        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
-        Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => StatusCode::CONFLICT,
-        Code::PermissionDenied => StatusCode::FORBIDDEN,
-        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
-    };
-    HttpResponse::build(http)
-        .json(serde_json::json!({ "code": status.code.as_str(), "message": status.message }))
+async fn only_post() -> HttpResponse {
+    HttpResponse::MethodNotAllowed()
+        .insert_header(("Allow", "POST, GET"))
+        .json(serde_json::json!({ "code": "INVALID_ARGUMENT", "message": "calls are made with POST" }))
+}
+
+async fn nowhere(request: HttpRequest) -> HttpResponse {
+    failure(&Status::not_found(format!(
+        "no page {}: there is /metrics, /livez, /readyz, /api/v1 and /rpc",
+        request.path()
+    )))
 }
 
 #[cfg(test)]

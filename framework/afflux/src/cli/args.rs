@@ -114,6 +114,14 @@ pub(crate) enum Command {
         after_help = "Examples:\n  {name} certs init --host 10.0.0.5             an authority, a first node, a client for the command line\n  {name} certs node node-2 --host 10.0.0.6      one more node\n  {name} certs client support/alice             a caller\n  {name} certs token support/alice              a caller without a certificate"
     )]
     Certs(CertsArgs),
+    /// Contracts as files: what they are, and whether a change of them breaks anybody.
+    #[command(
+        after_help = "Examples:\n  {name} schema export --out schema.json\n  {name} schema diff main/schema.json schema.json"
+    )]
+    Schema {
+        #[command(subcommand)]
+        command: SchemaCommand,
+    },
     /// Validate settings and pipelines; print every setting and where it comes from.
     Check,
 }
@@ -303,6 +311,33 @@ pub(crate) struct DescribeArgs {
     pub(crate) cluster: ClusterArgs,
 }
 
+/// Contracts as files.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SchemaCommand {
+    /// Writes the contracts of this program's services as JSON, doc comments included. Nothing has to run.
+    Export(SchemaExportArgs),
+    /// Compares two exports; exit code 1 when clients of OLD cannot call servers of NEW.
+    Diff(SchemaDiffArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SchemaExportArgs {
+    /// Writes there; to the standard output without it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SchemaDiffArgs {
+    /// What runs now, as exported.
+    pub(crate) old: PathBuf,
+    /// What is to run.
+    pub(crate) new: PathBuf,
+    /// Clients of NEW must be able to call servers of OLD too, so that either may be replaced first.
+    #[arg(long)]
+    pub(crate) full: bool,
+}
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CallArgs {
     /// Service and method, such as shop.orders/Get.
@@ -313,6 +348,9 @@ pub(crate) struct CallArgs {
     /// Gives up after this many milliseconds; the method's own deadline when absent.
     #[arg(long, value_name = "MS")]
     pub(crate) deadline_ms: Option<u64>,
+    /// The same key means the same effect, however often it is sent.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
     /// Calls the service on this node.
     #[arg(long, value_name = "NODE")]
     pub(crate) node: Option<String>,

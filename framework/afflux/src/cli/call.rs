@@ -3,12 +3,16 @@
 use std::io::Read;
 use std::time::Duration;
 
+use afflux_wire::contract::CallMeta;
+use afflux_wire::schema::Type;
 use afflux_wire::{Code, NodeId, codec};
 
 use super::args::{CallArgs, Global};
 use super::output::print_line;
+use crate::catalogue::Catalogue;
+use crate::client::Client;
 use crate::contract::Target;
-use crate::error::{Error, Result, suggest};
+use crate::error::{Error, Result};
 
 /// The deadline of a call that is given none.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -24,26 +28,39 @@ pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
         Some(node) => Target::on(service, NodeId::new(node.as_str())),
         None => Target::service(service),
     };
-    // A service that nobody offers is told at once, not waited for until the deadline.
-    let view = client.view().await?;
-    if view.offering(service).next().is_none()
-        && !view.instances.iter().any(|instance| instance.offers(service))
-    {
-        let offered: std::collections::BTreeSet<&str> =
-            view.instances.iter().flat_map(|i| i.services.iter().map(|s| s.name.as_str())).collect();
-        return Err(
-            Error::usage(format!("no node offers a service `{service}`")).hint(suggest(service, offered))
-        );
+    // What is wrong is told before anything is sent: a service that nobody offers, a method that it does not have,
+    // a field that is missing or no field at all.
+    let hint = format!("`describe {service}` shows its methods and their parameters");
+    let info = match Catalogue::new(client.clone()).method(service, method).await {
+        Ok(info) => info,
+        Err(status) if matches!(status.code, Code::NotFound | Code::Unimplemented) => {
+            let (what, near) = status.message.split_once(": ").unwrap_or((&status.message, &hint));
+            return Err(Error::usage(what.to_owned()).hint(near.to_owned()));
+        }
+        Err(status) => return Err(status.into()),
+    };
+    let problems = Type::of(&info.params).problems(&params);
+    if !problems.is_empty() {
+        return Err(Error::usage(format!("{service}/{method}: {}", problems.join("\n  "))).hint(hint));
     }
     let deadline = args.deadline_ms.map_or(DEADLINE, Duration::from_millis);
-    let result = client.call_raw(&target, method, codec::to_named(&params)?, deadline).await;
+    let meta = CallMeta {
+        deadline: Some(afflux_actor::clock::now() + deadline),
+        idempotency_key: args.idempotency_key.as_ref().map(|key| key.as_bytes().into()),
+        ..CallMeta::default()
+    };
+    let params = codec::to_named(&params)?;
+    if info.kind == "oneway" && !info.ack {
+        return send(&client, &target, method, params, meta).await;
+    }
+    let result = client.mesh().call_raw_with(&target, method, params, meta).await;
     let bytes = match result {
         Ok(bytes) => bytes,
         Err(status) => {
             let wrong_use = matches!(status.code, Code::InvalidArgument | Code::Unimplemented);
             let error = if wrong_use { Error::usage(status.to_string()) } else { Error::from(status) };
             return Err(match wrong_use {
-                true => error.hint(format!("`describe {service}` shows its methods and their parameters")),
+                true => error.hint(hint),
                 false => error,
             });
         }
@@ -53,6 +70,22 @@ pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
     let text =
         if global.json { serde_json::to_string(&answer)? } else { serde_json::to_string_pretty(&answer)? };
     print_line(&text)
+}
+
+/// A one-way call to one node. The node is asked for something behind it, so that it has left when the command ends.
+async fn send(client: &Client, target: &Target, method: &str, params: Vec<u8>, meta: CallMeta) -> Result<()> {
+    let view = client.view().await?;
+    let node = match &target.node {
+        Some(node) => node.clone(),
+        None => match view.offering(&target.service).next() {
+            Some(instance) => instance.node.clone(),
+            None => return Err(Error::failed(format!("no node offers {}", target.service))),
+        },
+    };
+    let there = Target::on(&*target.service, node.clone());
+    client.mesh().notify_raw(&there, method, params, meta).await?;
+    client.node(&node).info().await.map_err(|error| Error::from(error.into_status()))?;
+    print_line(&format!("sent to {node}"))
 }
 
 fn parse_method(text: &str) -> Result<(&str, &str)> {
@@ -66,11 +99,18 @@ fn parse_method(text: &str) -> Result<(&str, &str)> {
 }
 
 fn read(params: &str) -> Result<String> {
-    if params != "-" {
-        return Ok(params.to_owned());
-    }
     let mut text = String::new();
-    std::io::stdin().lock().take(PARAMS_BYTES_MAX).read_to_string(&mut text)?;
+    match params.strip_prefix('@') {
+        Some(path) => {
+            let file = std::fs::File::open(path)
+                .map_err(|error| Error::usage(format!("{path}: cannot be read: {error}")))?;
+            file.take(PARAMS_BYTES_MAX).read_to_string(&mut text)?;
+        }
+        None if params == "-" => {
+            std::io::stdin().lock().take(PARAMS_BYTES_MAX).read_to_string(&mut text)?;
+        }
+        None => text.push_str(params),
+    }
     Ok(text)
 }
 

@@ -10,8 +10,10 @@ mod node;
 mod nodes;
 mod output;
 mod run;
+mod schema;
 mod services;
 mod table;
+mod types;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -54,6 +56,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Describe(args) => services::describe(&global, &args).await,
                 Command::Call(args) => call::call(&global, &args).await,
                 Command::Certs(args) => certs::certs(&app, &global, &args),
+                Command::Schema { command } => schema::schema(&app, &global, &command),
                 Command::Check => check::check(&app, &global),
                 Command::Node(_) | Command::Dev(_) => Ok(()),
             }
@@ -84,7 +87,64 @@ fn has_cluster(global: &Global) -> Result<bool> {
 
 /// A client of the cluster: `--address`, else `node.join`, else the one that `dev` runs here.
 async fn connect(global: &Global, cluster: &ClusterArgs) -> Result<Client> {
-    Client::connect(&endpoint(global, cluster, Path::new(DIRECTORY))?).await
+    let endpoint = endpoint(global, cluster, Path::new(DIRECTORY))?;
+    let mut connecting = std::pin::pin!(Client::connect(&endpoint));
+    tokio::select! {
+        biased;
+        connected = &mut connecting => return connected,
+        http = speaks_http(&endpoint.address) => if http {
+            let address = &endpoint.address;
+            return Err(Error::usage(format!("{address} is an admin port (HTTP), and commands use the node port"))
+                .hint(format!("`curl http://{address}/api/v1/nodes` shows the addresses of the node ports")));
+        },
+    }
+    connecting.await
+}
+
+/// Whether HTTP is what is spoken at an address that does not answer as a node. A node port answers 426.
+async fn speaks_http(address: &str) -> bool {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    // A node answers within this; only who does not is asked again.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+    tokio::time::sleep(PATIENCE).await;
+    let asking = async {
+        let mut socket = tokio::net::TcpStream::connect(address).await?;
+        socket.write_all(b"GET /livez HTTP/1.0\r\n\r\n").await?;
+        let mut head = [0; 12];
+        socket.read_exact(&mut head).await?;
+        std::io::Result::Ok(head)
+    };
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Ok(head)) => head.starts_with(b"HTTP/1.") && !head.ends_with(b"426"),
+        _ => false,
+    }
+}
+
+/// The contracts of the framework itself.
+#[cfg(test)]
+pub(crate) fn own_services() -> Vec<crate::node_service::ServiceInfo> {
+    use crate::contract::Service;
+    struct Nobody;
+    impl<M: Send> crate::contract::Accept<M> for Nobody {
+        fn accept(&self, message: M) -> std::result::Result<(), crate::contract::Refused<M>> {
+            Err(crate::contract::Refused::Closed(message))
+        }
+        fn depth(&self) -> usize {
+            0
+        }
+        fn capacity(&self) -> usize {
+            0
+        }
+    }
+    fn info<S: Service>() -> crate::node_service::ServiceInfo {
+        let entry = afflux_actor::ServiceEntry::of::<S>(std::sync::Arc::new(Nobody));
+        crate::node_service::ServiceInfo::of(&entry)
+    }
+    vec![
+        info::<crate::node_service::NodeService>(),
+        info::<crate::jobs::Jobs>(),
+        info::<crate::registry_service::RegistryService>(),
+    ]
 }
 
 fn endpoint(global: &Global, cluster: &ClusterArgs, directory: &Path) -> Result<Endpoint> {

@@ -54,6 +54,7 @@ pub(crate) async fn describe(global: &Global, args: &DescribeArgs) -> Result<()>
         }
         text.push_str(&format!("      deadline {} ms{}\n", method.deadline_ms, traits_of(method)));
     }
+    text.push_str(&super::types::types(service));
     print(&text)
 }
 
@@ -96,7 +97,7 @@ fn signature(method: &MethodInfo) -> String {
 }
 
 /// The type of a JSON Schema in a word.
-fn type_name(schema: &serde_json::Value) -> String {
+pub(crate) fn type_name(schema: &serde_json::Value) -> String {
     if let Some(reference) = schema.get("$ref").and_then(|r| r.as_str()) {
         return reference.rsplit('/').next().unwrap_or(reference).to_owned();
     }
@@ -137,18 +138,10 @@ mod tests {
             signature(&MethodInfo {
                 name: method.name.into(),
                 kind: "unary".into(),
-                doc: String::new(),
-                deadline_ms: 1,
-                idempotent: false,
-                readonly: false,
-                priority: String::new(),
-                detached: false,
-                ack: false,
                 fields: method.fields.iter().map(|f| (*f).to_owned()).collect(),
                 params: (method.params)().to_value(),
                 returns: (method.returns)().to_value(),
-                accepts: None,
-                streams: None,
+                ..MethodInfo::default()
             })
         };
         assert_eq!(spec("Submit"), "Submit(request: JobRequest) -> JobInfo");

@@ -15,7 +15,8 @@ use super::facts::Facts;
 use super::hook::Hook;
 use super::hosted::{Declared, Spread, Surroundings};
 use super::{Inner, Node, Record, routing};
-use crate::admin::{Admin, Probes};
+use crate::admin::{Admin, Gateway, Probes};
+use crate::catalogue::Catalogue;
 use crate::client::{Client, follow};
 use crate::engine::Pipelines;
 use crate::error::{Error, Result};
@@ -209,7 +210,14 @@ impl NodeBuilder {
                 let admin = match admin_port {
                     Some(port) => {
                         let client = Client::of(mesh.clone(), Arc::clone(&registry));
-                        Some(pages(Admin::new(metrics.clone(), Arc::clone(&probes)), client).start_on(port)?)
+                        Some(
+                            pages(
+                                Admin::new(metrics.clone(), Arc::clone(&probes)),
+                                client,
+                                Arc::clone(&pipelines),
+                            )
+                            .start_on(port)?,
+                        )
                     }
                     None => None,
                 };
@@ -398,12 +406,29 @@ fn bound(value: u64) -> usize {
 }
 
 /// The pages of `/api/v1`.
-fn pages(admin: Admin, client: Client) -> Admin {
+fn pages(admin: Admin, client: Client, pipelines: Arc<Pipelines>) -> Admin {
+    let gateway = Gateway { catalogue: Catalogue::new(client.clone()) };
     let (nodes, services, jobs) = (client.clone(), client.clone(), client);
     let json = |value: std::result::Result<serde_json::Value, serde_json::Error>| {
         value.map_err(|error| afflux_wire::Status::internal(error.to_string()))
     };
     admin
+        .gateway(gateway)
+        .page("graph", move |pipeline| {
+            let pipelines = Arc::clone(&pipelines);
+            async move {
+                let settings = afflux_stream::JobSettings::default();
+                if pipeline.is_empty() {
+                    return json(serde_json::to_value(pipelines.names()));
+                }
+                let known = pipelines.names();
+                if !known.contains(&pipeline.as_str()) {
+                    let hint = crate::error::suggest(&pipeline, known);
+                    return Err(afflux_wire::Status::not_found(format!("no pipeline {pipeline}: {hint}")));
+                }
+                json(serde_json::to_value(pipelines.plan(&pipeline, settings)?.graph()))
+            }
+        })
         .page("nodes", move |_| {
             let client = nodes.clone();
             async move { json(serde_json::to_value(client.nodes().await.map_err(Error::into_status)?)) }

@@ -44,6 +44,8 @@ pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) spread: Spread,
     start: Arc<dyn Fn(&Surroundings) -> Hosted + Send + Sync>,
+    /// What the actor will serve, by its type alone.
+    contracts: fn() -> Vec<ServiceEntry>,
 }
 
 impl Declared {
@@ -66,7 +68,17 @@ impl Declared {
             let watch = handle.watch();
             Hosted { entries, stop: Box::new(move |reason| handle.stop(reason)), ended: Box::pin(watch) }
         };
-        Self { name: name.to_owned(), spread, start: Arc::new(start) }
+        Self {
+            name: name.to_owned(),
+            spread,
+            start: Arc::new(start),
+            contracts: || A::services(&Address::nowhere()),
+        }
+    }
+
+    /// The contracts of its services. What is sent to them comes back.
+    pub(crate) fn contracts(&self) -> Vec<ServiceEntry> {
+        (self.contracts)()
     }
 
     /// Starts the actor.

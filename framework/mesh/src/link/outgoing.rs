@@ -119,6 +119,11 @@ impl Link {
                 return Err(self.cannot_send(&state));
             }
             let at = self.bind(&mut state, service, method);
+            if let Some(refusal) = self.judged.refusal(service, method.name())
+                && matches!(method, MethodName::Spec(_))
+            {
+                return Err(Status::clone(&refusal));
+            }
             let in_flight_max = self.limits.in_flight_max as usize;
             if !one_way && state.in_flight.len() >= in_flight_max {
                 return Err(Status::new(
@@ -259,7 +264,7 @@ impl Link {
     }
 
     /// The index of a method in `bound`; `u32::MAX` when there are too many.
-    fn bind(&self, state: &mut ControlState, service: &Arc<str>, method: MethodName<'_>) -> u32 {
+    fn bind(self: &Arc<Self>, state: &mut ControlState, service: &Arc<str>, method: MethodName<'_>) -> u32 {
         if let MethodName::Spec(spec) = method {
             let address = std::ptr::from_ref(spec) as usize;
             let first = state.bound_by_spec.get(&address).copied();
@@ -276,6 +281,9 @@ impl Link {
             if let Some(bound) = state.bound.get_mut(at as usize) {
                 bound.same_spec = first.filter(|first| *first != at);
                 state.bound_by_spec.insert(address, at);
+            }
+            if let Some(schemas) = self.schemas.get() {
+                schemas.first_call(self, service, spec);
             }
             return at;
         }

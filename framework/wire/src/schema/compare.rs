@@ -140,7 +140,7 @@ impl Judge<'_> {
                     self.value(field.at, *values, &join(path, &field.name));
                 }
             }
-            (Shape::Struct { fields, .. }, Shape::Struct { fields: wanted, closed }) => {
+            (Shape::Struct { fields, .. }, Shape::Struct { fields: wanted, closed, .. }) => {
                 self.fields(fields, wanted, *closed, path);
             }
             _ => self.types_differ(w, r, path),
@@ -223,7 +223,7 @@ impl Judge<'_> {
             (
                 Key::Tagged(..),
                 Shape::Struct { fields: ours, .. },
-                Shape::Struct { fields: theirs, closed },
+                Shape::Struct { fields: theirs, closed, .. },
             ) => {
                 self.fields(ours, theirs, *closed, path);
             }

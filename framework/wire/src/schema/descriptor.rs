@@ -42,6 +42,16 @@ pub struct ServiceDescriptor {
     pub methods: Vec<MethodDescriptor>,
 }
 
+/// What a peer is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DescribeRequest {
+    /// The service.
+    pub service: String,
+    /// Those of its methods that are asked for; all when empty.
+    pub methods: Vec<String>,
+}
+
 impl MethodDescriptor {
     /// That of a method of this process.
     #[must_use]

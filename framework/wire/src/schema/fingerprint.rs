@@ -129,7 +129,7 @@ impl Hasher<'_> {
                 let values = inner(self, *values)?;
                 part(b'm', &[keys.as_deref().unwrap_or_default().as_bytes(), &values])
             }
-            Shape::Struct { fields, closed } => {
+            Shape::Struct { fields, closed, rest } => {
                 let mut hashes = Vec::with_capacity(fields.len());
                 for field in fields {
                     let hash = inner(self, field.at)?;
@@ -141,7 +141,7 @@ impl Hasher<'_> {
                 if !self.ordered {
                     hashes.sort_unstable();
                 }
-                let flag = [u8::from(*closed)];
+                let flag = [u8::from(*closed) | (u8::from(*rest) << 1)];
                 let mut parts: Vec<&[u8]> = vec![&flag];
                 parts.extend(hashes.iter().map(|(_, hash)| hash.as_slice()));
                 part(b'{', &parts)

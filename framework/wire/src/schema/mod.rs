@@ -15,15 +15,18 @@
 //! assert_eq!(unreadable(&new, &old)[0].writer, "u64");
 //! ```
 
+mod check;
 mod compare;
 mod descriptor;
 mod fingerprint;
 mod parse;
 mod shape;
 
+pub use check::PROBLEMS_MAX;
 pub use compare::{DIFFERENCES_MAX, Difference, unreadable};
 pub use descriptor::{
-    Direction, MethodDescriptor, Mismatch, Part, ServiceDescriptor, differences, incompatibility,
+    DescribeRequest, Direction, MethodDescriptor, Mismatch, Part, ServiceDescriptor, differences,
+    incompatibility,
 };
 pub use fingerprint::Fingerprint;
 pub use shape::{SHAPES_MAX, Type};

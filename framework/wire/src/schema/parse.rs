@@ -327,7 +327,8 @@ impl<'a> Parser<'a> {
                         aliases,
                     });
                 }
-                Some(Shape::Struct { fields, closed: rest == Some(&Value::Bool(false)) })
+                let closed = rest == Some(&Value::Bool(false));
+                Some(Shape::Struct { fields, closed, rest: rest.is_some() && !closed })
             }
         }
     }

@@ -51,7 +51,10 @@ pub(super) enum Shape {
     Tuple(Vec<At>),
     Struct {
         fields: Vec<Field>,
+        /// A reader denies other fields.
         closed: bool,
+        /// Other fields are values too: a flattened map.
+        rest: bool,
     },
     /// Keys that match a pattern, or all.
     Map {
@@ -123,7 +126,7 @@ impl Type {
     pub(super) fn key(&self, at: At) -> Key {
         match self.shape(at) {
             Shape::Word(word) => Key::Word(word.clone()),
-            Shape::Struct { fields, closed } => match fields.as_slice() {
+            Shape::Struct { fields, closed, .. } => match fields.as_slice() {
                 [only] if *closed && only.required => Key::Wrapped(only.name.clone()),
                 fields => fields
                     .iter()
