@@ -98,6 +98,7 @@ impl ServiceTable {
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             index: 0,
             one_way: false,
+            kind: MethodKind::Unary,
             dispatch: describe::dispatch(&next.services),
             metrics: metrics.served(describe::SERVICE, describe::METHOD),
         }));

@@ -128,10 +128,13 @@ impl Gateway {
             let text = format!("{service}/{method}: {}", problems.join("; "));
             return Err(Status::invalid(text).executed(Executed::No).stage(Stage::Admission).into());
         }
-        let deadline =
-            deadline(headers)?.unwrap_or(Duration::from_millis(info.deadline_ms)).min(DEADLINE_MAX);
+        let said = deadline(headers)?;
+        let asked_for = said.is_some();
+        let deadline = said.unwrap_or(Duration::from_millis(info.deadline_ms)).min(DEADLINE_MAX);
+        // What nobody asked for bounds the opening of a stream only, not its whole length.
+        let whole = asked_for || !info.kind.ends_with("stream");
         let meta = CallMeta {
-            deadline: Some(afflux_actor::clock::now() + deadline),
+            deadline: whole.then(|| afflux_actor::clock::now() + deadline),
             trace: text(headers, "traceparent").and_then(|text| text.parse::<TraceParent>().ok()),
             idempotency_key: idempotency_key(headers)?,
             token: identity.as_ref().map(|(_, token)| Arc::from(*token)),
@@ -146,7 +149,7 @@ impl Gateway {
         let Asked { target, info, params, meta, deadline } = asked;
         let mesh = self.catalogue.client().mesh();
         match info.kind.as_str() {
-            "server_stream" => match mesh.open_raw(&target, &info.name, params, deadline).await {
+            "server_stream" => match mesh.open_raw_with(&target, &info.name, params, meta, deadline).await {
                 Ok(stream) if accept.contains("text/event-stream") => events::server_sent(stream),
                 Ok(stream) => events::lines(stream),
                 Err(status) => failure(&status),
