@@ -85,9 +85,9 @@ impl Process {
             command.env_remove(name);
         }
         let child = command
-            .args(["node", "--until-stdin-ends", "--id", id, "--join", &seed.address(), "--slots", "1"])
+            .args(["node", "--id", id, "--join", &seed.address(), "--slots", "1"])
             .current_dir(directory)
-            .stdin(Stdio::piped())
+            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -251,7 +251,7 @@ async fn a_rolling_restart_of_three_nodes_under_load_fails_no_call() {
     assert!(puts.answered.iter().all(|id| put.contains_key(id)));
     assert!(adds.answered.iter().all(|id| added.get(id) == Some(&1)));
     assert!(added.values().all(|times| *times == 1), "executed twice: {added:?}");
-    assert!(puts.answered.len() > 500 && adds.answered.len() > 500);
+    assert!(puts.answered.len() > 100 && adds.answered.len() > 100, "hardly any load");
     seed.close().await;
 }
 
