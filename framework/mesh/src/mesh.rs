@@ -185,6 +185,10 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Starts a mesh whose tasks run on `place`; it listens when it returns, if its settings say so.
     ///
     /// # Errors

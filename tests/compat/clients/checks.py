@@ -82,8 +82,31 @@ def check(client):
         same(client.call("rpc.describe", "demo.kinds.numbers")["params"], ["small", "large", "ratio"])
         same(client.call("rpc.health", "demo.kinds")["status"], "serving")
 
+    def streams():
+        # More than one window of credits: items stop until more are granted.
+        stream = call("count", 1000)
+        for n in range(1000):
+            same(client.told(), ["rpc.item", [stream, n, n]])
+            if n % 100 == 0:
+                client.notify("rpc.credit", stream, 100)
+        same(client.told(), ["rpc.end", [stream, None, None]])
+        stream = call("sum")
+        for n in range(100):
+            client.notify("rpc.item", stream, n, n)
+        client.notify("rpc.end", stream)
+        same(client.told(), ["rpc.end", [stream, None, 4950]])
+        # A stream that is cancelled says nothing more; what was on its way may still come.
+        stream = call("count", 1 << 40)
+        same(client.told(), ["rpc.item", [stream, 0, 0]])
+        client.notify("rpc.cancel", stream)
+        same(client.call("rpc.health", "demo.kinds")["status"], "serving")
+
     failed = False
-    for test in (unary, by_name, errors, notify, many, tells):
+    tests = [unary, by_name, errors, notify, many, tells]
+    # Most clients have no way to be told something.
+    if hasattr(client, "told"):
+        tests.append(streams)
+    for test in tests:
         begun = time.monotonic()
         try:
             test()

@@ -19,6 +19,10 @@ class Client:
     def notify(self, method, *params):
         self.session.request(method, *params, async_=True)
 
+    def told(self):
+        message = self.session.next_message()
+        return [message[1], message[2]]
+
     def many(self, calls):
         answers = [None] * len(calls)
         left = len(calls)

@@ -84,6 +84,12 @@ enum Kinds {
     /// An error of the service's own.
     #[rpc(returns = Order, idempotent)]
     Find { id: u64 },
+    /// The numbers below one.
+    #[rpc(streams = u64)]
+    Count { to: u64 },
+    /// The sum of what comes.
+    #[rpc(accepts = i64, returns = i64)]
+    Sum,
     /// Nobody waits for it.
     #[rpc(oneway)]
     Touch { by: u64 },
@@ -138,6 +144,21 @@ impl KindsHandler for Desk {
     }
     async fn find(&mut self, _: &mut Cx, id: u64) -> Result<Order, Fault<KindsError>> {
         Err(KindsError::NoSuch { id }.into())
+    }
+    async fn count(&mut self, _: &mut Cx, to: u64, mut out: Emit<u64>) -> Result<(), Fault<KindsError>> {
+        for n in 0..to {
+            if out.send(n).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+    async fn sum(&mut self, _: &mut Cx, mut numbers: Incoming<i64>) -> Result<i64, Fault<KindsError>> {
+        let mut sum = 0;
+        while let Some(number) = numbers.next().await {
+            sum += number?;
+        }
+        Ok(sum)
     }
     async fn touch(&mut self, _: &mut Cx, by: u64) -> Result<(), Fault<KindsError>> {
         self.touched += by;

@@ -14,7 +14,8 @@ use crate::services::nearest;
 /// Names that begin so are the protocol's own.
 pub(super) const PREFIX: &str = "rpc.";
 
-const NAMES: [&str; 4] = ["rpc.auth", "rpc.describe", "rpc.health", "rpc.list"];
+const NAMES: [&str; 8] =
+    ["rpc.auth", "rpc.cancel", "rpc.credit", "rpc.describe", "rpc.end", "rpc.health", "rpc.item", "rpc.list"];
 
 /// Answers `rpc.…`.
 pub(super) async fn answer(shared: &Arc<Shared>, method: &str, params: &[u8]) -> Result<Vec<u8>, Status> {

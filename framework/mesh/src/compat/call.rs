@@ -12,7 +12,8 @@ use bytes::Bytes;
 use super::budget::Lease;
 use super::catalog::{Method, resolve};
 use super::{Running, asks_who, builtin};
-use crate::mesh::Shared;
+use crate::mesh::{Mesh, Shared};
+use crate::stream::RawStream;
 
 /// What a client has said of itself.
 #[derive(Clone, Default)]
@@ -34,10 +35,16 @@ pub(super) struct Asked {
     pub(super) _running: Running,
 }
 
+/// What a call has come to.
+pub(super) enum Answer {
+    Value(Vec<u8>),
+    Stream(RawStream),
+}
+
 /// What a client is told.
 pub(super) struct Answered {
     pub(super) id: Option<u64>,
-    pub(super) result: Result<Vec<u8>, Status>,
+    pub(super) result: Result<Answer, Status>,
     pub(super) one_way: bool,
 }
 
@@ -48,7 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, asked: Asked) -> Answered {
     Answered { id: asked.id, result, one_way }
 }
 
-async fn execute(shared: &Arc<Shared>, asked: &Asked, one_way: &mut bool) -> Result<Vec<u8>, Status> {
+async fn execute(shared: &Arc<Shared>, asked: &Asked, one_way: &mut bool) -> Result<Answer, Status> {
     let (name, params) = (asked.method(), asked.params());
     let builtin = name.starts_with(builtin::PREFIX);
     if asks_who(shared) && asked.who.identity.is_none() && name != "rpc.health" {
@@ -61,7 +68,7 @@ async fn execute(shared: &Arc<Shared>, asked: &Asked, one_way: &mut bool) -> Res
         .stage(Stage::Admission));
     }
     if builtin {
-        return builtin::answer(shared, name, params).await.inspect_err(|status| {
+        return builtin::answer(shared, name, params).await.map(Answer::Value).inspect_err(|status| {
             if status.code == Code::Unimplemented {
                 shared.metrics.rejected("unknown", "unknown_method");
             }
@@ -99,11 +106,17 @@ async fn execute(shared: &Arc<Shared>, asked: &Asked, one_way: &mut bool) -> Res
     };
     let served = Served::begin(&method);
     let result = if method.one_way {
-        shared.tell_raw(&method.target, &method.name, params, meta).map(|()| vec![0xc0])
+        shared.tell_raw(&method.target, &method.name, params, meta).map(|()| Answer::Value(vec![0xc0]))
+    } else if method.is_stream {
+        let mesh = Mesh::of(Arc::clone(shared));
+        // The method's deadline is for the answer that it is open; a stream then lives as long as its client.
+        let meta = CallMeta { deadline: None, ..meta };
+        let opened = mesh.open_raw_with(&method.target, &method.name, params, meta, method.deadline).await;
+        opened.map(Answer::Stream)
     } else {
-        shared.call_raw_with(&method.target, &method.name, params, meta).await
+        shared.call_raw_with(&method.target, &method.name, params, meta).await.map(Answer::Value)
     };
-    served.end(&result);
+    served.end(result.as_ref().err().map(|status| status.code));
     result
 }
 
@@ -133,10 +146,10 @@ impl<'a> Served<'a> {
         Self { method, started: clock::now(), ended: false }
     }
 
-    fn end(mut self, result: &Result<Vec<u8>, Status>) {
+    fn end(mut self, code: Option<Code>) {
         self.ended = true;
         if let Some(metrics) = &self.method.metrics {
-            metrics.answered(result.as_ref().err().map(|status| status.code));
+            metrics.answered(code);
             metrics.seconds.observe((clock::now() - self.started).as_secs_f64());
         }
     }

@@ -31,6 +31,7 @@ pub(super) struct Method {
     /// As declared.
     pub(super) name: String,
     pub(super) one_way: bool,
+    pub(super) is_stream: bool,
     pub(super) deadline: Duration,
     /// The rule of the method itself; empty for one of another node, which asks again.
     pub(super) allow: &'static str,
@@ -46,6 +47,7 @@ impl Method {
             target: Target::service(service),
             name: spec.name.to_owned(),
             one_way: spec.kind == MethodKind::OneWay,
+            is_stream: spec.kind.accepts() || spec.kind.streams(),
             deadline: spec.deadline,
             allow: spec.allow,
             wanted: Some(Wanted::new(spec.fields, &(spec.params)().to_value())),
@@ -58,6 +60,7 @@ impl Method {
             target: Target::service(service),
             name: described.name.clone(),
             one_way: described.kind == "oneway",
+            is_stream: described.kind == "duplex" || described.kind.ends_with("stream"),
             deadline: match described.deadline_ms {
                 0 => UNKNOWN_DEADLINE,
                 ms => Duration::from_millis(ms),
@@ -73,6 +76,7 @@ impl Method {
             target: Target::service(service),
             name: name.to_owned(),
             one_way: false,
+            is_stream: false,
             deadline: UNKNOWN_DEADLINE,
             allow: "",
             wanted: None,

@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::compat::{Message, Params, Refused, decode, peek_request_id, put_answer, put_error};
+use afflux_wire::compat::{
+    Message, Params, Refused, decode, peek_request_id, put_answer, put_error, put_number,
+};
 use afflux_wire::contract::{Identity, IdentityKind};
 use afflux_wire::handshake::equal_in_constant_time;
 use afflux_wire::{Code, Executed, Scanner, Stage, Status, WireError};
@@ -18,8 +20,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::budget::Lease;
-use super::call::{Answered, Asked, Who, run};
+use super::call::{Answer, Answered, Asked, Who, run};
 use super::config::CompatConfig;
+use super::streams::{STREAMS_MAX, Step, Streams};
 use crate::doorman::identify_stranger;
 use crate::mesh::Shared;
 use crate::tls::Shown;
@@ -132,6 +135,7 @@ struct Client<'a> {
     /// What `buf` holds of the budget.
     lease: Lease,
     calls: FuturesUnordered<Call>,
+    streams: Streams,
     out: Vec<u8>,
     /// Bytes at the front of `out` that are written.
     written: usize,
@@ -154,6 +158,7 @@ enum Event {
     Read(std::io::Result<usize>),
     Written(std::io::Result<usize>),
     Answered(Answered),
+    Step(Step),
     Time,
 }
 
@@ -171,6 +176,7 @@ impl<'a> Client<'a> {
                 .elements_max(config.elements_max),
             lease: shared.compat.budget.lease(),
             calls: FuturesUnordered::new(),
+            streams: Streams::default(),
             out: Vec::new(),
             written: 0,
             unflushed: false,
@@ -190,16 +196,20 @@ impl<'a> Client<'a> {
             if let Err(end) = self.take_messages() {
                 return end;
             }
-            if self.is_eof && self.calls.is_empty() && self.waiting() == 0 && !self.unflushed {
+            if self.is_eof
+                && self.calls.is_empty()
+                && self.streams.is_idle()
+                && self.waiting() == 0
+                && !self.unflushed
+            {
                 return End::gone("eof");
             }
             let due = match self.due() {
                 Ok(due) => due,
                 Err(end) => return end,
             };
-            let reads = !self.is_eof
-                && self.takes_calls()
-                && self.waiting() * 2 <= self.config.write_buffer_bytes_max;
+            let is_heard = self.waiting() * 2 <= self.config.write_buffer_bytes_max;
+            let reads = !self.is_eof && self.takes_calls() && is_heard;
             if reads {
                 self.buf.reserve(READ_BYTES);
             }
@@ -215,12 +225,14 @@ impl<'a> Client<'a> {
                         self.write.flush().await.map(|()| 0)
                     }
                 }, if writes => Event::Written(wrote),
+                step = self.streams.next(), if is_heard => Event::Step(step),
                 read = self.read.read_buf(&mut self.buf), if reads => Event::Read(read),
                 () = tokio::time::sleep_until(due.into()) => Event::Time,
             };
             let result = match event {
                 Event::Stopped => return End::gone("closed"),
                 Event::Answered(answered) => self.answer_all(answered),
+                Event::Step(step) => self.step_all(step),
                 Event::Written(Ok(bytes)) => self.wrote(bytes),
                 Event::Read(Ok(bytes)) => self.came(bytes),
                 Event::Read(Err(error)) | Event::Written(Err(error)) => {
@@ -263,7 +275,7 @@ impl<'a> Client<'a> {
                 return Err(End::deaf("write_timeout", text));
             }
             due = due.min(end);
-        } else if self.calls.is_empty() {
+        } else if self.calls.is_empty() && self.streams.len() == 0 {
             let end = self.active + self.config.idle_timeout;
             if now >= end {
                 return Err(End::fault("idle", "nothing was said within idle_timeout"));
@@ -383,6 +395,9 @@ impl<'a> Client<'a> {
             let result = self.authenticate(params);
             return self.authenticated(id, result);
         }
+        if let Some(what @ ("credit" | "cancel" | "item" | "end")) = method.strip_prefix("rpc.") {
+            return self.stream_message(id, what, params);
+        }
         let mut lease = self.shared.compat.budget.lease();
         if message.len() > FREE_BYTES && !lease.set(message.len()) {
             return Err(self.too_much(id));
@@ -399,6 +414,58 @@ impl<'a> Client<'a> {
         };
         self.calls.push(Box::pin(run(Arc::clone(self.shared), asked)));
         Ok(())
+    }
+
+    /// What the client says of a stream. One that has ended meanwhile is no mistake of the client.
+    fn stream_message(&mut self, id: Option<u64>, what: &str, params: &[u8]) -> Result<(), End> {
+        let said = Params::read(params).and_then(|params| {
+            let (stream, second) = params.numbers();
+            let values = params.positional(3);
+            match (what, stream, second, values.get(2)) {
+                ("credit", Some(stream), Some(items), _) => self.streams.credit(stream, items),
+                ("cancel", Some(stream), ..) => self.streams.cancel(stream),
+                ("item", Some(stream), Some(_), Some(item)) => {
+                    self.streams.item(stream, item, &mut self.out);
+                }
+                ("end", Some(stream), ..) => self.streams.finish(stream),
+                _ => {
+                    let takes = match what {
+                        "credit" => "id, items",
+                        "item" => "id, seq, value",
+                        _ => "id",
+                    };
+                    return Err(Status::invalid(format!("rpc.{what} takes ({takes})")));
+                }
+            }
+            Ok(())
+        });
+        if said.is_err() {
+            self.shared.metrics.rejected("unknown", "malformed");
+        }
+        if let Some(id) = id {
+            match said {
+                Ok(()) => put_answer(&mut self.out, id, &[0xc0]),
+                Err(status) => put_error(&mut self.out, id, &status),
+            }
+        }
+        self.check_backlog()
+    }
+
+    /// What streams have come to: one write for all of it.
+    fn step_all(&mut self, first: Step) -> Result<(), End> {
+        if self.waiting() == 0 {
+            self.heard = clock::now();
+        }
+        self.streams.step(first, &mut self.out);
+        for _ in 1..GATHER_ANSWERS_MAX {
+            if self.waiting() * 2 > self.config.write_buffer_bytes_max {
+                break;
+            }
+            let Some(next) = self.streams.next_now() else { break };
+            self.streams.step(next, &mut self.out);
+        }
+        self.active = clock::now();
+        self.check_backlog()
     }
 
     fn authenticate(&mut self, params: &[u8]) -> Result<(), Status> {
@@ -470,7 +537,18 @@ impl<'a> Client<'a> {
             return self.shared.metrics.compat_notified(outcome);
         };
         match result {
-            Ok(bytes) if bytes.len() > self.config.write_buffer_bytes_max / 2 => {
+            Ok(Answer::Stream(_)) if self.streams.len() >= STREAMS_MAX => {
+                let text = format!("this client has {STREAMS_MAX} streams open: cancel one first");
+                let status = Status::new(Code::ResourceExhausted, text).stage(Stage::Reply);
+                put_error(&mut self.out, id, &status);
+            }
+            Ok(Answer::Stream(stream)) => {
+                let stream = self.streams.insert(stream);
+                let mut number = Vec::with_capacity(9);
+                put_number(&mut number, stream);
+                put_answer(&mut self.out, id, &number);
+            }
+            Ok(Answer::Value(bytes)) if bytes.len() > self.config.write_buffer_bytes_max / 2 => {
                 let text = format!(
                     "the answer of {} bytes is larger than the {} that a client may have unread: ask for less at once",
                     bytes.len(),
@@ -479,7 +557,7 @@ impl<'a> Client<'a> {
                 let status = Status::new(Code::ResourceExhausted, text).executed(Executed::Yes);
                 put_error(&mut self.out, id, &status.stage(Stage::Reply));
             }
-            Ok(bytes) => put_answer(&mut self.out, id, &bytes),
+            Ok(Answer::Value(bytes)) => put_answer(&mut self.out, id, &bytes),
             Err(status) => put_error(&mut self.out, id, &status),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Reading order: [`CompatConfig`] (every bound), `connection` (one client: its bytes, its calls, its end),
 //! `catalog` (from a name that a client sent to a method, here or on another node), `call` (one call),
+//! `streams` (items both ways),
 //! `builtin` (`rpc.list`, `rpc.describe`, `rpc.health`, `rpc.auth`), `budget` (bytes of all clients).
 //!
 //! One task a client: it reads, polls the calls that run and writes. A client that stops reading its answers
@@ -15,6 +16,7 @@ mod call;
 mod catalog;
 mod config;
 mod connection;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

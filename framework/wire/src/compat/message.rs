@@ -159,6 +159,17 @@ pub fn put_notification(out: &mut Vec<u8>, method: &str, values: &[&[u8]]) {
     }
 }
 
+/// Appends `[2, method, [id, [code, message, …], nil]]`: the end of something that failed.
+pub fn put_notification_error(out: &mut Vec<u8>, method: &str, id: u64, status: &Status) {
+    put_array_len(out, 3);
+    out.push(2);
+    put_str(out, method);
+    put_array_len(out, 3);
+    put_uint(out, id);
+    put_status(out, status);
+    out.push(0xc0);
+}
+
 fn put_status(out: &mut Vec<u8>, status: &Status) {
     put_array_len(out, if status.details.is_some() { 3 } else { 2 });
     put_uint(out, u64::from(status.code.number()));

@@ -17,7 +17,10 @@ mod name;
 mod params;
 
 pub use describe::{MethodDescription, ServiceDescription, describe_service, read_services};
-pub use message::{Message, Refused, decode, peek_request_id, put_answer, put_error, put_notification};
+pub use message::{
+    Message, Refused, decode, peek_request_id, put_answer, put_error, put_notification,
+    put_notification_error,
+};
 pub use name::{is_method, plain_name, split_name};
 pub use params::{Params, Wanted};
 
@@ -151,6 +154,11 @@ fn put_map_len(out: &mut Vec<u8>, len: u32) {
             out.extend_from_slice(&len.to_be_bytes());
         }
     }
+}
+
+/// Appends an unsigned integer.
+pub fn put_number(out: &mut Vec<u8>, value: u64) {
+    put_uint(out, value);
 }
 
 fn put_uint(out: &mut Vec<u8>, value: u64) {
