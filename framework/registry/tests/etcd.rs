@@ -46,7 +46,7 @@ impl Etcd {
 
 fn connect(proxy: &Proxy, base: &str) -> EtcdRegistry {
     let mut config = EtcdConfig::new([proxy.address.to_string()], base);
-    config.operation_max = Duration::from_secs(1);
+    config.operation_max = Duration::from_secs(3);
     EtcdRegistry::start(config, spawner()).unwrap()
 }
 

@@ -45,7 +45,7 @@ impl Cluster {
         let mut config = KubernetesConfig::new(&name, std::time::SystemTime::now);
         config.kubeconfig = Some(text.replace(&server, &proxy.address.to_string()));
         config.service = service;
-        config.operation_max = Duration::from_secs(1);
+        config.operation_max = Duration::from_secs(3);
         config.probe_every = Duration::from_secs(1);
         tracing::debug!(test, name, "a cluster of its own");
         let registry = Arc::new(KubernetesRegistry::start(config, spawner()).await.unwrap());
