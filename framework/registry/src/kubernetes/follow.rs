@@ -34,6 +34,8 @@ struct Followed<K> {
     labels: fn(&Shared) -> String,
     table: fn(&mut State) -> &mut BTreeMap<String, K>,
     up: fn(&mut State) -> &mut bool,
+    /// Told of every list, after it.
+    listed: fn(&mut State),
     /// Told of every change, after it.
     changed: fn(&Shared, &K, bool),
 }
@@ -45,6 +47,7 @@ pub(super) async fn follow_leases(shared: Weak<Shared>) {
         labels: Shared::lease_labels,
         table: |state| &mut state.leases,
         up: |state| &mut state.leases_up,
+        listed: State::forget_others,
         changed: |shared, lease, gone| {
             if gone {
                 shared.forget(super::objects::name_of(lease));
@@ -64,6 +67,7 @@ pub(super) async fn follow_slices(shared: Weak<Shared>) {
         labels: Shared::slice_labels,
         table: |state| &mut state.slices,
         up: |state| &mut state.slices_up,
+        listed: |_| {},
         changed: |_, _, _| {},
     };
     follow(shared, slices).await;
@@ -125,6 +129,7 @@ where
             .map(|object| (object.meta().name.clone().unwrap_or_default(), object))
             .collect();
         *(kind.up)(&mut state) = true;
+        (kind.listed)(&mut state);
     }
     if *told {
         tracing::info!(what = kind.what, "the API server answers again");

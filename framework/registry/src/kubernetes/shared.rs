@@ -63,6 +63,14 @@ pub(super) struct State {
     pub(super) slices_up: bool,
 }
 
+impl State {
+    /// Forgets when things were seen that are there no more.
+    pub(super) fn forget_others(&mut self) {
+        let Self { observed, leases, .. } = self;
+        observed.retain(|name, _| leases.contains_key(name));
+    }
+}
+
 pub(super) struct Shared {
     pub(super) config: KubernetesConfig,
     pub(super) leases: Api<Lease>,
@@ -334,7 +342,7 @@ impl Shared {
         state.leases.values().filter(old).cloned().collect()
     }
 
-    /// Forgets when things were seen that are there no more.
+    /// Forgets when something was seen that is there no more.
     pub(super) fn forget(&self, name: &str) {
         self.state.lock().observed.remove(name);
     }

@@ -25,16 +25,23 @@ fn prefix_of(holder: &str) -> String {
     format!("{}-", segment(holder))
 }
 
-fn sequence(node: &str) -> &str {
-    &node[node.len().saturating_sub(SEQUENCE_DIGITS)..]
+/// The holder's part of a node's name and the number that ZooKeeper appended; `None` for what is no place
+/// in a queue.
+fn parts(node: &str) -> Option<(&str, &str)> {
+    let (holder, number) = node.split_at_checked(node.len().checked_sub(SEQUENCE_DIGITS)?)?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then_some((holder, number))
+}
+
+fn is_of(node: &str, prefix: &str) -> bool {
+    parts(node).is_some_and(|(holder, _)| holder == prefix)
 }
 
 /// The queue, first come first.
 async fn queue(shared: &Shared, client: &Client, directory: &str) -> Result<Vec<String>, RegistryError> {
     let mut nodes = present(shared.within(client.list_children(directory)).await)?.unwrap_or_default();
     // What is no place in a queue is not ours to judge.
-    nodes.retain(|node| sequence(node).bytes().all(|byte| byte.is_ascii_digit()));
-    nodes.sort_by(|a, b| sequence(a).cmp(sequence(b)));
+    nodes.retain(|node| parts(node).is_some());
+    nodes.sort_by_key(|node| parts(node).map(|(_, number)| number.to_owned()));
     Ok(nodes)
 }
 
@@ -95,7 +102,7 @@ async fn enter(
     };
     loop {
         if let Some(node) =
-            queue(shared, client, directory).await?.into_iter().find(|n| n.starts_with(&prefix))
+            queue(shared, client, directory).await?.into_iter().find(|n| is_of(n, &prefix))
         {
             let stat = shared.within(client.check_stat(&format!("{directory}/{node}"))).await;
             match stat.map_err(|error| said(&error))? {
@@ -133,7 +140,7 @@ pub(super) async fn acquire(
     let directory = directory_of(shared, name)?;
     let client = shared.client().await?;
     let first = queue(shared, &client, &directory).await?.into_iter().next();
-    if first.is_some_and(|first| !first.starts_with(&prefix_of(holder))) {
+    if first.is_some_and(|first| !is_of(&first, &prefix_of(holder))) {
         return Ok(None);
     }
     let place = enter(shared, spawner, &client, &directory, holder).await?;
@@ -187,4 +194,19 @@ pub(super) async fn holder(shared: &Shared, name: &str) -> Result<Option<(String
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_of_the_holder_whose_whole_name_it_bears() {
+        let node = format!("{}0000000042", prefix_of("a/1-2"));
+        assert_eq!(parts(&node), Some(("a%2F1-2-", "0000000042")));
+        assert!(is_of(&node, &prefix_of("a/1-2")) && !is_of(&node, &prefix_of("a/1")));
+        for stranger in ["", "lock", "a%2F1-00000x0042", "ü000000042"] {
+            assert_eq!(parts(stranger), None, "{stranger}");
+        }
+    }
 }
