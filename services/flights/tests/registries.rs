@@ -28,16 +28,19 @@ fn started(program: &Program, id: &str, registry: &[&str]) -> (Process, String) 
 }
 
 /// The names of the nodes, once there are this many.
-fn there(program: &Program, address: &str, nodes: usize) {
+fn there(program: &Program, cluster: &str, address: &str, nodes: usize) {
     until("as many nodes as there should be, and one that coordinates jobs", || {
-        let ended = program.run(&["nodes", "--json", "--address", address]);
+        let ended = program.run(&["nodes", "--json", "--set", cluster, "--address", address]);
         let seen: serde_json::Value = serde_json::from_str(&ended.stdout).ok()?;
-        let jobs = program.run(&["jobs", "--json", "--address", address]);
+        let jobs = program.run(&["jobs", "--json", "--set", cluster, "--address", address]);
         (seen.as_array()?.len() == nodes && jobs.code == Some(0)).then_some(())
     });
 }
 
 fn flights_run_over(registry: &[&str]) {
+    // One server may serve several runs: each is a cluster of its own.
+    let cluster = format!("cluster=flights-{}", std::process::id());
+    let registry = &[registry, &["--set", &cluster]].concat()[..];
     let program = Program::new(env!("CARGO_BIN_EXE_flights"));
     let text = first_rows(ROWS);
     place(program.directory(), &text);
@@ -45,8 +48,8 @@ fn flights_run_over(registry: &[&str]) {
     let out = program.directory().join("out/hourly-delays.csv");
     let mut nodes: Vec<(Process, String)> =
         (1..=3).map(|number| started(&program, &format!("node-{number}"), registry)).collect();
-    there(&program, &nodes[2].1, 3);
-    let run = ["run", "hourly-delays", "--parallelism", "3", "--json", "--address"];
+    there(&program, &cluster, &nodes[2].1, 3);
+    let run = ["run", "hourly-delays", "--parallelism", "3", "--json", "--set", &cluster, "--address"];
     let line = program.json(&[&run[..], &[&nodes[2].1]].concat());
     assert_eq!(line["records_in"].as_u64(), Some(ROWS as u64));
     assert_equal(&out, &wanted);
@@ -55,9 +58,9 @@ fn flights_run_over(registry: &[&str]) {
     let (first, _) = nodes.remove(0);
     first.signal("KILL");
     first.end();
-    there(&program, &nodes[0].1, 2);
+    there(&program, &cluster, &nodes[0].1, 2);
     std::fs::remove_file(&out).unwrap();
-    let run = ["run", "hourly-delays", "--parallelism", "2", "--json", "--address"];
+    let run = ["run", "hourly-delays", "--parallelism", "2", "--json", "--set", &cluster, "--address"];
     program.json(&[&run[..], &[&nodes[0].1]].concat());
     assert_equal(&out, &wanted);
 }
@@ -73,8 +76,7 @@ fn server(variable: &str) -> String {
 #[ignore = "needs etcd"]
 fn three_nodes_over_etcd_run_the_pipeline_and_survive_the_one_that_leads() {
     let endpoints = format!("registry.endpoints={}", server("AFFLUX_TEST_ETCD"));
-    let base = format!("registry.base=/flights-{}", std::process::id());
-    flights_run_over(&["--set", "registry=etcd", "--set", &endpoints, "--set", &base]);
+    flights_run_over(&["--set", "registry=etcd", "--set", &endpoints]);
 }
 
 #[test]
@@ -82,8 +84,7 @@ fn three_nodes_over_etcd_run_the_pipeline_and_survive_the_one_that_leads() {
 #[ignore = "needs zookeeper"]
 fn three_nodes_over_zookeeper_run_the_pipeline_and_survive_the_one_that_leads() {
     let endpoints = format!("registry.endpoints={}", server("AFFLUX_TEST_ZOOKEEPER"));
-    let base = format!("registry.base=/flights-{}", std::process::id());
-    flights_run_over(&["--set", "registry=zookeeper", "--set", &endpoints, "--set", &base]);
+    flights_run_over(&["--set", "registry=zookeeper", "--set", &endpoints]);
 }
 
 #[test]
@@ -91,6 +92,5 @@ fn three_nodes_over_zookeeper_run_the_pipeline_and_survive_the_one_that_leads() 
 #[ignore = "needs kubernetes"]
 fn three_nodes_over_kubernetes_run_the_pipeline_and_survive_the_one_that_leads() {
     let kubeconfig = format!("registry.kubeconfig={}", server("AFFLUX_TEST_KUBERNETES"));
-    let cluster = format!("cluster=flights-{}", std::process::id());
-    flights_run_over(&["--set", "registry=kubernetes", "--set", &kubeconfig, "--set", &cluster]);
+    flights_run_over(&["--set", "registry=kubernetes", "--set", &kubeconfig]);
 }

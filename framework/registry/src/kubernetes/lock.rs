@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::objects::{
-    FENCE_BASE, Kind, annotate, extend, fence_of, free, holder_of, take,
-};
+use super::objects::{FENCE_BASE, Kind, annotate, extend, fence_of, free, holder_of, take};
 use super::shared::Shared;
 use crate::error::RegistryError;
 use crate::registry::{Fence, check_name, check_ttl};

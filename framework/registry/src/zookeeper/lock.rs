@@ -101,9 +101,7 @@ async fn enter(
         kept: false,
     };
     loop {
-        if let Some(node) =
-            queue(shared, client, directory).await?.into_iter().find(|n| is_of(n, &prefix))
-        {
+        if let Some(node) = queue(shared, client, directory).await?.into_iter().find(|n| is_of(n, &prefix)) {
             let stat = shared.within(client.check_stat(&format!("{directory}/{node}"))).await;
             match stat.map_err(|error| said(&error))? {
                 Some(stat) => return Ok(place(node, stat.czxid)),
