@@ -53,7 +53,7 @@ node() {
         2>"$log" >/dev/null &
     pids+=($!)
     for _ in $(seq 300); do
-        address=$(sed -n 's/.*node started.*"address":"\([^"]*\)".*/\1/p; s/.*"address":"\([^"]*\)".*node started.*/\1/p' "$log" | head -1)
+        address=$(sed -n 's/.*node started.*"address":"\([^"]*\)".*/\1/p; s/.*"address":"\([^"]*\)".*node started.*/\1/p' "$log" 2>/dev/null | head -1)
         [ -n "$address" ] && return 0
         sleep 0.1
     done

@@ -26,6 +26,10 @@ class Client:
     def notify(self, method, *params):
         self.loop.run_until_complete(self.client.notify(method, *params))
 
+    def close(self):
+        self.client.close()
+        self.loop.run_until_complete(asyncio.sleep(0))
+
     def many(self, calls):
         async def all_of_them():
             return await asyncio.gather(*(self.client.call(method, *params) for method, params in calls))

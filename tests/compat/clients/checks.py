@@ -115,6 +115,7 @@ def check(client):
             result, failed = f"FAILED {type(error).__name__}: {error}", True
         took = (time.monotonic() - begun) * 1000
         print(f"{client.name:<26} {test.__name__:<8} {took:7.1f} ms  {result}", flush=True)
+    getattr(client, "close", lambda: None)()
     sys.exit(failed)
 
 
