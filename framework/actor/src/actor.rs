@@ -12,7 +12,7 @@ use afflux_wire::{ActorPath, Status};
 use crate::address::Address;
 use crate::host::Stopper;
 use crate::metrics::ActorMetrics;
-use crate::options::Options;
+use crate::options::{Keyed, Options};
 use crate::watch::{Death, StopReason, Watch};
 
 /// A state with one owner, which handles one message at a time.
@@ -27,6 +27,11 @@ pub trait Actor: Sized + 'static {
     /// How many handlers may overlap. With more than one they are [`Actor::handle_beside`], and
     /// [`Actor::poll_work`] is not polled.
     const CONCURRENT: usize = 1;
+
+    /// How many of them stand behind one name: a pool, whose calls go to the emptier of two.
+    const INSTANCES: usize = 1;
+    /// How there is one for each value of a parameter, where there is.
+    const KEYED: Option<Keyed> = None;
 
     /// Its bounds and its restart policy.
     fn options() -> Options {
@@ -117,12 +122,21 @@ pub struct Spec {
     pub caller: Option<Arc<dyn Caller>>,
     /// Where it is counted.
     pub metrics: Arc<ActorMetrics>,
+    /// The token under which it owns its key.
+    pub fence: Option<u64>,
 }
 
 impl Spec {
     /// An actor at `path` that starts no calls.
     pub fn new(path: ActorPath, metrics: Arc<ActorMetrics>) -> Self {
-        Self { path, caller: None, metrics }
+        Self { path, caller: None, metrics, fence: None }
+    }
+
+    /// Lets it write under a fencing token, which its handlers find in their context.
+    #[must_use]
+    pub fn fence(mut self, fence: u64) -> Self {
+        self.fence = Some(fence);
+        self
     }
 
     /// Lets the actor start calls.

@@ -5,17 +5,63 @@ use std::fmt;
 use std::sync::Arc;
 
 use afflux_wire::contract::{Accept, Mail, Refused, ReplyWindow};
+use afflux_wire::{Executed, Stage, Status};
 
 use crate::mailbox::Mailbox;
+use crate::pool::Pool;
 
 /// Where messages for an actor are admitted. All clones share one bound, and it outlives restarts.
+///
+/// Most are one mailbox; a pool's is several, and one may be whatever else decides where a message goes.
 pub struct Address<M: Mail> {
-    mailbox: Arc<Mailbox<M>>,
+    behind: Behind<M>,
+}
+
+enum Behind<M: Mail> {
+    Mailbox(Arc<Mailbox<M>>),
+    Pool(Arc<Pool<M>>),
+    Other(Arc<dyn Accept<M>>),
 }
 
 impl<M: Mail> Address<M> {
     pub(crate) fn new(mailbox: Arc<Mailbox<M>>) -> Self {
-        Self { mailbox }
+        Self { behind: Behind::Mailbox(mailbox) }
+    }
+
+    /// One address for the actors of a pool: a message goes to the emptier of two.
+    ///
+    /// # Panics
+    /// Without an actor.
+    #[must_use]
+    pub fn pool(addresses: Vec<Self>) -> Self {
+        let mailboxes = addresses.into_iter().filter_map(|address| match address.behind {
+            Behind::Mailbox(mailbox) => Some(mailbox),
+            Behind::Pool(_) | Behind::Other(_) => None,
+        });
+        Self { behind: Behind::Pool(Arc::new(Pool::new(mailboxes.collect()))) }
+    }
+
+    /// An address whose messages go wherever `other` decides. What it refuses it answers itself, so that
+    /// senders are told of no refusal.
+    #[must_use]
+    pub fn over(other: Arc<dyn Accept<M>>) -> Self {
+        Self { behind: Behind::Other(other) }
+    }
+
+    /// Admits a message, made from `message` only once it is known to fit where that can be known.
+    fn push<C: Mail>(&self, message: C, into: impl FnOnce(C) -> M) -> Result<(), Refused<C>> {
+        match &self.behind {
+            Behind::Mailbox(mailbox) => mailbox.push(message, into),
+            Behind::Pool(pool) => pool.push(message, into),
+            Behind::Other(other) => {
+                if let Err(refused) = other.accept(into(message)) {
+                    let text = "what stands behind this address takes no messages";
+                    let status = Status::unavailable(text).executed(Executed::No).stage(Stage::Admission);
+                    refused.into_inner().reject(status);
+                }
+                Ok(())
+            }
+        }
     }
 
     /// An address behind which nobody is: whatever is sent comes back. For asking the type of an actor what it
@@ -32,28 +78,60 @@ impl<M: Mail> Address<M> {
     /// # Errors
     /// [`Refused`] with the message: no place, or the actor has ended.
     pub fn try_send(&self, message: M) -> Result<(), Refused<M>> {
-        self.mailbox.push(message, |m| m)
+        self.push(message, |m| m)
     }
 
     /// Admits messages from the front, with one lock and one wake, while there is room; returns how
     /// many. Those that are left were counted as refused.
     pub fn send_batch(&self, messages: &mut VecDeque<M>) -> usize {
-        self.mailbox.push_batch(messages)
+        if let Behind::Mailbox(mailbox) = &self.behind {
+            return mailbox.push_batch(messages);
+        }
+        let mut admitted = 0;
+        while let Some(message) = messages.pop_front() {
+            if let Err(refused) = self.try_send(message) {
+                messages.push_front(refused.into_inner());
+                break;
+            }
+            admitted += 1;
+        }
+        admitted
+    }
+
+    /// The answers that calls with idempotency keys may get again: a pool has one for all its actors.
+    fn window(&self) -> Option<&Arc<ReplyWindow>> {
+        match &self.behind {
+            Behind::Mailbox(mailbox) => Some(mailbox.replies()),
+            Behind::Pool(pool) => Some(pool.replies()),
+            Behind::Other(other) => other.replies(),
+        }
     }
 
     /// Messages whose handler has not started.
     pub fn depth(&self) -> usize {
-        self.mailbox.depth()
+        match &self.behind {
+            Behind::Mailbox(mailbox) => mailbox.depth(),
+            Behind::Pool(pool) => pool.depth(),
+            Behind::Other(other) => other.depth(),
+        }
     }
 
     /// Messages that fit.
     pub fn capacity(&self) -> usize {
-        self.mailbox.capacity()
+        match &self.behind {
+            Behind::Mailbox(mailbox) => mailbox.capacity(),
+            Behind::Pool(pool) => pool.capacity(),
+            Behind::Other(other) => other.capacity(),
+        }
     }
 
     /// Whether the actor has ended for good.
     pub fn is_closed(&self) -> bool {
-        self.mailbox.is_closed()
+        match &self.behind {
+            Behind::Mailbox(mailbox) => mailbox.is_closed(),
+            Behind::Pool(pool) => pool.is_closed(),
+            Behind::Other(_) => false,
+        }
     }
 
     /// This address as a place for one of the message types that its mail is made from.
@@ -72,13 +150,23 @@ impl<M: Mail> Address<M> {
 
 impl<M: Mail> Clone for Address<M> {
     fn clone(&self) -> Self {
-        Self { mailbox: Arc::clone(&self.mailbox) }
+        let behind = match &self.behind {
+            Behind::Mailbox(mailbox) => Behind::Mailbox(Arc::clone(mailbox)),
+            Behind::Pool(pool) => Behind::Pool(Arc::clone(pool)),
+            Behind::Other(other) => Behind::Other(Arc::clone(other)),
+        };
+        Self { behind }
     }
 }
 
 impl<M: Mail> fmt::Debug for Address<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Address({}, {}/{})", self.mailbox.kind().name, self.depth(), self.capacity())
+        let name = match &self.behind {
+            Behind::Mailbox(mailbox) => mailbox.kind().name,
+            Behind::Pool(pool) => pool.kind_name(),
+            Behind::Other(_) => "other",
+        };
+        write!(f, "Address({name}, {}/{})", self.depth(), self.capacity())
     }
 }
 
@@ -87,13 +175,13 @@ impl<M: Mail> Accept<M> for Address<M> {
         self.try_send(message)
     }
     fn depth(&self) -> usize {
-        self.mailbox.depth()
+        Address::depth(self)
     }
     fn capacity(&self) -> usize {
-        self.mailbox.capacity()
+        Address::capacity(self)
     }
     fn replies(&self) -> Option<&Arc<ReplyWindow>> {
-        Some(self.mailbox.replies())
+        self.window()
     }
 }
 
@@ -104,7 +192,7 @@ struct Accepting<C, M: Mail> {
 
 impl<C: Mail, M: Mail> Accept<C> for Accepting<C, M> {
     fn accept(&self, message: C) -> Result<(), Refused<C>> {
-        self.address.mailbox.push(message, self.into)
+        self.address.push(message, self.into)
     }
     fn depth(&self) -> usize {
         self.address.depth()
@@ -113,6 +201,6 @@ impl<C: Mail, M: Mail> Accept<C> for Accepting<C, M> {
         self.address.capacity()
     }
     fn replies(&self) -> Option<&Arc<ReplyWindow>> {
-        Some(self.address.mailbox.replies())
+        self.address.window()
     }
 }

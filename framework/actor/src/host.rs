@@ -112,11 +112,11 @@ where
     let control: Arc<dyn Control> = Arc::<Mailbox<A::Mail>>::clone(&mailbox);
     let seat = Seat::new(Arc::clone(&mailbox), spec.path.clone());
     let death = seat.death.clone();
-    let (path, caller) = (spec.path, spec.caller);
+    let (path, caller, fence) = (spec.path, spec.caller, spec.fence);
     let host = actix::Actor::start_in_arbiter(arbiter, {
         let (control, path) = (Arc::clone(&control), path.clone());
         move |ctx: &mut actix::Context<Host>| {
-            let mut cx = Cx::new(path, caller.clone());
+            let mut cx = Cx::new(path, caller.clone()).fenced(fence);
             if let Some(key) = key {
                 cx = cx.seated(key, A::CONCURRENT == 1);
             }

@@ -4,6 +4,17 @@ use std::time::Duration;
 
 use afflux_wire::contract::ReplyLimits;
 
+/// How there is an actor for each value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keyed {
+    /// The parameter that every method of its contracts has.
+    pub param: &'static str,
+    /// An actor that got no call for this long is stopped, and made anew by the next.
+    pub idle: Duration,
+    /// Actors of this kind alive on one node at a time.
+    pub active_max: usize,
+}
+
 /// What a mailbox does with a message for which there is no place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {

@@ -9,6 +9,7 @@ use afflux_stream::Flow;
 use crate::cli;
 use crate::engine::Pipelines;
 use crate::error::{Error, Result, suggest};
+use crate::keyed::{DeclaredKeyed, KeyValue};
 use crate::node::{Declared, Hook, Node, NodeBuilder, Spread, hook_of};
 use crate::node_service::ServiceInfo;
 use crate::settings::Settings;
@@ -33,12 +34,13 @@ pub struct App {
     pipelines: Arc<Pipelines>,
     services: Vec<Declared>,
     hooks: Vec<Hook>,
+    keyed: Vec<DeclaredKeyed>,
 }
 
 impl App {
     /// A program of this name, as it is typed.
     pub fn new(name: &'static str) -> Self {
-        Self { name, pipelines: Arc::default(), services: Vec::new(), hooks: Vec::new() }
+        Self { name, pipelines: Arc::default(), services: Vec::new(), keyed: Vec::new(), hooks: Vec::new() }
     }
 
     /// Adds a pipeline. The first is the default. The builder runs on every node and must build the
@@ -64,7 +66,26 @@ impl App {
         E: Into<Error>,
         F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
     {
+        const { assert!(A::KEYED.is_none(), "a keyed actor is declared with `keyed`") };
         self.services.push(Declared::new(name, Spread::EveryNode, factory));
+        self
+    }
+
+    /// Adds an actor with a key: `#[actor(key = "customer")]`. There is one for each value of the key, on
+    /// the node that owns it, made by its first call and stopped when it is idle.
+    ///
+    /// `factory` makes the state of one key's actor.
+    #[must_use]
+    pub fn keyed<A, E, F>(mut self, name: &str, factory: F) -> Self
+    where
+        A: Serves,
+        E: Into<Error>,
+        F: Fn(&KeyValue) -> std::result::Result<A, E> + Send + Sync + 'static,
+    {
+        const { assert!(A::KEYED.is_some(), "this actor has no key: add `key = \"…\"` to `#[actor(…)]`") };
+        if let Some(keyed) = A::KEYED {
+            self.keyed.push(DeclaredKeyed::new(name, keyed, factory));
+        }
         self
     }
 
@@ -77,6 +98,7 @@ impl App {
         E: Into<Error>,
         F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
     {
+        const { assert!(A::KEYED.is_none(), "a keyed actor is declared with `keyed`") };
         self.services.push(Declared::new(name, Spread::Once, factory));
         self
     }
@@ -118,7 +140,8 @@ impl App {
     }
 
     pub(crate) fn service_names(&self) -> Vec<&str> {
-        self.services.iter().map(|service| service.name.as_str()).collect()
+        let services = self.services.iter().map(|service| service.name.as_str());
+        services.chain(self.keyed.iter().map(|keyed| keyed.name.as_str())).collect()
     }
 
     /// The contracts of its services, without starting anything.
@@ -155,6 +178,7 @@ impl App {
     pub fn node(&self, settings: Settings) -> NodeBuilder {
         let builder = NodeBuilder::new(settings).pipelines(Arc::clone(&self.pipelines));
         let builder = self.services.iter().cloned().fold(builder, NodeBuilder::declare);
+        let builder = self.keyed.iter().cloned().fold(builder, NodeBuilder::declare_keyed);
         self.hooks.iter().cloned().fold(builder, NodeBuilder::hook)
     }
 }

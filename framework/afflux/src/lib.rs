@@ -41,6 +41,8 @@ mod follow;
 #[cfg(feature = "node")]
 pub mod jobs;
 #[cfg(feature = "node")]
+pub mod keyed;
+#[cfg(feature = "node")]
 mod node;
 #[cfg(feature = "node")]
 pub mod node_service;
@@ -73,7 +75,7 @@ pub use client::{Client, Endpoint, Offered};
 pub use engine::Pipelines;
 pub use error::{Error, Result};
 #[cfg(feature = "node")]
-pub use node::{Node, NodeBuilder};
+pub use node::{Node, NodeBuilder, Spawned};
 #[cfg(feature = "node")]
 pub use security::Security;
 

@@ -125,6 +125,19 @@ impl ServiceInfo {
     }
 }
 
+/// An actor that can be looked up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NamedActor {
+    /// Its path.
+    pub path: String,
+    /// Which life of the node it lives in.
+    pub incarnation: u64,
+    /// Which of the actors that have had this path in that life.
+    pub life: u64,
+    /// The contracts that it serves.
+    pub services: Vec<String>,
+}
+
 /// What a node tells of itself.
 #[derive(Service)]
 #[service(name = "afflux.node", version = "1.0")]
@@ -135,6 +148,18 @@ pub enum NodeService {
     /// The services it offers, with their methods.
     #[rpc(returns = Vec<ServiceInfo>, idempotent, allow = "authenticated", deadline = "2s")]
     Services,
+    /// The actor of this name here, if there is one.
+    #[rpc(returns = Vec<NamedActor>, idempotent, deadline = "2s")]
+    Actors {
+        /// Its path.
+        name: String,
+    },
+    /// Keys of this actor that are meant for this node have been given back.
+    #[rpc(oneway)]
+    Vacated {
+        /// The name under which the actor was declared.
+        name: String,
+    },
 }
 
 /// Services of the framework itself begin with this.

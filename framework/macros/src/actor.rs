@@ -1,10 +1,12 @@
 //! `derive(Actor)`: an actor whose mail is the calls of the contracts it serves.
 
+use std::time::Duration;
+
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Path, Token};
+use syn::{Data, DeriveInput, LitStr, Path, Token};
 
 use crate::args;
 use crate::errors::Errors;
@@ -19,6 +21,13 @@ struct Settings {
     concurrent: Option<u64>,
     /// Whether it acts at its beginning and end.
     lifecycle: bool,
+    /// How many stand behind one name.
+    instances: Option<u64>,
+    /// The parameter that each has a value of.
+    key: Option<LitStr>,
+    /// How long one without calls is kept.
+    idle: Option<Duration>,
+    active_max: Option<u64>,
 }
 
 /// A mailbox larger than this hides a problem instead of solving it, and its memory is real.
@@ -27,6 +36,12 @@ const RESTARTS_MAX: u64 = 1_000_000;
 /// Kept answers lie in memory, each with its key.
 const REPLIES_MAX: u64 = 1 << 24;
 const REPLY_BYTES_MAX: u64 = 1 << 32;
+/// More actors than this behind one name are no pool: each has a mailbox.
+const INSTANCES_MAX: u64 = 1_024;
+/// Actors of one kind on one node, whatever is set.
+const ACTIVE_MAX: u64 = 10_000_000;
+const ACTIVE_MAX_DEFAULT: u64 = 10_000;
+const IDLE_DEFAULT: Duration = Duration::from_secs(300);
 /// More handlers than this at once are no way to wait for something.
 const HANDLERS_MAX: u64 = 1 << 16;
 
@@ -38,12 +53,28 @@ impl Settings {
             changes: Vec::new(),
             concurrent: None,
             lifecycle: false,
+            instances: None,
+            key: None,
+            idle: None,
+            active_max: None,
         };
         let mut overflow = None;
         let mut restart: Vec<(String, TokenStream)> = Vec::new();
         let mut replies: Vec<(&str, TokenStream)> = Vec::new();
-        const KNOWN: &[&str] =
-            &["serves", "mailbox", "overflow", "restart", "replies", "concurrent", "lifecycle", "crate"];
+        const KNOWN: &[&str] = &[
+            "serves",
+            "mailbox",
+            "overflow",
+            "restart",
+            "replies",
+            "concurrent",
+            "lifecycle",
+            "instances",
+            "key",
+            "idle",
+            "active_max",
+            "crate",
+        ];
         args::read(&input.attrs, "actor", KNOWN, |option, meta| {
             match option {
                 "serves" => {
@@ -74,6 +105,14 @@ impl Settings {
                     settings.concurrent = Some(handlers);
                 }
                 "lifecycle" => settings.lifecycle = true,
+                "instances" => {
+                    settings.instances = Some(args::number(meta, option, "actors", 4, 1..=INSTANCES_MAX)?);
+                }
+                "key" => settings.key = Some(args::text(meta, option, "customer")?),
+                "idle" => settings.idle = Some(args::duration(meta, option, "5m")?),
+                "active_max" => {
+                    settings.active_max = Some(args::number(meta, option, "actors", 10_000, 1..=ACTIVE_MAX)?);
+                }
                 "overflow" => overflow = Some(args::word(meta, option, &["reject", "wait"])?),
                 "restart" => {
                     if !meta.input.peek(syn::token::Paren) {
@@ -119,6 +158,7 @@ impl Settings {
             let field = format_ident!("{field}");
             settings.changes.push(quote!(options.replies.#field = #value;));
         }
+        settings.check_key()?;
         let actor = {
             let krate = &settings.krate;
             quote!(#krate::actor)
@@ -156,6 +196,70 @@ fn reply_value(
             ("within", quote!(::core::time::Duration::from_millis(#ms)))
         }
     })
+}
+
+impl Settings {
+    /// What only a keyed actor has, and what it cannot have.
+    fn check_key(&self) -> syn::Result<()> {
+        let span = proc_macro2::Span::call_site();
+        match &self.key {
+            None if self.idle.is_some() || self.active_max.is_some() => Err(syn::Error::new(
+                span,
+                "`idle` and `active_max` are for actors with a key: add `key = \"customer\"`, a parameter that every method has",
+            )),
+            Some(key) if syn::parse_str::<Ident>(&key.value()).is_err() => Err(syn::Error::new_spanned(
+                key,
+                format!("`key` wants the name of a parameter such as \"customer\", got {:?}", key.value()),
+            )),
+            Some(key) if self.instances.is_some() => Err(syn::Error::new_spanned(
+                key,
+                "an actor has `key` or `instances`, not both: with a key there is one for each value of it",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// `INSTANCES` and `KEYED`.
+    fn multiplicity(&self) -> TokenStream {
+        let krate = &self.krate;
+        if let Some(instances) = self.instances {
+            let instances = proc_macro2::Literal::u64_unsuffixed(instances);
+            return quote!(const INSTANCES: usize = #instances;);
+        }
+        let Some(key) = &self.key else { return TokenStream::new() };
+        let idle = self.idle.unwrap_or(IDLE_DEFAULT);
+        let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+        let active_max = proc_macro2::Literal::u64_unsuffixed(self.active_max.unwrap_or(ACTIVE_MAX_DEFAULT));
+        quote! {
+            const KEYED: ::core::option::Option<#krate::actor::Keyed> =
+                ::core::option::Option::Some(#krate::actor::Keyed {
+                    param: #key,
+                    idle: ::core::time::Duration::from_millis(#idle_ms),
+                    active_max: #active_max,
+                });
+        }
+    }
+
+    /// A constant that does not compile when a method of a contract has no parameter of the key's name.
+    fn key_checks(&self) -> TokenStream {
+        let Some(key) = &self.key else { return TokenStream::new() };
+        let krate = &self.krate;
+        let each = self.serves.iter().map(|path| {
+            let contract = args::text_of(path);
+            let name = key.value();
+            let message = format!(
+                "a method of `{contract}` has no parameter `{name}`, which is the key of this actor: give every method a parameter `{name}`, or move the method to the contract of another actor",
+            );
+            quote_spanned! {key.span()=>
+                const _: () = #krate::contract::assert_keyed(
+                    <#path as #krate::contract::Service>::METHODS,
+                    #key,
+                    #message,
+                );
+            }
+        });
+        each.collect()
+    }
 }
 
 fn restart_value(name: &str, meta: &syn::meta::ParseNestedMeta<'_>) -> syn::Result<TokenStream> {
@@ -207,7 +311,9 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
     if let Data::Union(data) = &input.data {
         return Err(syn::Error::new_spanned(data.union_token, "an actor is a struct or an enum"));
     }
-    let Settings { krate, serves, changes, concurrent, lifecycle } = Settings::read(&input)?;
+    let settings = Settings::read(&input)?;
+    let (multiplicity, key_checks) = (settings.multiplicity(), settings.key_checks());
+    let Settings { krate, serves, changes, concurrent, lifecycle, .. } = settings;
     let (vis, ident) = (&input.vis, &input.ident);
     if serves.is_empty() {
         return Err(syn::Error::new_spanned(
@@ -292,6 +398,8 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         }
     });
     Ok(quote! {
+        #key_checks
+
         #[doc = #doc]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
         #vis enum #mail { #(#[doc = #docs] #variants(#calls)),* }
@@ -313,6 +421,21 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
             fn take_ack(&mut self) -> ::core::option::Option<#contract::Ack> {
                 match self { #(#mail::#variants(call) => #contract::Mail::take_ack(call)),* }
             }
+            fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
+                match self { #(#mail::#variants(call) => #contract::Mail::param(call, name)),* }
+            }
+            fn forward(
+                self,
+                caller: ::std::sync::Arc<dyn #contract::Caller>,
+                mut target: #contract::Target,
+            ) -> #contract::BoxFuture<()> {
+                match self {
+                    #(#mail::#variants(call) => {
+                        target.service = <#serves as #contract::Service>::NAME.into();
+                        #contract::Mail::forward(call, caller, target)
+                    }),*
+                }
+            }
             fn reject(self, status: #contract::Status) {
                 match self { #(#mail::#variants(call) => #contract::Mail::reject(call, status)),* }
             }
@@ -323,6 +446,7 @@ pub(crate) fn expand(input: DeriveInput) -> syn::Result<TokenStream> {
         impl #generics #actor::Actor for #ident #types #bounds {
             type Mail = #mail;
             const KIND: &'static str = #kind;
+            #multiplicity
 
             #options
 
@@ -419,6 +543,16 @@ mod tests {
             ),
             (syn::parse_quote! { #[actor(serves(A), replies = 7)] struct D; }, "`replies` wants its options"),
             (syn::parse_quote! { #[actor] struct D; }, "wants its options in parentheses"),
+            (
+                syn::parse_quote! { #[actor(serves(A), instances = 0)] struct D; },
+                "`instances` is from 1 to 1024 actors, got `0`",
+            ),
+            (syn::parse_quote! { #[actor(serves(A), idle = "5m")] struct D; }, "are for actors with a key"),
+            (syn::parse_quote! { #[actor(serves(A), key = "a b")] struct D; }, "the name of a parameter"),
+            (
+                syn::parse_quote! { #[actor(serves(A), key = "customer", instances = 2)] struct D; },
+                "`key` or `instances`, not both",
+            ),
         ] {
             let text = error_of(input);
             assert!(text.contains(part), "{part} is missing in:\n{text}");

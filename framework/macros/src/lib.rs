@@ -60,6 +60,10 @@ pub fn derive_service(input: TokenStream) -> TokenStream {
 /// | `overflow = "reject"` | what a full mailbox does: `"reject"` or `"wait"` (until the caller's deadline) | `"reject"` |
 /// | `replies(…)` | answers kept for calls with an idempotency key: at most `max` of `bytes` together, each `within` a time; `max = 0` keeps none | 4,096, 16 MiB, 5 min |
 /// | `restart(…)` | `policy = "permanent"`, `"transient"` or `"temporary"`; at most `max` restarts `within` a time; first `backoff` | the runtime's |
+/// | `instances = 4` | so many behind one name; a call goes to the emptier of two | 1 |
+/// | `key = "customer"` | one for each value of this parameter, which every method has | one |
+/// | `idle = "5m"` | how long a keyed one without calls is kept | 5 min |
+/// | `active_max = 10000` | keyed ones alive on one node | 10,000 |
 #[proc_macro_derive(Actor, attributes(actor))]
 pub fn derive_actor(input: TokenStream) -> TokenStream {
     finish(actor::expand(parse_macro_input!(input)))

@@ -24,6 +24,7 @@ use crate::config::MeshConfig;
 use crate::guard::{Access, Guard};
 use crate::handshake::{HalfKey, Wire};
 use crate::health::{self, Standing};
+use crate::keyed::KeyedRoutes;
 use crate::listener;
 use crate::metrics::MeshMetrics;
 use crate::peers::{PeerEvents, PeerInfo, Peers};
@@ -37,6 +38,7 @@ use crate::transport::Transport;
 /// What the tasks of a mesh share.
 pub(crate) struct Shared {
     pub(crate) actors: ActorTable,
+    pub(crate) keyed: KeyedRoutes,
     pub(crate) config: MeshConfig,
     pub(crate) transport: Transport,
     pub(crate) place: Place,
@@ -213,6 +215,7 @@ impl Mesh {
         metrics.certificate(tls.as_ref());
         let shared = Arc::new(Shared {
             actors: ActorTable::default(),
+            keyed: KeyedRoutes::default(),
             config,
             transport,
             place,

@@ -469,6 +469,7 @@ impl Shared {
         if !view.reachable || self.is_closed() {
             return;
         }
+        self.keyed.set_view(view);
         let (mut vanished, mut seeds) = (Vec::new(), Vec::new());
         let mut peers = self.peers.lock();
         for (node, peer) in &mut peers.nodes {

@@ -490,6 +490,8 @@ impl Caller for Shared {
         if let Some(actor) = &target.actor {
             return self.start_actor(actor, target, method, meta, call);
         }
+        let keyed = self.keyed_target(target, call);
+        let target = keyed.as_ref().unwrap_or(target);
         let mut choice = self.choose_at(target, &call.placement())?;
         if let Choice::Link(link) = &choice
             && let Some(refusal) = link.judged.refusal(&target.service, method.name)

@@ -30,9 +30,27 @@ pub struct ClusterBuilder {
     slots: u64,
     pipelines: Pipelines,
     settings: Settings,
+    shape: Arc<Shape>,
 }
 
+/// What every node has beside pipelines; the number is the node's.
+type Shape = dyn Fn(usize, NodeBuilder) -> NodeBuilder;
+
 impl ClusterBuilder {
+    /// What every node has beside pipelines, such as services. `shape` gets the node's number, from 1.
+    #[must_use]
+    pub fn each(mut self, shape: impl Fn(usize, NodeBuilder) -> NodeBuilder + 'static) -> Self {
+        self.shape = Arc::new(shape);
+        self
+    }
+
+    /// Other settings for all nodes.
+    #[must_use]
+    pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
     /// A pipeline that every node can run.
     #[must_use]
     pub fn pipeline(
@@ -58,39 +76,38 @@ impl ClusterBuilder {
     pub async fn start(self) -> Cluster {
         let (transport, listen) = self.backing.transport();
         let pipelines = Arc::new(self.pipelines);
-        let mut nodes: Vec<Node> = Vec::new();
-        for number in 1..=self.nodes {
+        let (settings, slots, shape, running) = (self.settings, self.slots, self.shape, self.backing.running);
+        let coordinated = !pipelines.names().is_empty();
+        let build = move |number: usize, join: String| {
             let settings = Settings {
                 node_id: format!("node-{number}"),
                 node_listen: listen.to_owned(),
-                node_join: nodes.first().map(Node::address).unwrap_or_default(),
-                node_slots: self.slots,
+                node_join: join,
+                node_slots: slots,
                 admin_listen: String::new(),
                 // Nothing is in flight when a script ends.
-                drain_grace_ms: 50,
-                ..self.settings.clone()
+                drain_grace_ms: settings.drain_grace_ms.min(DRAIN_GRACE_MS),
+                ..settings.clone()
             };
             let builder =
                 NodeBuilder::new(settings).transport(transport.clone()).pipelines(Arc::clone(&pipelines));
-            let builder = match self.backing.running {
+            let builder = shape(number, builder);
+            match running {
                 Running::Inline => builder.inline(),
                 Running::Threads => builder,
-            };
-            nodes.push(builder.start().await.unwrap());
-        }
-        let cluster = Cluster { nodes };
-        until_async("all nodes ready and one that coordinates jobs", async || {
-            for node in &cluster.nodes {
-                let view = node.registry().view().await.ok()?;
-                let leads = view.offering(<Jobs as Service>::NAME).next().is_some();
-                (view.instances.len() == cluster.nodes.len() && leads).then_some(())?;
             }
-            Some(())
-        })
-        .await;
+        };
+        let mut cluster = Cluster { nodes: Vec::new(), started: 0, build: Box::new(build) };
+        for _ in 0..self.nodes {
+            cluster.join_unseen().await;
+        }
+        cluster.see(coordinated).await;
         cluster
     }
 }
+
+/// Of nodes whose script does not say otherwise.
+const DRAIN_GRACE_MS: u64 = 50;
 
 /// Nodes in this process, as a script drives them.
 ///
@@ -115,6 +132,8 @@ impl ClusterBuilder {
 /// ```
 pub struct Cluster {
     nodes: Vec<Node>,
+    started: usize,
+    build: Box<dyn Fn(usize, String) -> NodeBuilder>,
 }
 
 impl Cluster {
@@ -126,7 +145,46 @@ impl Cluster {
             slots: 2,
             pipelines: Pipelines::default(),
             settings: Settings::default(),
+            shape: Arc::new(|_, builder| builder),
         }
+    }
+
+    async fn join_unseen(&mut self) {
+        self.started += 1;
+        let join = self.nodes.first().map(Node::address).unwrap_or_default();
+        self.nodes.push((self.build)(self.started, join).start().await.unwrap());
+    }
+
+    /// Waits until all nodes see each other, and one that coordinates jobs where there are pipelines.
+    async fn see(&self, coordinated: bool) {
+        until_async("all nodes ready and, with pipelines, one that coordinates jobs", async || {
+            for node in &self.nodes {
+                let view = node.registry().view().await.ok()?;
+                let leads = !coordinated || view.offering(<Jobs as Service>::NAME).next().is_some();
+                (view.instances.len() == self.nodes.len() && leads).then_some(())?;
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    /// Starts one more node, and waits until all see it; its number is one more than that of the last.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn join(&mut self) -> &Node {
+        self.join_unseen().await;
+        self.see(false).await;
+        self.nodes.last().unwrap()
+    }
+
+    /// Takes a node out of the script, which closes it or lets it be.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn take(&mut self, name: &str) -> Node {
+        let at = self.nodes.iter().position(|node| node.id().as_str() == name).unwrap();
+        self.nodes.remove(at)
     }
 
     /// The nodes, `node-1` first.

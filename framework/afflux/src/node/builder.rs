@@ -20,6 +20,7 @@ use crate::catalogue::Catalogue;
 use crate::client::{Client, follow};
 use crate::engine::Pipelines;
 use crate::error::{Error, Result};
+use crate::keyed::{DeclaredKeyed, KeyValue};
 use crate::process;
 use crate::registry_metrics::RegistryMetrics;
 use crate::registry_service::serve_until;
@@ -37,6 +38,7 @@ use crate::settings::Settings;
 pub struct NodeBuilder {
     settings: Settings,
     services: Vec<Declared>,
+    keyed: Vec<DeclaredKeyed>,
     pipelines: Arc<Pipelines>,
     transport: Transport,
     clock: Clock,
@@ -51,6 +53,7 @@ impl NodeBuilder {
         Self {
             settings,
             services: Vec::new(),
+            keyed: Vec::new(),
             pipelines: Arc::default(),
             transport: Transport::Tcp,
             clock: Clock::new(std::time::SystemTime::now),
@@ -78,6 +81,25 @@ impl NodeBuilder {
         F: Fn() -> std::result::Result<A, E> + Clone + Send + Sync + 'static,
     {
         self.declare(Declared::new(name, Spread::Once, factory))
+    }
+
+    /// Offers the actors of a key on this node, for the keys that it owns; see [`App::keyed`](crate::App::keyed).
+    pub fn keyed<A, E, F>(self, name: &str, factory: F) -> Self
+    where
+        A: Serves,
+        E: Into<Error>,
+        F: Fn(&KeyValue) -> std::result::Result<A, E> + Send + Sync + 'static,
+    {
+        const { assert!(A::KEYED.is_some(), "this actor has no key: add `key = \"…\"` to `#[actor(…)]`") };
+        match A::KEYED {
+            Some(keyed) => self.declare_keyed(DeclaredKeyed::new(name, keyed, factory)),
+            None => self,
+        }
+    }
+
+    pub(crate) fn declare_keyed(mut self, declared: DeclaredKeyed) -> Self {
+        self.keyed.push(declared);
+        self
     }
 
     pub(crate) fn declare(mut self, declared: Declared) -> Self {
@@ -134,7 +156,7 @@ impl NodeBuilder {
     /// A port that is taken, a node to join that cannot be reached, a directory that cannot be used:
     /// with the setting to change.
     pub async fn start(self) -> Result<Node> {
-        let Self { settings, services, pipelines, transport, clock, inline, metrics, hooks } = self;
+        let Self { settings, services, keyed, pipelines, transport, clock, inline, metrics, hooks } = self;
         if matches!(transport, Transport::Tcp) {
             crate::security::check_exposure(&settings)?;
         }
@@ -230,6 +252,9 @@ impl NodeBuilder {
                     slots: u32::try_from(threads.slots()).unwrap_or(u32::MAX),
                     draining: AtomicBool::new(false),
                     entries: Mutex::new(Vec::new()),
+                    labels: Mutex::default(),
+                    nudges: Mutex::default(),
+                    mesh: mesh.clone(),
                 });
                 let (states, registered) = watch::channel(None);
                 let registry_metrics = RegistryMetrics::new(&metrics, registry.watch())?;
@@ -245,6 +270,7 @@ impl NodeBuilder {
                             place: place.clone(),
                             caller: mesh.caller(),
                             metrics: actor_metrics,
+                            threads: Arc::clone(&threads),
                         },
                         settings,
                         threads,
@@ -261,6 +287,7 @@ impl NodeBuilder {
                         closing: watch::Sender::new(false),
                         closed: Mutex::new(Vec::new()),
                         stops: Mutex::new(Vec::new()),
+                        spawned: Mutex::default(),
                     }),
                 };
                 follow(&place, mesh, &*registry);
@@ -279,6 +306,7 @@ impl NodeBuilder {
                         }
                     }
                 }
+                node.host_keyed(&keyed)?;
                 if !pipelines.names().is_empty() {
                     node.run_pipelines(&pipelines, &clock)?;
                 }
@@ -311,6 +339,7 @@ impl Node {
         instance.services = inner.facts.records();
         // Wrong ones have stopped the start already.
         instance.labels = routing::labels(&inner.settings).unwrap_or_default();
+        instance.labels.extend(inner.facts.labels.lock().clone());
         let ttl = Duration::from_millis(inner.settings.registry_ttl_ms);
         let (registration, driver) = Registration::new(Arc::clone(&inner.registry), instance, ttl);
         inner.around.place.spawn_future(driver);
@@ -347,12 +376,13 @@ async fn keep(
         tokio::select! {
             biased;
             changed = record.changed() => {
-                let Record { services, state, leave } = record.borrow_and_update().clone();
+                let Record { services, labels, state, leave } = record.borrow_and_update().clone();
                 if leave || changed.is_err() {
                     break;
                 }
                 registration.update(|instance| {
                     instance.services = services;
+                    instance.labels.extend(labels);
                     instance.state = state;
                 });
             }

@@ -1,15 +1,21 @@
 //! What a node knows of itself, and tells as `afflux.node`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use afflux_actor::{Place, ServiceEntry};
+use afflux_mesh::Mesh;
 use afflux_registry::ServiceRecord;
+use afflux_wire::ActorPath;
 use afflux_wire::contract::{Cx, Fault, Service};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::concurrent::{Concurrent, log_panic};
-use crate::node_service::{NodeInfo, NodeService, NodeServiceCall, NodeServiceHandler, ServiceInfo};
+use crate::node_service::{
+    NamedActor, NodeInfo, NodeService, NodeServiceCall, NodeServiceHandler, ServiceInfo,
+};
 
 /// The unchanging facts of a node, and the services it offers now.
 pub(super) struct Facts {
@@ -21,6 +27,11 @@ pub(super) struct Facts {
     pub(super) slots: u32,
     pub(super) draining: AtomicBool,
     pub(super) entries: Mutex<Vec<ServiceEntry>>,
+    /// Labels of its record.
+    pub(super) labels: Mutex<BTreeMap<String, String>>,
+    /// Who is told when another node has given keys back, by the name of the actor.
+    pub(super) nudges: Mutex<Vec<(String, Arc<Notify>)>>,
+    pub(super) mesh: Mesh,
 }
 
 impl Facts {
@@ -81,6 +92,24 @@ struct Telling(Arc<Facts>);
 impl NodeServiceHandler for Telling {
     async fn info(&mut self, _: &mut Cx) -> Result<NodeInfo, Fault> {
         Ok(self.0.info())
+    }
+
+    async fn actors(&mut self, _: &mut Cx, name: String) -> Result<Vec<NamedActor>, Fault> {
+        let found = self.0.mesh.named_actor(&ActorPath::new(name));
+        let told = found.map(|(id, services)| NamedActor {
+            path: id.path.to_string(),
+            incarnation: id.incarnation.0,
+            life: id.life,
+            services: services.into_iter().map(str::to_owned).collect(),
+        });
+        Ok(told.into_iter().collect())
+    }
+
+    async fn vacated(&mut self, _: &mut Cx, name: String) -> Result<(), Fault> {
+        for (_, wake) in self.0.nudges.lock().iter().filter(|(keyed, _)| *keyed == name) {
+            wake.notify_one();
+        }
+        Ok(())
     }
 
     async fn services(&mut self, _: &mut Cx) -> Result<Vec<ServiceInfo>, Fault> {

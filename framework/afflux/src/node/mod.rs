@@ -1,18 +1,23 @@
 //! One node: threads, mesh, registration, services, admin HTTP, and its share of pipelines.
 
+mod actors;
 mod builder;
 mod coordinate;
 mod engine;
 mod facts;
 mod hook;
 mod hosted;
+mod keyed;
+mod lookup;
 mod reach;
 mod routing;
 
+pub use actors::Spawned;
 pub use builder::NodeBuilder;
 pub(crate) use hook::{Hook, boxed as hook_of};
-pub(crate) use hosted::{Declared, Spread};
+pub(crate) use hosted::{Declared, Spread, Surroundings};
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +26,7 @@ use afflux_actor::{Place, ServiceEntry, Threads};
 use afflux_mesh::Mesh;
 use afflux_registry::{Coordination, InstanceState, RegistrationState, Registry, ServiceRecord};
 use afflux_wire::contract::Service;
-use afflux_wire::{NodeId, Status};
+use afflux_wire::{ActorPath, NodeId, Status};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
@@ -30,7 +35,7 @@ use crate::client::Client;
 use crate::registry_metrics::RegistryMetrics;
 use crate::settings::Settings;
 use facts::Facts;
-use hosted::{Hosted, Stop, Surroundings};
+use hosted::{Hosted, Stop};
 
 /// A running node. Cheap to clone; [`Node::close`] ends it.
 ///
@@ -71,6 +76,8 @@ struct Inner {
     closed: Mutex<Vec<oneshot::Receiver<()>>>,
     /// What stops the actors of services that run on every node.
     stops: Mutex<Vec<Stop>>,
+    /// What stops the actors that were started by their names.
+    spawned: Mutex<BTreeMap<ActorPath, Stop>>,
 }
 
 impl Node {
@@ -164,7 +171,11 @@ impl Node {
     /// Tells the registry what is offered now.
     fn publish(&self) {
         let services = self.inner.facts.records();
-        self.inner.record.send_modify(|record| record.services = services);
+        let labels = self.inner.facts.labels.lock().clone();
+        self.inner.record.send_modify(|record| {
+            record.services = services;
+            record.labels = labels;
+        });
     }
 
     /// A place for services, links and timers.
@@ -174,7 +185,11 @@ impl Node {
 
     /// Starts the actor of a declared service and offers what it serves.
     fn host(&self, declared: &Declared) -> Stop {
-        let Hosted { entries, stop, ended } = declared.start(&self.inner.around);
+        let mut hosted = declared.start(&self.inner.around);
+        if let Err(error) = self.name_actors(&mut hosted) {
+            tracing::warn!(service = declared.name, %error, "an actor cannot be looked up");
+        }
+        let Hosted { entries, stop, ended, .. } = hosted;
         let names: Vec<&'static str> = entries.iter().map(|entry| entry.name).collect();
         for entry in entries {
             self.offer(entry);
@@ -262,6 +277,7 @@ impl Node {
             tracing::warn!("this node could not be deregistered: its lease will run out");
         }
         inner.mesh.drain(grace).await;
+        self.stop_spawned();
         for stop in inner.stops.lock().drain(..) {
             stop(Status::unavailable("the node is shutting down"));
         }
@@ -276,6 +292,8 @@ impl Node {
 #[derive(Clone, Debug, Default)]
 struct Record {
     services: Vec<ServiceRecord>,
+    /// What other nodes are to know of them.
+    labels: BTreeMap<String, String>,
     state: InstanceState,
     /// The record is to be removed.
     leave: bool,

@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::call::Handle;
-use super::caller::{Caller, Target};
+use super::caller::{CallOptions, Caller, Target};
 use super::service::Service;
 use super::task_local::current_caller;
 use crate::id::{ActorId, ActorPath, Incarnation, NodeId};
@@ -19,6 +19,10 @@ use crate::id::{ActorId, ActorPath, Incarnation, NodeId};
 pub trait Via {
     /// What starts the calls; nothing outside a node.
     fn caller(&self) -> Option<Arc<dyn Caller>>;
+    /// What the calls inherit: of a handler's context, its deadline, trace and place in the call chain.
+    fn options(&self) -> CallOptions {
+        CallOptions::default()
+    }
 }
 
 impl Via for Arc<dyn Caller> {
@@ -30,6 +34,9 @@ impl Via for Arc<dyn Caller> {
 impl Via for super::cx::Cx {
     fn caller(&self) -> Option<Arc<dyn Caller>> {
         self.caller().cloned()
+    }
+    fn options(&self) -> CallOptions {
+        self.inherited()
     }
 }
 
@@ -70,12 +77,14 @@ impl<S: Service> ActorRef<S> {
         &self.id.path
     }
 
-    /// A client whose calls go to this actor by way of `node`.
+    /// A client whose calls go to this actor by way of `node`. With the context of a handler they inherit
+    /// what those of [`Cx::client`](super::Cx::client) do.
     pub fn via(&self, node: &(impl Via + ?Sized)) -> S::Client {
-        S::Client::from(self.handle_of(node.caller()))
+        S::Client::from(self.handle_of(node.caller()).with_options(node.options()))
     }
 
-    /// The handle behind the calls of the derive's trait: by the node of the running task.
+    /// The handle behind the calls of the derive's trait: by the node of the running task. They inherit
+    /// nothing of the call that is answered; those of `via(cx)` do.
     #[must_use]
     pub fn handle(&self) -> Handle<S> {
         self.handle_of(current_caller())

@@ -68,6 +68,7 @@ pub struct Cx {
     scope: OnceLock<Arc<CallScope>>,
     stop: Option<Status>,
     failure: Option<Status>,
+    fence: Option<u64>,
 }
 
 impl Cx {
@@ -84,13 +85,27 @@ impl Cx {
             scope: OnceLock::new(),
             stop: None,
             failure: None,
+            fence: None,
         }
+    }
+
+    /// The same for an actor that owns its key under this fencing token.
+    #[must_use]
+    pub fn fenced(mut self, fence: Option<u64>) -> Self {
+        self.fence = fence;
+        self
+    }
+
+    /// The fencing token of a keyed actor: greater than that of every earlier owner of its key. Send it
+    /// with what you write, and let what is written to refuse a smaller one than it has seen.
+    pub fn fence(&self) -> Option<u64> {
+        self.fence
     }
 
     /// The context of a handler that runs beside others of the same actor.
     #[must_use]
     pub fn sibling(&self) -> Self {
-        let mut sibling = Self::new(self.path.clone(), self.caller.clone());
+        let mut sibling = Self::new(self.path.clone(), self.caller.clone()).fenced(self.fence);
         sibling.seat = self.seat.clone().map(|(key, _)| (key, false));
         sibling
     }
@@ -204,13 +219,18 @@ impl Cx {
     /// In a handler of a method that is `detached` they inherit neither deadline nor cancellation.
     /// Outside a node every call of it fails with `FAILED_PRECONDITION`.
     pub fn client<S: Service>(&self) -> S::Client {
-        let options = CallOptions {
+        let handle = Handle::new(self.caller.clone(), Target::service(S::NAME));
+        S::Client::from(handle.with_options(self.inherited()))
+    }
+
+    /// What the calls of this handler inherit.
+    pub(super) fn inherited(&self) -> CallOptions {
+        CallOptions {
             deadline_at: self.meta.deadline.filter(|_| !self.is_detached()),
             trace: self.meta.trace,
             scope: (self.handling && self.caller.is_some()).then(|| self.scope()),
             ..CallOptions::default()
-        };
-        S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
+        }
     }
 
     /// A client for work that goes on after this call: its calls inherit the trace and nothing else.

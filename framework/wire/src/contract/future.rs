@@ -25,8 +25,12 @@ use crate::status::{Code, Executed, Redirect, Stage, Status};
 /// Tries of one call, the first included, a second attempt beside a running one not.
 pub const CALL_TRIES_MAX: u32 = 3;
 
-/// Times that one call follows a word of another node that what it calls lives elsewhere.
-pub const REDIRECTS_MAX: u32 = 4;
+/// Times that one call follows a word of another node that what it calls lives elsewhere. The first
+/// time at once, then after pauses that double from [`REDIRECT_PAUSE`], while nodes come to see the same.
+pub const REDIRECTS_MAX: u32 = 8;
+
+/// Before a call follows a second redirect.
+const REDIRECT_PAUSE: Duration = Duration::from_millis(10);
 
 /// The deadline of a caller that asks for one the clock cannot express: ten years.
 const DEADLINE_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -279,10 +283,18 @@ impl<P: Params> CallFuture<P> {
             if rare.redirects >= REDIRECTS_MAX {
                 return Some(Err(error));
             }
+            let pause = if rare.redirects == 0 {
+                Duration::ZERO
+            } else {
+                REDIRECT_PAUSE * (1 << (rare.redirects - 1))
+            };
             rare.redirects += 1;
             rare.redirected = Some(redirect);
             self.slot = Slot::new();
-            self.phase = Phase::New;
+            self.phase = match now.checked_add(pause) {
+                Some(at) if !pause.is_zero() => Phase::Pausing(caller.sleep_until(at)),
+                _ => Phase::New,
+            };
             return None;
         }
         let refused = status.code == Code::ResourceExhausted;
