@@ -98,10 +98,6 @@ impl Client {
         Self { mesh, registry }
     }
 
-    pub(crate) fn mesh(&self) -> &Mesh {
-        &self.mesh
-    }
-
     /// A client of a service: a name, not a connection.
     pub fn client<S: Service>(&self) -> S::Client {
         self.mesh.client::<S>()
