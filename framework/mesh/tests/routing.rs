@@ -328,7 +328,7 @@ fn a_hedged_call_is_answered_by_the_other_node_and_cancelled_at_the_first() {
         scene.desks[0].set(FROZEN);
         let hedge = Hedge::After(Duration::from_millis(20));
         for n in 0..4 {
-            let call = scene.client.sums().add(n, n).idempotency_key(n.to_be_bytes()).hedge(hedge);
+            let call = scene.client.sums().again(n, n).hedge(hedge);
             assert_eq!(call.deadline(5 * SECOND).await.unwrap(), 2 * n);
         }
         let frozen = scene.desks[0].came();
@@ -339,7 +339,7 @@ fn a_hedged_call_is_answered_by_the_other_node_and_cancelled_at_the_first() {
         // With nobody else there is no second attempt.
         scene.servers[1].mesh.close();
         until(|| scene.endpoints("ready") == 1.0).await;
-        let call = scene.client.sums().add(1, 1).idempotency_key(*b"k").hedge(hedge);
+        let call = scene.client.sums().again(1, 1).hedge(hedge);
         let error = call.deadline(Duration::from_millis(100)).await.unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded);
         assert_eq!(scene.desks[0].came(), frozen + 1);

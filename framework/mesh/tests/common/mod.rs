@@ -73,6 +73,9 @@ impl SumsClient {
     pub fn add(&self, a: u64, b: u64) -> Call<Add> {
         self.0.call(Add { a, b })
     }
+    pub fn again(&self, a: u64, b: u64) -> Call<Again> {
+        self.0.call(Again(Add { a, b }))
+    }
     pub fn touch(&self, n: u64) -> Call<Touch> {
         self.0.call(Touch { n })
     }
@@ -93,11 +96,14 @@ const fn add() -> MethodSpec {
     MethodSpec { params: || schemars::schema_for!(Add), ..method("Add", MethodKind::Unary, &["a", "b"]) }
 }
 
+/// As `Add`, and may run twice.
+const AGAIN: MethodSpec = MethodSpec { idempotent: true, ..method("Again", MethodKind::Unary, &["a", "b"]) };
+
 impl Service for Sums {
     const NAME: &'static str = "math.sums";
     const VERSION: &'static str = "1.0";
     const DOC: &'static str = "Adds.";
-    const METHODS: &'static [MethodSpec] = &[add(), method("Touch", MethodKind::OneWay, &["n"])];
+    const METHODS: &'static [MethodSpec] = &[add(), method("Touch", MethodKind::OneWay, &["n"]), AGAIN];
     type Error = NoError;
     type Call = SumsCall;
     type Client = SumsClient;
@@ -109,7 +115,7 @@ impl Service for Sums {
         reply: Option<ReplyTo>,
     ) -> Result<SumsCall, (Status, Option<ReplyTo>)> {
         match method {
-            0 => match codec::from_slice(params) {
+            0 | 2 => match codec::from_slice(params) {
                 Ok(add) => Ok(SumsCall::Add(meta, add, reply.map(Reply::wire))),
                 Err(status) => Err((status, reply)),
             },
@@ -138,6 +144,20 @@ impl Params for Add {
             }
             other => Err(other),
         }
+    }
+}
+
+/// The params of [`AGAIN`]: on the wire those of [`Add`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(transparent)]
+pub struct Again(pub Add);
+
+impl Params for Again {
+    type Service = Sums;
+    type Output = u64;
+    const METHOD: usize = 2;
+    fn into_call(self, meta: CallMeta, reply: Option<Reply<u64, NoError>>) -> SumsCall {
+        SumsCall::Add(meta, self.0, reply)
     }
 }
 

@@ -134,7 +134,7 @@ impl<P: Params> Call<P> {
 
     /// A second attempt goes to another endpoint when the first takes longer than this; the answer
     /// that comes first stands, and the other attempt is cancelled. Only calls that may be executed
-    /// twice are hedged: of an idempotent method, or with an idempotency key.
+    /// twice are hedged: of an idempotent method.
     pub fn hedge(mut self, hedge: Hedge) -> Self {
         self.handle.options.hedge = Some(hedge);
         self
