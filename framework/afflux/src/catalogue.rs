@@ -16,11 +16,14 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 /// Services that are remembered.
 const SERVICES_MAX: usize = 1_024;
 
+/// A service by its name, and until when it is believed.
+type Remembered = BTreeMap<String, (Arc<ServiceInfo>, Instant)>;
+
 /// The services of the cluster, as they can be called.
 #[derive(Clone)]
 pub(crate) struct Catalogue {
     client: Client,
-    known: Arc<Mutex<BTreeMap<String, (Arc<ServiceInfo>, Instant)>>>,
+    known: Arc<Mutex<Remembered>>,
 }
 
 impl Catalogue {

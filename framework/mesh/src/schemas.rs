@@ -37,6 +37,9 @@ struct Known {
 /// A method of this process, by the place of its spec and its service.
 type SpecKey = (usize, Arc<str>);
 
+/// A service of a peer, by the place of its link and its name.
+type LinkedService = (usize, Arc<str>);
+
 struct Comparison {
     link: Weak<Link>,
     service: Arc<str>,
@@ -130,7 +133,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let waiting = std::mem::take(&mut *shared.schemas.waiting.lock());
         // By link and service: a peer is asked once for all of a service.
-        let mut asks: BTreeMap<(usize, Arc<str>), (Arc<Link>, Vec<Known>)> = BTreeMap::new();
+        let mut asks: BTreeMap<LinkedService, (Arc<Link>, Vec<Known>)> = BTreeMap::new();
         for Comparison { link, service, spec } in waiting {
             let Some(link) = link.upgrade() else { continue };
             let key = (std::ptr::from_ref(spec) as usize, Arc::clone(&service));
@@ -207,8 +210,12 @@ fn judge(link: &Link, known: &Known, theirs: &ServiceDescriptor) -> Option<Statu
 pub(crate) struct Judged {
     /// Whether anything is refused: all that a call looks at while nothing is.
     any: AtomicBool,
-    methods: RwLock<BTreeMap<Box<str>, BTreeMap<Box<str>, Judgement>>>,
+    /// By service.
+    methods: RwLock<BTreeMap<Box<str>, Judgements>>,
 }
+
+/// By method.
+type Judgements = BTreeMap<Box<str>, Judgement>;
 
 #[derive(Default)]
 struct Judgement {

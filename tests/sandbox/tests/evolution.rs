@@ -1,5 +1,7 @@
 //! Builds that differ: an old client with a new server and the other way, over memory and TCP.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 use afflux::actor::{Actor, ActorMetrics, ActorPath, Place, Serves, Spec};
 use afflux::prelude::*;
 use afflux_mesh::{MemoryNetwork, Mesh, MeshConfig, MeshMetrics, Transport};

@@ -201,7 +201,13 @@ fn redirect(value: &mut Value, names: &BTreeMap<String, String>) -> bool {
             }
             root
         }
-        Value::Array(list) => list.iter_mut().fold(false, |root, inner| redirect(inner, names) || root),
+        Value::Array(list) => {
+            let mut root = false;
+            for inner in list {
+                root |= redirect(inner, names);
+            }
+            root
+        }
         _ => false,
     }
 }

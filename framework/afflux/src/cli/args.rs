@@ -369,7 +369,7 @@ fn replay(text: &str) -> std::result::Result<f64, String> {
 /// What came of reading the command line.
 pub(crate) enum Parsed {
     /// A command to run.
-    Run(Cli),
+    Run(Box<Cli>),
     /// Help or version was asked for: print this and end with 0.
     Print(String),
 }
@@ -383,7 +383,7 @@ pub(crate) fn parse(name: &'static str, args: Vec<OsString>) -> Result<Parsed> {
     let args = with_default_command(&command, args);
     let parsed = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
-        Ok(cli) => Ok(Parsed::Run(cli)),
+        Ok(cli) => Ok(Parsed::Run(Box::new(cli))),
         Err(error) if !error.use_stderr() => Ok(Parsed::Print(error.render().ansi().to_string())),
         Err(error) => {
             let text = error.render().to_string();
@@ -442,7 +442,7 @@ mod tests {
 
     fn command(line: &str) -> Cli {
         match read(line) {
-            Ok(Parsed::Run(cli)) => cli,
+            Ok(Parsed::Run(cli)) => *cli,
             Ok(Parsed::Print(text)) => panic!("{line} printed {text}"),
             Err(error) => panic!("{line}: {error}"),
         }

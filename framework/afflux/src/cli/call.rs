@@ -82,7 +82,7 @@ async fn send(client: &Client, target: &Target, method: &str, params: Vec<u8>, m
             None => return Err(Error::failed(format!("no node offers {}", target.service))),
         },
     };
-    let there = Target::on(&*target.service, node.clone());
+    let there = Target::on(&target.service, node.clone());
     client.mesh().notify_raw(&there, method, params, meta).await?;
     client.node(&node).info().await.map_err(|error| Error::from(error.into_status()))?;
     print_line(&format!("sent to {node}"))
