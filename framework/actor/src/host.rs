@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{ActorContext, AsyncContext};
-use afflux_wire::contract::{ActorKey, Cx, Mail, Panic, Priority, within};
+use afflux_wire::contract::{ActorKey, Cx, Mail, Panic, Priority, dropping_state, within};
 use afflux_wire::{ActorPath, Executed, Stage, Status};
 use futures_util::FutureExt;
 
@@ -30,8 +30,10 @@ use crate::clock;
 use crate::lanes::Lanes;
 use crate::mailbox::{Entry, Mailbox};
 use crate::metrics::Gauged;
+use crate::nursery::Nursery;
 use crate::options::Options;
 use crate::overlap;
+use crate::place::Place;
 use crate::restart::{Budget, Decision};
 use crate::turn::serve;
 use crate::watch::{Death, StopReason};
@@ -110,13 +112,14 @@ where
     };
     spec.metrics.observe(A::KIND, gauged);
     let control: Arc<dyn Control> = Arc::<Mailbox<A::Mail>>::clone(&mailbox);
-    let seat = Seat::new(Arc::clone(&mailbox), spec.path.clone());
+    let nursery = Nursery::new(Place::new(arbiter.clone()), spec.caller.clone(), mailbox.kind());
+    let seat = Seat::new(Arc::clone(&mailbox), spec.path.clone(), Arc::clone(&nursery));
     let death = seat.death.clone();
     let (path, caller, fence) = (spec.path, spec.caller, spec.fence);
     let host = actix::Actor::start_in_arbiter(arbiter, {
         let (control, path) = (Arc::clone(&control), path.clone());
         move |ctx: &mut actix::Context<Host>| {
-            let mut cx = Cx::new(path, caller.clone()).fenced(fence);
+            let mut cx = Cx::new(path, caller.clone()).spawning(nursery).fenced(fence);
             if let Some(key) = key {
                 cx = cx.seated(key, A::CONCURRENT == 1);
             }
@@ -152,11 +155,12 @@ pub(crate) struct Seat<M: Mail> {
     lanes: Lanes,
     death: Death,
     path: ActorPath,
+    nursery: Arc<Nursery>,
     ended: bool,
 }
 
 impl<M: Mail> Seat<M> {
-    fn new(mailbox: Arc<Mailbox<M>>, path: ActorPath) -> Self {
+    fn new(mailbox: Arc<Mailbox<M>>, path: ActorPath, nursery: Arc<Nursery>) -> Self {
         mailbox.kind().starts.inc();
         mailbox.kind().actors.inc();
         Self {
@@ -165,6 +169,7 @@ impl<M: Mail> Seat<M> {
             lanes: Lanes::default(),
             death: Death::new(),
             path,
+            nursery,
             ended: false,
         }
     }
@@ -188,6 +193,7 @@ impl<M: Mail> Seat<M> {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        self.nursery.close();
         let mut waiting = std::mem::take(&mut self.batch);
         waiting.append(&mut self.mailbox.close());
         let kind = self.mailbox.kind();
@@ -288,7 +294,13 @@ async fn run<A: Actor>(seat: &mut Seat<A::Mail>, mut state: A, cx: &mut Cx) -> S
         if !panicked {
             state.stopped(&reason);
         }
-        drop(state);
+        // Streams that the state held have not ended well, unless it says that it is finished.
+        match &reason {
+            StopReason::Finished => drop(state),
+            _ => dropping_state(Status::unavailable(format!("its actor has stopped ({reason})")), || {
+                drop(state)
+            }),
+        }
         reason
     }));
     last.unwrap_or_else(|payload| StopReason::Panicked(Panic::from_payload(&*payload)))

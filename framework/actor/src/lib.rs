@@ -53,6 +53,7 @@ mod host;
 mod lanes;
 mod mailbox;
 mod metrics;
+mod nursery;
 mod options;
 mod overlap;
 mod place;

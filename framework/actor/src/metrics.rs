@@ -35,6 +35,8 @@ pub(crate) struct KindMetrics {
     pub(crate) restarts: IntCounter,
     pub(crate) panics: IntCounter,
     pub(crate) failed: IntCounter,
+    pub(crate) spawned: IntGauge,
+    pub(crate) held: IntCounter,
     pub(crate) rejected_full: IntCounter,
     pub(crate) rejected_closed: IntCounter,
     pub(crate) rejected_deadline: IntCounter,
@@ -84,6 +86,8 @@ pub struct ActorMetrics {
     restarts: IntCounterVec,
     panics: IntCounterVec,
     failed: IntCounterVec,
+    spawned: IntGaugeVec,
+    held: IntCounterVec,
     rejected: IntCounterVec,
     replies: IntCounterVec,
     wait: HistogramVec,
@@ -102,12 +106,14 @@ impl ActorMetrics {
     pub fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         let metrics = Self::build()?;
         registry.register(Box::new(metrics.actors.clone()))?;
+        registry.register(Box::new(metrics.spawned.clone()))?;
         for counters in [
             &metrics.starts,
             &metrics.stops,
             &metrics.restarts,
             &metrics.panics,
             &metrics.failed,
+            &metrics.held,
             &metrics.rejected,
             &metrics.replies,
         ] {
@@ -144,6 +150,15 @@ impl ActorMetrics {
             stops: counter("actor_stops_total", "Actors that ended for good", &["kind", "reason"])?,
             restarts: counter("actor_restarts_total", "Fresh states after an end", kind)?,
             panics: counter("actor_panics_total", "Panics of handlers and states", kind)?,
+            spawned: IntGaugeVec::new(
+                Opts::new("afflux_actor_spawned", "Futures that handlers started and that run"),
+                kind,
+            )?,
+            held: counter(
+                "actor_streams_held_total",
+                "Streaming calls whose handler held its actor for more than a second",
+                kind,
+            )?,
             failed: counter("actor_oneway_failures_total", "One-way calls whose handler failed", kind)?,
             rejected: counter(
                 "mailbox_rejected_total",
@@ -188,6 +203,8 @@ impl ActorMetrics {
                 restarts: self.restarts.with_label_values(&[name]),
                 panics: self.panics.with_label_values(&[name]),
                 failed: self.failed.with_label_values(&[name]),
+                spawned: self.spawned.with_label_values(&[name]),
+                held: self.held.with_label_values(&[name]),
                 rejected_full: rejected("full"),
                 rejected_closed: rejected("closed"),
                 rejected_deadline: rejected("deadline"),

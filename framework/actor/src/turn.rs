@@ -2,13 +2,15 @@
 //! [`WORK_PER_TURN`] of [`Actor::poll_work`], then another actor's turn. A request to stop is looked
 //! for before each message.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use afflux_wire::Stage;
-use afflux_wire::contract::{Cx, Panic};
+use afflux_wire::contract::{Cx, Mail as _, Panic};
 use futures_util::FutureExt;
 
 use crate::actor::Actor;
@@ -23,6 +25,28 @@ pub(crate) const MESSAGES_PER_TURN_MAX: u32 = 16;
 const WORK_PER_TURN: Duration = Duration::from_micros(50);
 /// The same in batches, so that a turn ends also while a test's clock stands still.
 const WORK_BATCHES_PER_TURN_MAX: u32 = 64;
+
+/// A streaming handler that holds its actor for longer than this is warned about, once a call.
+const HELD_WARN_AFTER: Duration = Duration::from_secs(1);
+
+/// Runs a future; tells when it takes longer than that.
+async fn watched<F: Future>(future: F, after: Duration, tell: impl FnOnce()) -> F::Output {
+    let (mut future, mut timer) = (pin!(future), pin!(tokio::time::sleep(after)));
+    let mut tell = Some(tell);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(output);
+        }
+        if tell.is_some()
+            && timer.as_mut().poll(cx).is_ready()
+            && let Some(tell) = tell.take()
+        {
+            tell();
+        }
+        Poll::Pending
+    })
+    .await
+}
 
 /// What a state has had of its turn.
 #[derive(Default)]
@@ -69,7 +93,22 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx:
             seat.mailbox.reject_unrun(entry.mail, Stage::Queued);
             continue;
         }
-        let outcome = AssertUnwindSafe(state.handle(cx, entry.mail)).catch_unwind().await;
+        let outcome = if entry.mail.has_items() {
+            let (path, kind) = (cx.path().clone(), Arc::clone(seat.mailbox.kind()));
+            let method = entry.mail.method();
+            let handling = AssertUnwindSafe(state.handle(cx, entry.mail)).catch_unwind();
+            watched(handling, HELD_WARN_AFTER, || {
+                kind.held.inc();
+                tracing::warn!(
+                    actor = %path, method,
+                    "a streaming handler holds its actor, which handles nothing else meanwhile: move the stream into \
+                     `cx.spawn`, or keep it in the actor, and return"
+                );
+            })
+            .await
+        } else {
+            AssertUnwindSafe(state.handle(cx, entry.mail)).catch_unwind().await
+        };
         let began = now;
         now = clock::now();
         if entry.admitted_at.is_some() {
@@ -164,7 +203,6 @@ mod tests {
     use crate::test::{paused, turns};
     use afflux_wire::contract::{CallMeta, CancelToken, Mail};
     use afflux_wire::{ActorPath, Status};
-    use std::sync::Arc;
     use std::task::Waker;
 
     use parking_lot::Mutex;

@@ -143,6 +143,20 @@ impl Client {
         self.mesh.call_raw(target, method, params, deadline).await
     }
 
+    /// Opens a call without types, of a method of any kind but one-way: `deadline` bounds the opening.
+    ///
+    /// # Errors
+    /// What the service answers, or why it did not.
+    pub async fn open_raw(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        deadline: Duration,
+    ) -> std::result::Result<afflux_mesh::RawStream, Status> {
+        self.mesh.open_raw(target, method, params, deadline).await
+    }
+
     /// Every node, asked at the same time; one that does not answer is marked `unreachable`.
     ///
     /// # Errors

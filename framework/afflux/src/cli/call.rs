@@ -44,6 +44,13 @@ pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
         return Err(Error::usage(format!("{service}/{method}: {}", problems.join("\n  "))).hint(hint));
     }
     let deadline = args.deadline_ms.map_or(DEADLINE, Duration::from_millis);
+    if info.accepts.is_some() || info.streams.is_some() {
+        if args.params == "-" && info.accepts.is_some() {
+            return Err(Error::usage(format!("stdin has the items of {service}/{method}"))
+                .hint("write the parameters behind the method: '{\"batch\":\"monday\"}'"));
+        }
+        return super::stream_call::call(&client, &target, &info, &params, deadline).await;
+    }
     let meta = CallMeta {
         deadline: Some(afflux_actor::clock::now() + deadline),
         idempotency_key: args.idempotency_key.as_ref().map(|key| key.as_bytes().into()),

@@ -12,6 +12,7 @@ mod output;
 mod run;
 mod schema;
 mod services;
+mod stream_call;
 mod table;
 mod types;
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::call::Handle;
-use super::caller::{CallOptions, Caller, Target};
+use super::caller::{BoxFuture, CallOptions, Caller, Target};
 use super::chain::{ActorKey, CallChain, MethodText};
 use super::identity::Identity;
 use super::priority::Priority;
@@ -69,6 +69,17 @@ pub struct Cx {
     stop: Option<Status>,
     failure: Option<Status>,
     fence: Option<u64>,
+    /// Where its futures run.
+    spawner: Option<Arc<dyn Spawner>>,
+}
+
+/// What runs the futures of an actor's handlers. Implemented by the host.
+pub trait Spawner: Send + Sync {
+    /// Starts a future that ends with the actor at the latest.
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` when too many run, `UNAVAILABLE` when the actor has ended.
+    fn spawn(&self, future: BoxFuture<()>) -> Result<(), Status>;
 }
 
 impl Cx {
@@ -86,6 +97,40 @@ impl Cx {
             stop: None,
             failure: None,
             fence: None,
+            spawner: None,
+        }
+    }
+
+    /// The same context with a place for its futures.
+    #[must_use]
+    pub fn spawning(mut self, spawner: Arc<dyn Spawner>) -> Self {
+        self.spawner = Some(spawner);
+        self
+    }
+
+    /// Runs a future beside this actor, on its thread: the sending half of a stream, for example. It ends with the
+    /// actor at the latest, is counted, and a panic in it ends it alone.
+    ///
+    /// ```
+    /// # use afflux_wire::contract::{Cx, Emit, Fault};
+    /// async fn watch(cx: &mut Cx, since: u64, mut out: Emit<u64>) -> Result<(), Fault> {
+    ///     cx.spawn(async move {
+    ///         for n in since.. {
+    ///             if out.send(n).await.is_err() {
+    ///                 break;            // the caller has gone
+    ///             }
+    ///         }
+    ///     })?;
+    ///     Ok(())                        // the actor is free for its next message
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// `RESOURCE_EXHAUSTED` when too many futures of this actor run, `FAILED_PRECONDITION` outside an actor.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Result<(), Status> {
+        match &self.spawner {
+            Some(spawner) => spawner.spawn(Box::pin(future)),
+            None => Err(Status::precondition("this context belongs to no actor: nothing runs beside it")),
         }
     }
 
@@ -106,6 +151,8 @@ impl Cx {
     #[must_use]
     pub fn sibling(&self) -> Self {
         let mut sibling = Self::new(self.path.clone(), self.caller.clone()).fenced(self.fence);
+        let mut sibling = Self::new(self.path.clone(), self.caller.clone());
+        sibling.spawner.clone_from(&self.spawner);
         sibling.seat = self.seat.clone().map(|(key, _)| (key, false));
         sibling
     }

@@ -33,7 +33,7 @@ pub use actor_ref::{ActorRef, Via};
 pub use call::{Call, Handle};
 pub use caller::{BoxFuture, CANCEL_HEDGED, CallOptions, Caller, Outgoing, Remote, Started, Target};
 pub use chain::{ActorKey, CHAIN_BYTES_MAX, CHAIN_LINKS_MAX, CallChain};
-pub use cx::{CallMeta, Cx, TraceParent};
+pub use cx::{CallMeta, Cx, Spawner, TraceParent};
 pub use fault::{CallError, Fault, NoError, RpcError};
 pub use future::{CALL_TRIES_MAX, CallFuture, REDIRECTS_MAX};
 #[doc(hidden)]

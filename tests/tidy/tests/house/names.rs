@@ -77,7 +77,8 @@ fn wire_has_neither_a_socket_nor_a_runtime() {
     Wall {
         rule: "framework/wire is bytes and types: no socket, no runtime, no file, no environment",
         within: &["framework/wire/"],
-        except: &[],
+        // Asks whether a panic drops it; starts no thread.
+        except: &["framework/wire/src/contract/stream/emit.rs"],
         names: Vec::leak(names),
         cure: "move it to framework/actor (what runs) or framework/mesh (what connects)",
     }
