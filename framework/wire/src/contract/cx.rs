@@ -151,7 +151,6 @@ impl Cx {
     #[must_use]
     pub fn sibling(&self) -> Self {
         let mut sibling = Self::new(self.path.clone(), self.caller.clone()).fenced(self.fence);
-        let mut sibling = Self::new(self.path.clone(), self.caller.clone());
         sibling.spawner.clone_from(&self.spawner);
         sibling.seat = self.seat.clone().map(|(key, _)| (key, false));
         sibling
