@@ -1,5 +1,8 @@
 //! Streaming calls, one suite over three ways: beside, over pipes, over TCP.
 
+// A test may fail by panicking.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::Arc;

@@ -42,7 +42,7 @@ pub trait Shape: Sized + Send + Sync + 'static {
     type Opened<E: RpcError>;
 
     #[doc(hidden)]
-    #[allow(private_interfaces)]
+    #[allow(private_interfaces)] // only this module makes the ports, so nobody else calls it
     fn opened<E: RpcError>(ports: Ports<Self>) -> Self::Opened<E>;
 
     #[doc(hidden)]
@@ -69,7 +69,7 @@ impl<Out: Item> Shape for Streams<Out> {
     type Output = ();
     type Opened<E: RpcError> = Incoming<Out>;
 
-    #[allow(private_interfaces)]
+    #[allow(private_interfaces)] // only this module makes the ports, so nobody else calls it
     fn opened<E: RpcError>(mut ports: Ports<Self>) -> Incoming<Out> {
         ports.incoming()
     }
@@ -90,7 +90,7 @@ impl<In: Item, R: Item> Shape for Accepts<In, R> {
     type Output = R;
     type Opened<E: RpcError> = (Feed<In>, Completion<R, E>);
 
-    #[allow(private_interfaces)]
+    #[allow(private_interfaces)] // only this module makes the ports, so nobody else calls it
     fn opened<E: RpcError>(mut ports: Ports<Self>) -> (Feed<In>, Completion<R, E>) {
         (ports.feed(), ports.completion())
     }
@@ -112,7 +112,7 @@ impl<In: Item, Out: Item> Shape for Both<In, Out> {
     type Output = ();
     type Opened<E: RpcError> = (Feed<In>, Incoming<Out>);
 
-    #[allow(private_interfaces)]
+    #[allow(private_interfaces)] // only this module makes the ports, so nobody else calls it
     fn opened<E: RpcError>(mut ports: Ports<Self>) -> (Feed<In>, Incoming<Out>) {
         (ports.feed(), ports.incoming())
     }
