@@ -14,7 +14,10 @@ use common::{Desk, Net, Node, SECOND, Sums, incarnation, over_both, until};
 /// An actor at a path, as its host names it.
 fn name(node: &Node, path: &str, desk: &Arc<Desk>) -> (ActorRef<Sums>, Death) {
     let death = Death::new();
-    let id = node.mesh.name_actor(ActorPath::new(path), vec![desk.entry()], death.clone()).unwrap();
+    let id = node
+        .mesh
+        .name_actor(ActorPath::new(path), vec![desk.entry()], death.clone())
+        .expect("the name is free");
     (ActorRef::new(id), death)
 }
 

@@ -189,7 +189,11 @@ struct Desk {
 
 impl Desk {
     fn new() -> Arc<Self> {
-        Arc::new(Self { place: Place::current().unwrap(), sent: Arc::default(), seen: Arc::default() })
+        Arc::new(Self {
+            place: Place::current().expect("an actor has a place"),
+            sent: Arc::default(),
+            seen: Arc::default(),
+        })
     }
 
     fn entry(self: &Arc<Self>) -> ServiceEntry {

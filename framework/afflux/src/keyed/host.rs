@@ -120,12 +120,15 @@ pub(crate) struct KeyedParts {
     pub(crate) metrics: KeyedMetrics,
 }
 
+/// Starts a keyed service: what moves its keys, and the methods that it answers.
+type Start = dyn Fn(KeyedParts) -> (Arc<dyn Partitions>, Vec<ServiceEntry>) + Send + Sync;
+
 /// A keyed service that a program declares.
 #[derive(Clone)]
 pub(crate) struct DeclaredKeyed {
     pub(crate) name: String,
     pub(crate) keyed: Keyed,
-    start: Arc<dyn Fn(KeyedParts) -> (Arc<dyn Partitions>, Vec<ServiceEntry>) + Send + Sync>,
+    start: Arc<Start>,
 }
 
 impl DeclaredKeyed {
