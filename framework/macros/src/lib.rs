@@ -29,10 +29,15 @@ use syn::parse_macro_input;
 /// | `deadline = "2s"` | the deadline of a call that sets none | 10 s |
 /// | `idempotent` | a second execution does no harm | not |
 /// | `readonly` | changes nothing: idempotent, may be hedged and sent to any replica | not |
+/// | `streams = T` | items of this type come back instead of an answer | none |
+/// | `accepts = T` | the caller sends items of this type | none |
 /// | `oneway` | no answer at all | an answer |
 /// | `oneway, ack` | the caller waits until the mailbox has admitted it, or gets its refusal | nobody waits |
 /// | `priority = "high"` | its lane in the mailbox: `"high"`, `"normal"`, `"low"` | `"normal"` |
 /// | `detached` | the calls of its handler go on when its caller gives up | they are cancelled |
+/// | `route = "customer"` | calls with equal values of this parameter go to one endpoint | balanced |
+/// | `hedge = "p95"` | when a second attempt starts beside the first: `"p95"` or a time such as `"20ms"`; needs `idempotent` | never |
+/// | `allow = "support, node/*"` | who may call it, once callers differ; `"authenticated"`, `"anyone"` | what `auth.allow` says |
 ///
 /// For `enum Orders` with a method `Place` it writes: `OrdersPlace` (the parameters),
 /// `OrdersClient` (`client.place(order).await`), the trait `OrdersCalls` (the same methods on an
@@ -58,6 +63,8 @@ pub fn derive_service(input: TokenStream) -> TokenStream {
 /// | `serves(A, B)` | the contracts | at least one is needed |
 /// | `mailbox = 1024` | messages that may wait | the runtime's |
 /// | `overflow = "reject"` | what a full mailbox does: `"reject"` or `"wait"` (until the caller's deadline) | `"reject"` |
+/// | `concurrent = 64` | handlers that may overlap; it implements `OrdersShared`, whose methods take `&self` | one at a time |
+/// | `lifecycle` | it implements `Lifecycle`: code at its beginning and end | none |
 /// | `replies(…)` | answers kept for calls with an idempotency key: at most `max` of `bytes` together, each `within` a time; `max = 0` keeps none | 4,096, 16 MiB, 5 min |
 /// | `restart(…)` | `policy = "permanent"`, `"transient"` or `"temporary"`; at most `max` restarts `within` a time; first `backoff` | the runtime's |
 /// | `instances = 4` | so many behind one name; a call goes to the emptier of two | 1 |

@@ -15,7 +15,7 @@ use crate::naming::{method_ident, snake};
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Words behind the contract's name that the derive needs for itself.
-const RESERVED: &[&str] = &["Body", "Call", "Calls", "Client", "Handler"];
+const RESERVED: &[&str] = &["Body", "Call", "Calls", "Client", "Handler", "Shared"];
 
 /// One method.
 pub(crate) struct Method {

@@ -120,6 +120,66 @@ fn the_code_in_the_readme_is_code_that_runs() {
 }
 
 #[test]
+fn examples_are_listed_with_what_they_print() {
+    const PAGE: &str = "examples/README.md";
+    let house = House::open();
+    let text = house.text(PAGE).expect("the examples have a page");
+    let mut findings = Findings::new(
+        "examples/README.md has each example, its command, and the whole of its expected.txt",
+        "write `## name` and the block: `$ cargo run --bin afflux-name`, then what it prints",
+    );
+    let examples: BTreeSet<String> =
+        house.sources("examples").iter().filter_map(|s| Some(s.path.split('/').nth(1)?.to_owned())).collect();
+    assert!(examples.len() >= 7, "only {} examples were seen", examples.len());
+    for name in &examples {
+        let command = format!("```\n$ cargo run --bin afflux-{name}\n");
+        let printed = house.text(&format!("examples/{name}/expected.txt")).unwrap_or_default();
+        if !text.contains(&format!("\n## {name}\n")) || !text.contains(&format!("{command}{printed}")) {
+            findings.add(PAGE, 1, format!("`{name}` is not there with its command and what it prints"));
+        }
+    }
+    findings.finish();
+}
+
+/// The texts of `const KNOWN: &[&str] = &[…];` in a file of the macros.
+fn options(house: &House, path: &str) -> Vec<String> {
+    let text = house.text(path).expect("the macros are there");
+    let list = text.split_once("const KNOWN: &[&str] = &[").and_then(|(_, rest)| rest.split_once("];"));
+    list.map(|(list, _)| list.split('"').skip(1).step_by(2).map(str::to_owned).collect()).unwrap_or_default()
+}
+
+#[test]
+fn options_of_the_derives_are_those_that_are_listed() {
+    const DERIVES: &str = "framework/macros/src/lib.rs";
+    let house = House::open();
+    let mut findings = Findings::new(
+        "each option of `#[rpc(…)]` and `#[actor(…)]` has a row in the book and at its derive",
+        "write the row: option, meaning, default",
+    );
+    for (source, chapter) in [
+        ("framework/macros/src/methods.rs", "docs/book/services.md"),
+        ("framework/macros/src/actor.rs", "docs/book/actors.md"),
+    ] {
+        let options = options(&house, source);
+        assert!(options.len() >= 12, "only {} options were seen in {source}", options.len());
+        for (page, start) in [(chapter, "| `"), (DERIVES, "/// | `")] {
+            let text = house.text(page).expect("the page is there");
+            let rows: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix(start)).collect();
+            for option in options.iter().filter(|o| *o != "crate") {
+                let named = |row: &&str| {
+                    let first = row.split('`').next().unwrap_or_default();
+                    first.split(", ").any(|o| o.split([' ', '(']).next() == Some(option.as_str()))
+                };
+                if !rows.iter().any(named) {
+                    findings.add(page, 1, format!("`{option}` has no row"));
+                }
+            }
+        }
+    }
+    findings.finish();
+}
+
+#[test]
 fn every_chapter_of_the_book_is_in_its_summary() {
     let house = House::open();
     let mut findings = Findings::new(
