@@ -35,12 +35,20 @@ pub struct App {
     services: Vec<Declared>,
     hooks: Vec<Hook>,
     keyed: Vec<DeclaredKeyed>,
+    protos: Vec<(String, String)>,
 }
 
 impl App {
     /// A program of this name, as it is typed.
     pub fn new(name: &'static str) -> Self {
-        Self { name, pipelines: Arc::default(), services: Vec::new(), keyed: Vec::new(), hooks: Vec::new() }
+        Self {
+            name,
+            pipelines: Arc::default(),
+            services: Vec::new(),
+            keyed: Vec::new(),
+            hooks: Vec::new(),
+            protos: Vec::new(),
+        }
     }
 
     /// Adds a pipeline. The first is the default. The builder runs on every node and must build the
@@ -115,6 +123,14 @@ impl App {
         self
     }
 
+    /// The committed `.proto` file of a service, which keeps the numbers of its fields for gRPC clients:
+    /// `App::proto("orders.proto", include_str!("../orders.proto"))`. `schema proto SERVICE --write FILE` writes it.
+    #[must_use]
+    pub fn proto(mut self, name: &str, text: &str) -> Self {
+        self.protos.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     /// Reads the command line of the process and does what it says.
     ///
     /// # Errors
@@ -179,7 +195,8 @@ impl App {
         let builder = NodeBuilder::new(settings).pipelines(Arc::clone(&self.pipelines));
         let builder = self.services.iter().cloned().fold(builder, NodeBuilder::declare);
         let builder = self.keyed.iter().cloned().fold(builder, NodeBuilder::declare_keyed);
-        self.hooks.iter().cloned().fold(builder, NodeBuilder::hook)
+        let builder = self.hooks.iter().cloned().fold(builder, NodeBuilder::hook);
+        self.protos.iter().fold(builder, |builder, (name, text)| builder.proto(name, text))
     }
 }
 

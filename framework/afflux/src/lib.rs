@@ -38,6 +38,8 @@ pub mod engine;
 mod error;
 #[cfg(feature = "node")]
 mod follow;
+#[cfg(feature = "grpc")]
+mod grpc;
 #[cfg(feature = "node")]
 pub mod jobs;
 #[cfg(feature = "node")]

@@ -724,8 +724,8 @@ fn service_name(ident: &Ident, name: Option<LitStr>) -> syn::Result<String> {
     };
     let name = text.value();
     let part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_lowercase())
-            && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
+        part.starts_with(|c: char| c.is_ascii_alphabetic())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
     };
     if name.split('.').all(part) {
         return Ok(name);
@@ -733,7 +733,7 @@ fn service_name(ident: &Ident, name: Option<LitStr>) -> syn::Result<String> {
     Err(syn::Error::new_spanned(
         &text,
         format!(
-            "the service name {name:?} is not a dotted name: small letters, digits, `_` and `-`, each part beginning with a letter, such as \"shop.orders\""
+            "the service name {name:?} is not a dotted name: letters, digits, `_` and `-`, each part beginning with a letter, such as \"shop.orders\""
         ),
     ))
 }

@@ -116,7 +116,7 @@ pub(crate) enum Command {
     Certs(CertsArgs),
     /// Contracts as files: what they are, and whether a change of them breaks anybody.
     #[command(
-        after_help = "Examples:\n  {name} schema export --out schema.json\n  {name} schema diff main/schema.json schema.json"
+        after_help = "Examples:\n  {name} schema export --out schema.json\n  {name} schema diff main/schema.json schema.json\n  {name} schema proto shop.orders --write proto/orders.proto"
     )]
     Schema {
         #[command(subcommand)]
@@ -318,6 +318,17 @@ pub(crate) enum SchemaCommand {
     Export(SchemaExportArgs),
     /// Compares two exports; exit code 1 when clients of OLD cannot call servers of NEW.
     Diff(SchemaDiffArgs),
+    /// Prints a service as a `.proto` file; with --write keeps a committed one, so that numbers never change.
+    Proto(SchemaProtoArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SchemaProtoArgs {
+    /// The service, such as shop.orders.
+    pub(crate) service: String,
+    /// Reads the numbers of this file and writes it anew: new names get new numbers, removed ones are reserved.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

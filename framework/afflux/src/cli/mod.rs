@@ -10,6 +10,7 @@ mod node;
 mod nodes;
 mod output;
 mod run;
+mod proto;
 mod schema;
 mod services;
 mod stream_call;

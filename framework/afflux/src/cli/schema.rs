@@ -33,6 +33,7 @@ pub(crate) fn schema(app: &App, global: &Global, command: &SchemaCommand) -> Res
     match command {
         SchemaCommand::Export(args) => export(app, args),
         SchemaCommand::Diff(args) => diff(global, args),
+        SchemaCommand::Proto(args) => super::proto::proto(app, args),
     }
 }
 

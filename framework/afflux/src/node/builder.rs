@@ -45,6 +45,7 @@ pub struct NodeBuilder {
     inline: bool,
     metrics: prometheus::Registry,
     hooks: Vec<Hook>,
+    protos: Vec<(String, String)>,
 }
 
 impl NodeBuilder {
@@ -60,6 +61,7 @@ impl NodeBuilder {
             inline: false,
             metrics: prometheus::Registry::new(),
             hooks: Vec::new(),
+            protos: Vec::new(),
         }
     }
 
@@ -144,6 +146,12 @@ impl NodeBuilder {
         self
     }
 
+    /// The text of a `.proto` file that keeps the numbers of a service's fields; see [`App::proto`](crate::App::proto).
+    pub fn proto(mut self, name: &str, text: &str) -> Self {
+        self.protos.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
     /// Counts there.
     pub fn metrics(mut self, metrics: prometheus::Registry) -> Self {
         self.metrics = metrics;
@@ -156,7 +164,8 @@ impl NodeBuilder {
     /// A port that is taken, a node to join that cannot be reached, a directory that cannot be used:
     /// with the setting to change.
     pub async fn start(self) -> Result<Node> {
-        let Self { settings, services, keyed, pipelines, transport, clock, inline, metrics, hooks } = self;
+        let Self { settings, services, keyed, pipelines, transport, clock, inline, metrics, hooks, protos } =
+            self;
         if matches!(transport, Transport::Tcp) {
             crate::security::check_exposure(&settings)?;
         }
@@ -288,6 +297,7 @@ impl NodeBuilder {
                         closed: Mutex::new(Vec::new()),
                         stops: Mutex::new(Vec::new()),
                         spawned: Mutex::default(),
+                        grpc: Mutex::new(None),
                     }),
                 };
                 follow(&place, mesh, &*registry);
@@ -311,6 +321,7 @@ impl NodeBuilder {
                     node.run_pipelines(&pipelines, &clock)?;
                 }
                 node.register(id, incarnation, admin_address, states);
+                node.open_grpc(&protos)?;
                 super::hook::start(hooks, &node, &place);
                 Ok(node)
             }

@@ -5,6 +5,7 @@ mod builder;
 mod coordinate;
 mod engine;
 mod facts;
+mod grpc;
 mod hook;
 mod hosted;
 mod keyed;
@@ -78,6 +79,8 @@ struct Inner {
     stops: Mutex<Vec<Stop>>,
     /// What stops the actors that were started by their names.
     spawned: Mutex<BTreeMap<ActorPath, Stop>>,
+    /// Where gRPC clients reach it.
+    grpc: Mutex<Option<SocketAddr>>,
 }
 
 impl Node {

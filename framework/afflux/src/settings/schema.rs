@@ -94,6 +94,10 @@ settings! {
     node_io_threads: u64 = "node.io_threads", Kind::Integer { min: 1, max: 64 }, "1" unit "threads";
     /// Address of the admin HTTP port: /metrics, /livez, /readyz, /api/v1. Empty: none.
     admin_listen: String = "admin.listen", Kind::OptionalAddress, "127.0.0.1:0";
+    /// Address of the port for gRPC clients, of a program with the feature `grpc`. Empty: none.
+    grpc_listen: String = "grpc.listen", Kind::OptionalAddress, "";
+    /// Files that keep the numbers of services' fields (`schema proto --write`), one a service.
+    grpc_proto: Vec<String> = "grpc.proto", Kind::List, "";
     /// Secret that every node and client of the cluster knows. Empty: none is asked for, and only loopback is safe.
     token: String = "token", Kind::Text, "", secret;
     /// Whether MessagePack-RPC clients are served on the node port. `auto`: on loopback, and where clients have to say who they are.

@@ -1,0 +1,77 @@
+//! gRPC's own first example, `helloworld.Greeter`, as an actor: `afflux-greeter` serves gRPC clients on port
+//! 50051, and every other client on the node port. Other addresses: `--set grpc.listen=…`.
+
+use afflux::{App, prelude::*};
+
+/// Greets.
+#[derive(Service)]
+#[service(name = "helloworld.Greeter", version = "1.0", error = GreeterError)]
+enum Greeter {
+    /// Greets once.
+    #[rpc(returns = HelloReply, readonly)]
+    SayHello { name: String },
+    /// Greets again and again.
+    #[rpc(streams = HelloReply)]
+    SayHelloStreamReply { name: String },
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
+struct HelloReply {
+    message: String,
+}
+
+#[derive(RpcError, Serialize, Deserialize, JsonSchema, Debug)]
+enum GreeterError {
+    /// Nobody was named.
+    #[rpc(code = InvalidArgument)]
+    Nameless,
+}
+
+#[derive(Actor)]
+#[actor(serves(Greeter))]
+struct Host;
+
+fn hello(name: &str) -> Result<HelloReply, GreeterError> {
+    if name.is_empty() {
+        return Err(GreeterError::Nameless);
+    }
+    Ok(HelloReply { message: format!("Hello {name}") })
+}
+
+impl GreeterHandler for Host {
+    async fn say_hello(&mut self, _: &mut Cx, name: String) -> Result<HelloReply, Fault<GreeterError>> {
+        Ok(hello(&name)?)
+    }
+
+    async fn say_hello_stream_reply(
+        &mut self,
+        cx: &mut Cx,
+        name: String,
+        mut out: Emit<HelloReply>,
+    ) -> Result<(), Fault<GreeterError>> {
+        let reply = hello(&name)?;
+        // The actor is free while the client takes its greetings.
+        cx.spawn(async move {
+            for _ in 0..10 {
+                if out.send(reply.clone()).await.is_err() {
+                    return;
+                }
+            }
+            out.finish();
+        })?;
+        Ok(())
+    }
+}
+
+#[afflux::main]
+async fn main() -> Result {
+    let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if args.len() == 1 {
+        args.extend(["node", "--set", "grpc.listen=127.0.0.1:50051"].map(Into::into));
+    }
+    App::new("afflux-greeter")
+        .service("greeter", || Ok::<_, Error>(Host))
+        .proto("greeter.proto", include_str!("../greeter.proto"))
+        .run_with(args)
+        .await
+}
