@@ -163,7 +163,7 @@ impl Builder<'_> {
     fn output(&mut self, schema: &Value, fallback: &str) -> Result<String, String> {
         let at = At { root: schema, path: "result", depth: 0 };
         if is_null(schema) {
-            self.insert(fallback, schema, Shape::Nothing, Vec::new(), Vec::new())?;
+            self.insert(at.root, fallback, schema, Shape::Nothing, Vec::new(), Vec::new())?;
             return Ok(fallback.to_owned());
         }
         let title = schema.get("title").and_then(Value::as_str).filter(|title| is_name(title));
@@ -171,7 +171,7 @@ impl Builder<'_> {
             Held::Message(name) => Ok(name),
             held => {
                 let field = self.field(fallback, "value", held, "result")?;
-                self.insert(fallback, schema, Shape::Wrapped, vec![field], Vec::new())?;
+                self.insert(at.root, fallback, schema, Shape::Wrapped, vec![field], Vec::new())?;
                 Ok(fallback.to_owned())
             }
         }
@@ -185,9 +185,9 @@ impl Builder<'_> {
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
             let pointer = reference.strip_prefix('#').unwrap_or("/-");
             let target = at.root.pointer(pointer).ok_or_else(|| format!("{}: {reference} leads nowhere", at.path))?;
-            let name = reference.rsplit('/').next().unwrap_or(name).replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+            let name = name_of(at.root, reference);
             // A type within itself: it is being made.
-            if self.made.schemas.get(&name) == Some(target) {
+            if self.made.schemas.get(&name) == Some(&canonical(at.root, target)) {
                 let is_enum = self.made.words.contains_key(&self.full(&name));
                 return Ok(if is_enum { Held::Enum(name) } else { Held::Message(name) });
             }
@@ -233,7 +233,7 @@ impl Builder<'_> {
                 }
             }
             Some("null") => {
-                self.insert(name, schema, Shape::Nothing, Vec::new(), Vec::new())?;
+                self.insert(at.root, name, schema, Shape::Nothing, Vec::new(), Vec::new())?;
                 Ok(Held::Message(name.to_owned()))
             }
             _ => Err(format!("{}: a value of any type has no counterpart in protobuf", at.path)),
@@ -282,7 +282,7 @@ impl Builder<'_> {
                 fields.push(self.field(name, &field, held, &path)?);
                 names.push(field);
             }
-            self.insert(name, schema, Shape::Tuple(names), fields, Vec::new())?;
+            self.insert(at.root, name, schema, Shape::Tuple(names), fields, Vec::new())?;
             return Ok(Held::Message(name.to_owned()));
         }
         let items = schema.get("items").ok_or_else(|| format!("{}: a list of any values has no counterpart", at.path))?;
@@ -294,10 +294,10 @@ impl Builder<'_> {
     }
 
     fn object(&mut self, at: At<'_>, schema: &Value, name: &str, order: &[String]) -> Result<(), String> {
-        if self.known(name, schema)? {
+        if self.known(at.root, name, schema)? {
             return Ok(());
         }
-        self.made.schemas.insert(name.to_owned(), schema.clone());
+        self.made.schemas.insert(name.to_owned(), canonical(at.root, schema));
         let empty = serde_json::Map::new();
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
         let required = |field: &str| {
@@ -322,14 +322,14 @@ impl Builder<'_> {
             fields.push(self.field(name, json, held, &path)?);
             members.push(Member { proto: json.clone(), json: json.clone(), optional: absent });
         }
-        self.insert(name, schema, Shape::Object(members), fields, Vec::new())
+        self.insert(at.root, name, schema, Shape::Object(members), fields, Vec::new())
     }
 
     fn one_of(&mut self, at: At<'_>, schema: &Value, name: &str, variants: &[Value]) -> Result<(), String> {
-        if self.known(name, schema)? {
+        if self.known(at.root, name, schema)? {
             return Ok(());
         }
-        self.made.schemas.insert(name.to_owned(), schema.clone());
+        self.made.schemas.insert(name.to_owned(), canonical(at.root, schema));
         let (mut fields, mut shapes) = (Vec::new(), Vec::new());
         for variant in variants {
             let mut add = |this: &mut Self, json: &str, held: Held, word: bool| {
@@ -360,21 +360,21 @@ impl Builder<'_> {
                 held @ (Held::Scalar(_) | Held::Message(_) | Held::Enum(_)) => held,
                 held => {
                     let field = self.field(&inner, "value", held, &path)?;
-                    self.insert(&inner, schema, Shape::Wrapped, vec![field], Vec::new())?;
+                    self.insert(at.root, &inner, schema, Shape::Wrapped, vec![field], Vec::new())?;
                     Held::Message(inner)
                 }
             };
             add(self, json, held, false)?;
         }
         let kind = OneofDescriptorProto { name: Some("kind".to_owned()), options: None };
-        self.insert(name, schema, Shape::OneOf(shapes), fields, vec![kind])
+        self.insert(at.root, name, schema, Shape::OneOf(shapes), fields, vec![kind])
     }
 
     fn enumeration(&mut self, at: At<'_>, schema: &Value, name: &str, words: &[String]) -> Result<(), String> {
-        if self.known(name, schema)? {
+        if self.known(at.root, name, schema)? {
             return Ok(());
         }
-        self.made.schemas.insert(name.to_owned(), schema.clone());
+        self.made.schemas.insert(name.to_owned(), canonical(at.root, schema));
         let prefix = snake(name).to_ascii_uppercase();
         let zero = format!("{prefix}_UNSPECIFIED");
         let value = |name: String, number| EnumValueDescriptorProto { name: Some(name), number: Some(number), options: None };
@@ -400,16 +400,17 @@ impl Builder<'_> {
     }
 
     /// Whether a type of this name is there already: the same one, or an error.
-    fn known(&self, name: &str, schema: &Value) -> Result<bool, String> {
+    fn known(&self, root: &Value, name: &str, schema: &Value) -> Result<bool, String> {
         match self.made.schemas.get(name) {
             None => Ok(false),
-            Some(known) if known == schema => Ok(true),
+            Some(known) if *known == canonical(root, schema) => Ok(true),
             Some(_) => Err(format!("two types are called {name}: rename one (`#[schemars(rename = …)]`)")),
         }
     }
 
     fn insert(
         &mut self,
+        root: &Value,
         name: &str,
         schema: &Value,
         shape: Shape,
@@ -418,9 +419,9 @@ impl Builder<'_> {
     ) -> Result<(), String> {
         let full = self.full(name);
         if self.made.shapes.contains_key(&full) {
-            return if self.made.schemas.get(name) == Some(schema) { Ok(()) } else { Err(format!("two types are called {name}")) };
+            return self.known(root, name, schema).map(drop);
         }
-        self.made.schemas.insert(name.to_owned(), schema.clone());
+        self.made.schemas.insert(name.to_owned(), canonical(root, schema));
         let (mut fields, mut nested) = (fields, Vec::new());
         let mut taken = Vec::new();
         for field in &mut fields {
@@ -520,6 +521,38 @@ fn entry_of(field: &FieldDescriptorProto, value: &str) -> DescriptorProto {
     }
 }
 
+/// The name of a referenced type: that of its definition, or of the document.
+fn name_of(root: &Value, reference: &str) -> String {
+    let name = match reference {
+        "#" => root.get("title").and_then(Value::as_str).unwrap_or("Value"),
+        reference => reference.rsplit('/').next().unwrap_or(reference),
+    };
+    name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
+/// A schema without what is for people and for its document, references by name: equal types are equal here,
+/// wherever they are described.
+fn canonical(root: &Value, schema: &Value) -> Value {
+    const SILENT: [&str; 6] = ["$schema", "$defs", "title", "description", "examples", "default"];
+    match schema {
+        Value::Object(keywords) => keywords
+            .iter()
+            .filter(|(key, _)| !SILENT.contains(&key.as_str()))
+            .map(|(key, value)| match (key.as_str(), value) {
+                ("$ref", Value::String(reference)) => (key.clone(), Value::String(name_of(root, reference))),
+                // Its keys are names of fields, not keywords.
+                ("properties", Value::Object(fields)) => {
+                    let fields = fields.iter().map(|(name, schema)| (name.clone(), canonical(root, schema)));
+                    (key.clone(), fields.collect())
+                }
+                _ => (key.clone(), canonical(root, value)),
+            })
+            .collect(),
+        Value::Array(items) => items.iter().map(|item| canonical(root, item)).collect(),
+        other => other.clone(),
+    }
+}
+
 fn is_null(schema: &Value) -> bool {
     schema.get("type").and_then(Value::as_str) == Some("null")
 }
@@ -564,4 +597,179 @@ fn snake(name: &str) -> String {
         snake.push(letter.to_ascii_lowercase());
     }
     snake
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message as _;
+    use prost_reflect::{DescriptorPool, DynamicMessage};
+    use serde_json::json;
+
+    use super::*;
+    use crate::grpc::text::print;
+    use crate::prelude::{Deserialize, JsonSchema, Serialize, Service};
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    enum Kind {
+        Standard,
+        Express,
+    }
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    enum Payment {
+        Cash,
+        Card { number: String, holder: Option<String> },
+        Voucher(u32),
+        Shared(Vec<u64>),
+    }
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Line {
+        sku: String,
+        count: u32,
+    }
+
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct Order {
+        id: u64,
+        delta: i64,
+        ratio: f64,
+        gift: bool,
+        note: Option<String>,
+        kind: Kind,
+        payment: Payment,
+        lines: Vec<Line>,
+        labels: BTreeMap<String, u32>,
+        place: (f64, String),
+        parent: Option<Box<Order>>,
+    }
+
+    /// Shop.
+    #[derive(Service)]
+    #[service(name = "shop.orders")]
+    enum Orders {
+        #[rpc(returns = Order)]
+        Place { order: Order, rush: bool },
+        #[rpc(returns = u64)]
+        Count,
+        #[rpc(streams = Line)]
+        Watch { since: u64 },
+        Touch,
+        #[rpc(returns = Option<Vec<u32>>)]
+        Odd,
+        #[rpc(returns = Vec<Vec<u32>>)]
+        Nested,
+    }
+
+    fn info() -> ServiceInfo {
+        ServiceInfo::of(&afflux_actor::ServiceEntry::of::<Orders>(std::sync::Arc::new(Nowhere)))
+    }
+
+    struct Nowhere;
+
+    impl crate::contract::Accept<OrdersCall> for Nowhere {
+        fn accept(&self, call: OrdersCall) -> Result<(), crate::contract::Refused<OrdersCall>> {
+            Err(crate::contract::Refused::Closed(call))
+        }
+        fn depth(&self) -> usize {
+            0
+        }
+        fn capacity(&self) -> usize {
+            0
+        }
+    }
+
+    fn order() -> Value {
+        let payment = json!({ "Card": { "number": "4000", "holder": "ann" } });
+        json!({
+            "id": u64::MAX, "delta": -7, "ratio": 0.5, "gift": true, "note": "soon", "kind": "Express",
+            "payment": payment, "lines": [{ "sku": "a", "count": 1 }, { "sku": "b", "count": 0 }],
+            "labels": { "x": 1, "y": 2 }, "place": [1.5, "north"],
+            "parent": {
+                "id": 0, "delta": 0, "ratio": 0.0, "gift": false, "kind": "Standard", "payment": "Cash",
+                "lines": [], "labels": {}, "place": [0.0, ""],
+            },
+        })
+    }
+
+    #[test]
+    fn a_value_comes_back_as_it_was_through_the_bytes_of_its_message() {
+        let mapped = map(&info(), &Numbers::default());
+        let pool = DescriptorPool::from_file_descriptor_set(prost_reflect::prost_types::FileDescriptorSet {
+            file: vec![mapped.file.clone()],
+        })
+        .unwrap();
+        let method = |name: &str| {
+            let service = pool.get_service_by_name("shop.orders").unwrap();
+            service.methods().find(|method| method.name() == name).unwrap()
+        };
+        let there_and_back = |descriptor: prost_reflect::MessageDescriptor, value: &Value| {
+            let bytes = mapped.to_message(&descriptor, value, "v").unwrap().encode_to_vec();
+            mapped.to_json(&DynamicMessage::decode(descriptor, &bytes[..]).unwrap())
+        };
+        let place = json!({ "order": order(), "rush": false });
+        assert_eq!(there_and_back(method("Place").input(), &place), place);
+        assert_eq!(there_and_back(method("Place").output(), &order()), order());
+        for payment in [json!("Cash"), json!({ "Voucher": 0 }), json!({ "Shared": [1, 2] })] {
+            let mut order = order();
+            order["payment"] = payment;
+            assert_eq!(there_and_back(method("Place").output(), &order), order);
+        }
+        assert_eq!(there_and_back(method("Count").output(), &json!(7)), json!(7));
+        assert_eq!(there_and_back(method("Touch").output(), &Value::Null), Value::Null);
+        assert!(method("Watch").is_server_streaming());
+    }
+
+    #[test]
+    fn what_has_no_counterpart_is_refused_with_its_path_and_costs_no_other_method() {
+        let mapped = map(&info(), &Numbers::default());
+        let refused: Vec<&str> = mapped.refused.values().map(String::as_str).collect();
+        assert_eq!(refused.len(), 2, "{refused:?}");
+        assert!(refused[0].starts_with("shop.orders/Nested: result[]: "), "{refused:?}");
+        assert!(refused[1].starts_with("shop.orders/Odd: result: "), "{refused:?}");
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_an_error_with_its_path() {
+        let mapped = map(&info(), &Numbers::default());
+        let mut pool = DescriptorPool::new();
+        pool.add_file_descriptor_proto(mapped.file.clone()).unwrap();
+        let order_type = pool.get_message_by_name("shop.Order").unwrap();
+        let mut wrong = order();
+        wrong["lines"][1]["count"] = json!("many");
+        let error = mapped.to_message(&order_type, &wrong, "result").unwrap_err();
+        assert_eq!(error, "result.lines[1].count: expected an integer, got \"many\"");
+    }
+
+    #[test]
+    fn a_committed_file_keeps_numbers_and_reserves_those_of_what_is_gone() {
+        let mut older = info();
+        older.methods.retain(|method| !method.name.starts_with("Odd") && method.name != "Nested");
+        let first = print(&map(&older, &Numbers::default()).file, "shop.orders");
+        let (service, numbers) = Numbers::parse("orders.proto", &first).unwrap();
+        assert_eq!(service, "shop.orders");
+        assert_eq!(print(&map(&older, &numbers).file, "shop.orders"), first, "written again it is the same");
+
+        // `rush` goes, `due` comes in front of what is left.
+        let place = older.methods.iter_mut().find(|method| method.name == "Place").unwrap();
+        let properties = place.params["properties"].as_object_mut().unwrap();
+        properties.remove("rush");
+        properties.insert("due".to_owned(), json!({ "type": "string" }));
+        place.params["required"] = json!(["due", "order"]);
+        place.fields = vec!["due".into(), "order".into()];
+        let second = print(&map(&older, &numbers).file, "shop.orders");
+        let message = second.split("message PlaceRequest {").nth(1).unwrap().split('}').next().unwrap();
+        assert_eq!(message.trim(), "reserved 2;\n  reserved \"rush\";\n  string due = 3;\n  Order order = 1;");
+        // And a third time nothing moves.
+        let (_, numbers) = Numbers::parse("orders.proto", &second).unwrap();
+        assert_eq!(print(&map(&older, &numbers).file, "shop.orders"), second);
+    }
+
+    #[test]
+    fn a_file_that_is_none_names_its_fault() {
+        let error = Numbers::parse("orders.proto", "message {").unwrap_err().to_string();
+        assert!(error.contains("orders.proto is no .proto file"), "{error}");
+    }
 }
