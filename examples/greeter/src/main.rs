@@ -1,5 +1,5 @@
-//! gRPC's own first example, `helloworld.Greeter`, as an actor: `afflux-greeter` serves gRPC clients on port
-//! 50051, and every other client on the node port. Other addresses: `--set grpc.listen=…`.
+//! gRPC's own first example, `helloworld.Greeter`, as an actor: `afflux-greeter node --set
+//! grpc.listen=127.0.0.1:50051` serves gRPC clients there, and every other client on the node port.
 
 use afflux::{App, prelude::*};
 
@@ -65,13 +65,9 @@ impl GreeterHandler for Host {
 
 #[afflux::main]
 async fn main() -> Result {
-    let mut args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    if args.len() == 1 {
-        args.extend(["node", "--set", "grpc.listen=127.0.0.1:50051"].map(Into::into));
-    }
     App::new("afflux-greeter")
         .service("greeter", || Ok::<_, Error>(Host))
         .proto("greeter.proto", include_str!("../greeter.proto"))
-        .run_with(args)
+        .run()
         .await
 }

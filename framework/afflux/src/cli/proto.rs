@@ -6,8 +6,11 @@ use crate::error::{Error, Result};
 
 #[cfg(not(feature = "grpc"))]
 pub(crate) fn proto(_: &App, args: &SchemaProtoArgs) -> Result<()> {
-    Err(Error::usage(format!("{} cannot be written as a .proto file: this program speaks no gRPC", args.service))
-        .hint("build it with the feature `grpc` of afflux"))
+    Err(Error::usage(format!(
+        "{} cannot be written as a .proto file: this program speaks no gRPC",
+        args.service
+    ))
+    .hint("build it with the feature `grpc` of afflux"))
 }
 
 #[cfg(feature = "grpc")]
@@ -39,7 +42,11 @@ pub(crate) fn proto(app: &App, args: &SchemaProtoArgs) -> Result<()> {
     let mapped = map(info, &known);
     if !mapped.refused.is_empty() {
         let all: Vec<&str> = mapped.refused.values().map(String::as_str).collect();
-        return Err(Error::failed(format!("{} has methods without a counterpart:\n  {}", info.name, all.join("\n  "))));
+        return Err(Error::failed(format!(
+            "{} has methods without a counterpart:\n  {}",
+            info.name,
+            all.join("\n  ")
+        )));
     }
     let text = text_of(&mapped.file, &info.name);
     match &args.write {

@@ -89,7 +89,8 @@ type Admitted = (Option<Arc<Identity>>, Option<Arc<str>>);
 /// Whether this caller may call this method; asked before anything is looked up.
 fn admit(services: &Services, who: &Who<'_>, service: &str, method: &str) -> Result<Admitted, Status> {
     let mesh = services.catalogue.client().mesh();
-    let refused = |code, text: String| Err(Status::new(code, text).executed(Executed::No).stage(Stage::Admission));
+    let refused =
+        |code, text: String| Err(Status::new(code, text).executed(Executed::No).stage(Stage::Admission));
     if service.starts_with(OWN_PREFIX) {
         return refused(
             Code::PermissionDenied,
@@ -103,7 +104,8 @@ fn admit(services: &Services, who: &Who<'_>, service: &str, method: &str) -> Res
         && guard.is_on()
     {
         let value = header.to_str().unwrap_or_default();
-        let Some((scheme, secret)) = value.split_once(' ').filter(|(s, _)| s.eq_ignore_ascii_case("bearer")) else {
+        let Some((scheme, secret)) = value.split_once(' ').filter(|(s, _)| s.eq_ignore_ascii_case("bearer"))
+        else {
             return refused(Code::Unauthenticated, "`authorization` is not `Bearer TOKEN`".to_owned());
         };
         let _ = scheme;
@@ -117,9 +119,13 @@ fn admit(services: &Services, who: &Who<'_>, service: &str, method: &str) -> Res
 /// The parameters of a request as MessagePack.
 fn params(described: &Described, method: &MethodDescriptor, message: &[u8]) -> Result<Vec<u8>, Status> {
     let message = DynamicMessage::decode(method.input(), message).map_err(|error| {
-        Status::invalid(format!("{}: the message is not a {}: {error}", method.full_name(), method.input().full_name()))
-            .executed(Executed::No)
-            .stage(Stage::Admission)
+        Status::invalid(format!(
+            "{}: the message is not a {}: {error}",
+            method.full_name(),
+            method.input().full_name()
+        ))
+        .executed(Executed::No)
+        .stage(Stage::Admission)
     })?;
     let value = match described.mapped.to_json(&message) {
         Value::Null => Value::Object(serde_json::Map::new()),

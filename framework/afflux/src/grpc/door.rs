@@ -148,10 +148,11 @@ async fn calls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES * 4);
-    let mut connection = match tokio::time::timeout(HANDSHAKE_MAX, builder.handshake::<_, Bytes>(socket)).await {
-        Ok(connection) => connection.map_err(|error| error.to_string())?,
-        Err(_) => return Err(format!("no HTTP/2 preface within {HANDSHAKE_MAX:?}")),
-    };
+    let mut connection =
+        match tokio::time::timeout(HANDSHAKE_MAX, builder.handshake::<_, Bytes>(socket)).await {
+            Ok(connection) => connection.map_err(|error| error.to_string())?,
+            Err(_) => return Err(format!("no HTTP/2 preface within {HANDSHAKE_MAX:?}")),
+        };
     let mut closing = shared.closing.clone();
     let mut leaving = false;
     loop {
@@ -169,7 +170,9 @@ async fn calls<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             Some(Err(error)) => return Err(error.to_string()),
             Some(Ok((request, respond))) => {
                 let (of_one, certificate) = (Arc::clone(&shared), certificate.clone());
-                shared.place.spawn_future(async move { one(&of_one, certificate.as_ref(), request, respond).await });
+                shared
+                    .place
+                    .spawn_future(async move { one(&of_one, certificate.as_ref(), request, respond).await });
             }
         }
     }
@@ -184,8 +187,12 @@ async fn one(
 ) {
     let (head, body) = request.into_parts();
     let (mut messages, mut answer) = (Messages::new(body), Answer::new(respond));
-    let kind = head.headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if head.method != Method::POST || !kind.starts_with("application/grpc") || kind.starts_with("application/grpc-web") {
+    let kind =
+        head.headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if head.method != Method::POST
+        || !kind.starts_with("application/grpc")
+        || kind.starts_with("application/grpc-web")
+    {
         return answer.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
     let path = head.uri.path().trim_start_matches('/').to_owned();

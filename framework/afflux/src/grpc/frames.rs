@@ -59,7 +59,8 @@ impl Messages {
         }
         let length = u32::from_be_bytes(length) as usize;
         if length > MESSAGE_BYTES_MAX {
-            let text = format!("a message of {length} bytes: at most {MESSAGE_BYTES_MAX} are taken over gRPC");
+            let text =
+                format!("a message of {length} bytes: at most {MESSAGE_BYTES_MAX} are taken over gRPC");
             return Err(Status::new(Code::ResourceExhausted, text).executed(Executed::No));
         }
         if self.buffer.len() < PREFIX_BYTES + length {
@@ -109,7 +110,8 @@ impl Answer {
     fn open(&mut self) -> Result<&mut SendStream<Bytes>, h2::Error> {
         if self.stream.is_none() {
             let mut head = Response::new(());
-            head.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            head.headers_mut()
+                .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             self.stream = Some(self.respond.send_response(head, false)?);
         }
         self.stream.as_mut().ok_or_else(|| h2::Error::from(h2::Reason::INTERNAL_ERROR))
@@ -122,7 +124,8 @@ impl Answer {
     pub(super) async fn send(&mut self, message: &[u8]) -> Result<(), h2::Error> {
         let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
         framed.put_u8(0);
-        framed.put_u32(u32::try_from(message.len()).map_err(|_| h2::Error::from(h2::Reason::INTERNAL_ERROR))?);
+        framed
+            .put_u32(u32::try_from(message.len()).map_err(|_| h2::Error::from(h2::Reason::INTERNAL_ERROR))?);
         framed.put_slice(message);
         let mut left = framed.freeze();
         let stream = self.open()?;
@@ -201,7 +204,9 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
             _ => return None,
         })
     });
-    parsed.map(Some).ok_or_else(|| invalid(&format!("grpc-timeout is `{text}`: expected digits and one of H M S m u n")))
+    parsed
+        .map(Some)
+        .ok_or_else(|| invalid(&format!("grpc-timeout is `{text}`: expected digits and one of H M S m u n")))
 }
 
 #[cfg(test)]

@@ -123,11 +123,14 @@ pub(super) async fn health(
     messages: &mut Messages,
     answer: &mut Answer,
 ) -> Result<(), Status> {
-    let request = HealthRequest::decode(messages.only().await?).map_err(|error| Status::invalid(error.to_string()))?;
+    let request =
+        HealthRequest::decode(messages.only().await?).map_err(|error| Status::invalid(error.to_string()))?;
     let gone = |_| Status::new(Code::Cancelled, "the client went away");
     match method {
         "Check" => match health_of(services, &request.service).await {
-            SERVICE_UNKNOWN => Err(Status::not_found(format!("no node offers a service {}", request.service))),
+            SERVICE_UNKNOWN => {
+                Err(Status::not_found(format!("no node offers a service {}", request.service)))
+            }
             status => answer.send(&HealthReply { status }.encode_to_vec()).await.map_err(gone),
         },
         "Watch" => {
@@ -159,7 +162,9 @@ pub(super) async fn reflection(
         let asked = Asked::decode(message).map_err(|error| Status::invalid(error.to_string()))?;
         let that = match told(services, asked.what.as_ref()).await {
             Ok(that) => that,
-            Err(status) => That::Wrong(Wrong { error_code: status.code as i32, error_message: status.message }),
+            Err(status) => {
+                That::Wrong(Wrong { error_code: status.code as i32, error_message: status.message })
+            }
         };
         let told = Told { valid_host: asked.host.clone(), original_request: Some(asked), that: Some(that) };
         answer

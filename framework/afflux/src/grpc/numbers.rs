@@ -30,8 +30,9 @@ impl Numbers {
     /// # Errors
     /// What is wrong with it, with its line.
     pub(crate) fn parse(name: &str, text: &str) -> Result<(String, Self)> {
-        let file: FileDescriptorProto = protox_parse::parse(name, text)
-            .map_err(|error| Error::usage(format!("{name} is no .proto file: {error}")).hint("see grpc.proto"))?;
+        let file: FileDescriptorProto = protox_parse::parse(name, text).map_err(|error| {
+            Error::usage(format!("{name} is no .proto file: {error}")).hint("see grpc.proto")
+        })?;
         let mut numbers = Self::default();
         for message in &file.message_type {
             numbers.messages.insert(message.name().to_owned(), Known::of(message));

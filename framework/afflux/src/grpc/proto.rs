@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{
-    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
-    MessageOptions, MethodDescriptorProto, OneofDescriptorProto, ServiceDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, EnumValueDescriptorProto, FieldDescriptorProto,
+    FileDescriptorProto, MessageOptions, MethodDescriptorProto, OneofDescriptorProto, ServiceDescriptorProto,
 };
 use serde_json::Value;
 
@@ -184,7 +184,8 @@ impl Builder<'_> {
         }
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
             let pointer = reference.strip_prefix('#').unwrap_or("/-");
-            let target = at.root.pointer(pointer).ok_or_else(|| format!("{}: {reference} leads nowhere", at.path))?;
+            let target =
+                at.root.pointer(pointer).ok_or_else(|| format!("{}: {reference} leads nowhere", at.path))?;
             let name = name_of(at.root, reference);
             // A type within itself: it is being made.
             if self.made.schemas.get(&name) == Some(&canonical(at.root, target)) {
@@ -199,7 +200,8 @@ impl Builder<'_> {
         if let Some(words) = words_of(schema) {
             return self.enumeration(at, schema, name, &words).map(|()| Held::Enum(name.to_owned()));
         }
-        if let Some(variants) = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array) {
+        if let Some(variants) = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array)
+        {
             return self.one_of(at, schema, name, variants).map(|()| Held::Message(name.to_owned()));
         }
         let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
@@ -211,7 +213,9 @@ impl Builder<'_> {
                 "uint8" | "uint16" | "uint32" => Type::Uint32,
                 "uint64" | "uint" => Type::Uint64,
                 "int8" | "int16" | "int32" => Type::Int32,
-                "uint128" | "int128" => return Err(format!("{}: protobuf has no integer of 128 bits", at.path)),
+                "uint128" | "int128" => {
+                    return Err(format!("{}: protobuf has no integer of 128 bits", at.path));
+                }
                 _ => Type::Int64,
             })),
             Some("array") => self.array(at, schema, name),
@@ -225,10 +229,15 @@ impl Builder<'_> {
                             Held::Scalar(_) | Held::Message(_) | Held::Enum(_) => {
                                 Ok(Held::Map(Box::new(held)))
                             }
-                            _ => Err(format!("{}: a map's values cannot be lists, maps or absent: wrap them in a struct", at.path)),
+                            _ => Err(format!(
+                                "{}: a map's values cannot be lists, maps or absent: wrap them in a struct",
+                                at.path
+                            )),
                         }
                     }
-                    (Some(_), Some(_)) => Err(format!("{}: a struct with a flattened map has no message", at.path)),
+                    (Some(_), Some(_)) => {
+                        Err(format!("{}: a struct with a flattened map has no message", at.path))
+                    }
                     _ => self.object(at, schema, name, &[]).map(|()| Held::Message(name.to_owned())),
                 }
             }
@@ -266,9 +275,16 @@ impl Builder<'_> {
             return Ok(None);
         };
         match self.held(at, &inner, name)? {
-            held @ (Held::Scalar(_) | Held::Message(_) | Held::Enum(_)) => Ok(Some(Held::Optional(Box::new(held)))),
-            Held::Optional(_) => Err(format!("{}: an option of an option has no counterpart in protobuf", at.path)),
-            _ => Err(format!("{}: a list or map that may be absent looks empty in protobuf: use an empty one", at.path)),
+            held @ (Held::Scalar(_) | Held::Message(_) | Held::Enum(_)) => {
+                Ok(Some(Held::Optional(Box::new(held))))
+            }
+            Held::Optional(_) => {
+                Err(format!("{}: an option of an option has no counterpart in protobuf", at.path))
+            }
+            _ => Err(format!(
+                "{}: a list or map that may be absent looks empty in protobuf: use an empty one",
+                at.path
+            )),
         }
     }
 
@@ -285,11 +301,15 @@ impl Builder<'_> {
             self.insert(at.root, name, schema, Shape::Tuple(names), fields, Vec::new())?;
             return Ok(Held::Message(name.to_owned()));
         }
-        let items = schema.get("items").ok_or_else(|| format!("{}: a list of any values has no counterpart", at.path))?;
+        let items = schema
+            .get("items")
+            .ok_or_else(|| format!("{}: a list of any values has no counterpart", at.path))?;
         let path = format!("{}[]", at.path);
         match self.held(at.below(&path), items, &format!("{name}Item"))? {
             held @ (Held::Scalar(_) | Held::Message(_) | Held::Enum(_)) => Ok(Held::Repeated(Box::new(held))),
-            _ => Err(format!("{path}: the items of a list cannot be lists, maps or absent: wrap them in a struct")),
+            _ => Err(format!(
+                "{path}: the items of a list cannot be lists, maps or absent: wrap them in a struct"
+            )),
         }
     }
 
@@ -301,7 +321,10 @@ impl Builder<'_> {
         let empty = serde_json::Map::new();
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
         let required = |field: &str| {
-            schema.get("required").and_then(Value::as_array).is_some_and(|names| names.iter().any(|n| n == field))
+            schema
+                .get("required")
+                .and_then(Value::as_array)
+                .is_some_and(|names| names.iter().any(|n| n == field))
         };
         let mut names: Vec<&String> = order.iter().filter(|name| properties.contains_key(*name)).collect();
         names.extend(properties.keys().filter(|name| !order.contains(name)));
@@ -370,14 +393,24 @@ impl Builder<'_> {
         self.insert(at.root, name, schema, Shape::OneOf(shapes), fields, vec![kind])
     }
 
-    fn enumeration(&mut self, at: At<'_>, schema: &Value, name: &str, words: &[String]) -> Result<(), String> {
+    fn enumeration(
+        &mut self,
+        at: At<'_>,
+        schema: &Value,
+        name: &str,
+        words: &[String],
+    ) -> Result<(), String> {
         if self.known(at.root, name, schema)? {
             return Ok(());
         }
         self.made.schemas.insert(name.to_owned(), canonical(at.root, schema));
         let prefix = snake(name).to_ascii_uppercase();
         let zero = format!("{prefix}_UNSPECIFIED");
-        let value = |name: String, number| EnumValueDescriptorProto { name: Some(name), number: Some(number), options: None };
+        let value = |name: String, number| EnumValueDescriptorProto {
+            name: Some(name),
+            number: Some(number),
+            options: None,
+        };
         let mut values = vec![value(zero, 0)];
         let mut known = Vec::new();
         for word in words {
@@ -435,7 +468,8 @@ impl Builder<'_> {
             }
             if let Some(entry) = field.json_name.take() {
                 nested.push(entry_of(field, &entry));
-                field.type_name = Some(format!(".{full}.{}", nested.last().map_or("", |e: &DescriptorProto| e.name())));
+                field.type_name =
+                    Some(format!(".{full}.{}", nested.last().map_or("", |e: &DescriptorProto| e.name())));
             }
         }
         let (reserved_range, reserved_name) = self.numbers.reserved(name, &fields);
@@ -453,7 +487,13 @@ impl Builder<'_> {
     }
 
     /// A field without its number.
-    fn field(&self, _message: &str, name: &str, held: Held, path: &str) -> Result<FieldDescriptorProto, String> {
+    fn field(
+        &self,
+        _message: &str,
+        name: &str,
+        held: Held,
+        path: &str,
+    ) -> Result<FieldDescriptorProto, String> {
         let mut field = FieldDescriptorProto {
             name: Some(name.to_owned()),
             label: Some(Label::Optional.into()),
@@ -651,11 +691,16 @@ mod tests {
     #[service(name = "shop.orders")]
     enum Orders {
         #[rpc(returns = Order)]
-        Place { order: Order, rush: bool },
+        Place {
+            order: Order,
+            rush: bool,
+        },
         #[rpc(returns = u64)]
         Count,
         #[rpc(streams = Line)]
-        Watch { since: u64 },
+        Watch {
+            since: u64,
+        },
         Touch,
         #[rpc(returns = Option<Vec<u32>>)]
         Odd,
@@ -761,7 +806,10 @@ mod tests {
         place.fields = vec!["due".into(), "order".into()];
         let second = print(&map(&older, &numbers).file, "shop.orders");
         let message = second.split("message PlaceRequest {").nth(1).unwrap().split('}').next().unwrap();
-        assert_eq!(message.trim(), "reserved 2;\n  reserved \"rush\";\n  string due = 3;\n  Order order = 1;");
+        assert_eq!(
+            message.trim(),
+            "reserved 2;\n  reserved \"rush\";\n  string due = 3;\n  Order order = 1;"
+        );
         // And a third time nothing moves.
         let (_, numbers) = Numbers::parse("orders.proto", &second).unwrap();
         assert_eq!(print(&map(&older, &numbers).file, "shop.orders"), second);

@@ -52,8 +52,9 @@ impl Described {
     /// # Errors
     /// `UNIMPLEMENTED` with what of it has no counterpart, or that there is none of this name.
     pub(super) fn method(&self, name: &str) -> std::result::Result<MethodDescriptor, Status> {
-        let unimplemented =
-            |text: String| Status::new(Code::Unimplemented, text).executed(Executed::No).stage(Stage::Admission);
+        let unimplemented = |text: String| {
+            Status::new(Code::Unimplemented, text).executed(Executed::No).stage(Stage::Admission)
+        };
         if let Some(why) = self.mapped.refused.get(name) {
             return Err(unimplemented(why.clone()));
         }

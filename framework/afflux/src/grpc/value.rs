@@ -1,6 +1,8 @@
 //! A protobuf message as the JSON value it stands for, and back.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value as Proto};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value as Proto,
+};
 use serde_json::{Map, Value, json};
 
 use super::proto::{Mapped, Shape};
@@ -12,7 +14,9 @@ impl Mapped {
         let field = |name: &str| descriptor.get_field_by_name(name);
         match self.shapes.get(descriptor.full_name()) {
             None | Some(Shape::Nothing) => Value::Null,
-            Some(Shape::Wrapped) => field("value").map_or(Value::Null, |f| self.value_json(&f, &message.get_field(&f))),
+            Some(Shape::Wrapped) => {
+                field("value").map_or(Value::Null, |f| self.value_json(&f, &message.get_field(&f)))
+            }
             Some(Shape::Tuple(names)) => names
                 .iter()
                 .filter_map(|name| field(name))
@@ -90,7 +94,8 @@ impl Mapped {
     ) -> Result<DynamicMessage, String> {
         let mut message = DynamicMessage::new(descriptor.clone());
         let wrong = |expected: &str| format!("{path}: expected {expected}, got {}", brief(value));
-        let field = |name: &str| descriptor.get_field_by_name(name).ok_or_else(|| format!("{path}: no field {name}"));
+        let field =
+            |name: &str| descriptor.get_field_by_name(name).ok_or_else(|| format!("{path}: no field {name}"));
         let mut set = |name: &str, value: &Value, path: &str| {
             let field = field(name)?;
             let value = self.to_proto(&field, value, path)?;
@@ -121,7 +126,8 @@ impl Mapped {
                 }
                 Value::Object(object) => {
                     let (json, value) = object.iter().next().ok_or_else(|| wrong("a variant"))?;
-                    let variant = variants.iter().find(|v| v.json == *json).ok_or_else(|| wrong("a variant"))?;
+                    let variant =
+                        variants.iter().find(|v| v.json == *json).ok_or_else(|| wrong("a variant"))?;
                     set(&variant.proto, value, &format!("{path}.{json}"))?;
                 }
                 _ => return Err(wrong("a variant")),
@@ -134,7 +140,9 @@ impl Mapped {
         if field.is_map() {
             let Kind::Message(entry) = field.kind() else { return Err(format!("{path}: no map")) };
             let values = entry.map_entry_value_field();
-            let object = value.as_object().ok_or_else(|| format!("{path}: expected an object, got {}", brief(value)))?;
+            let object = value
+                .as_object()
+                .ok_or_else(|| format!("{path}: expected an object, got {}", brief(value)))?;
             let entries = object.iter().map(|(key, value)| {
                 let value = self.to_proto(&values, value, &format!("{path}.{key}"))?;
                 Ok((MapKey::String(key.clone()), value))
@@ -142,8 +150,10 @@ impl Mapped {
             return Ok(Proto::Map(entries.collect::<Result<_, String>>()?));
         }
         if field.is_list() {
-            let items = value.as_array().ok_or_else(|| format!("{path}: expected an array, got {}", brief(value)))?;
-            let items = items.iter().enumerate().map(|(at, item)| self.one(field, item, &format!("{path}[{at}]")));
+            let items =
+                value.as_array().ok_or_else(|| format!("{path}: expected an array, got {}", brief(value)))?;
+            let items =
+                items.iter().enumerate().map(|(at, item)| self.one(field, item, &format!("{path}[{at}]")));
             return Ok(Proto::List(items.collect::<Result<_, String>>()?));
         }
         self.one(field, value, path)
@@ -165,7 +175,8 @@ impl Mapped {
             Kind::Message(descriptor) => Proto::Message(self.to_message(&descriptor, value, path)?),
             Kind::Enum(kind) => {
                 let words = self.words.get(kind.full_name());
-                let found = words.and_then(|words| words.iter().find(|(_, word)| Some(word.as_str()) == value.as_str()));
+                let found = words
+                    .and_then(|words| words.iter().find(|(_, word)| Some(word.as_str()) == value.as_str()));
                 Proto::EnumNumber(found.ok_or_else(|| wrong("a variant"))?.0)
             }
             other => return Err(format!("{path}: {other:?} is not written here")),

@@ -17,8 +17,11 @@ impl Node {
         #[cfg(not(feature = "grpc"))]
         {
             let _ = protos;
-            Err(Error::usage(format!("grpc.listen = {}, but this program speaks no gRPC", settings.grpc_listen))
-                .hint("build it with the feature `grpc` of afflux, or leave grpc.listen empty"))
+            Err(Error::usage(format!(
+                "grpc.listen = {}, but this program speaks no gRPC",
+                settings.grpc_listen
+            ))
+            .hint("build it with the feature `grpc` of afflux, or leave grpc.listen empty"))
         }
         #[cfg(feature = "grpc")]
         {
