@@ -381,7 +381,7 @@ fn a_node_that_cannot_join_says_why_and_ends() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     program.fails(&["node", "--join", &free], 1, &["cannot join through", &free, "help:"]);
     program.fails(&["nodes", "--address", &free], 1, &["cannot join through", &free]);
-    program.fails(&["node", "--join", "nowhere"], 1, &["cannot join through nowhere"]);
+    program.fails(&["node", "--join", "nowhere"], 2, &["node.join", "HOST:PORT", "got `nowhere`"]);
     // Somebody else listens there.
     for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"\xff\xff\xff\xff\xff\xff\xff\xff", b""] {
         let stranger = Stranger::answering(answer);
