@@ -161,6 +161,10 @@ async fn read_frame(conn: &mut Conn, buf: &mut BytesMut, limits: &Limits) -> io:
     let limits = Limits { frame_bytes_max: limits.hello_bytes_max, ..*limits };
     let invalid = |error: WireError| io::Error::new(io::ErrorKind::InvalidData, error);
     loop {
+        if buf.starts_with(b"HTTP") {
+            let text = "HTTP is spoken there: it may be a node's admin port, and its node port is meant";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         if let Some(frame) = next_frame(buf, &limits).map_err(invalid)? {
             return Ok(frame);
         }

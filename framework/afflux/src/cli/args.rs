@@ -107,16 +107,18 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  {name} describe shop.orders")]
     Describe(DescribeArgs),
     /// Call a method of a service.
-    #[command(after_help = "Example:\n  {name} call shop.orders/Get '{\"id\":7}'")]
+    #[command(
+        after_help = "Examples:\n  {name} call shop.orders/Get '{\"id\":7}'\n  {name} call shop.orders/Place @order.json --deadline-ms 500\n  {name} call shop.orders/Watch '{\"since\":0}' --json       a stream: a line an item, until Ctrl-C\n  {name} call shop.orders/Import '{\"batch\":\"mon\"}' < lines.ndjson   items from stdin, a JSON value a line"
+    )]
     Call(CallArgs),
     /// Make certificates and tokens: an authority, nodes, callers.
     #[command(
-        after_help = "Examples:\n  {name} certs init --host 10.0.0.5             an authority, a first node, a client for the command line\n  {name} certs node node-2 --host 10.0.0.6      one more node\n  {name} certs client support/alice             a caller\n  {name} certs token support/alice              a caller without a certificate"
+        after_help = "Examples:\n  {name} certs init --host 10.0.0.5             a CA, a node, a client\n  {name} certs node node-2 --host 10.0.0.6      one more node\n  {name} certs client support/alice             a caller\n  {name} certs token support/alice              a caller without a certificate"
     )]
     Certs(CertsArgs),
     /// Contracts as files: what they are, and whether a change of them breaks anybody.
     #[command(
-        after_help = "Examples:\n  {name} schema export --out schema.json\n  {name} schema diff main/schema.json schema.json\n  {name} schema proto shop.orders --write proto/orders.proto"
+        after_help = "Examples:\n  {name} schema export --out schema.json\n  {name} schema diff main/schema.json schema.json --full    new clients, old servers too\n  {name} schema proto shop.orders --write proto/orders.proto"
     )]
     Schema {
         #[command(subcommand)]
@@ -353,10 +355,11 @@ pub(crate) struct SchemaDiffArgs {
 pub(crate) struct CallArgs {
     /// Service and method, such as shop.orders/Get.
     pub(crate) method: String,
-    /// The parameters, a JSON object; `-` reads it from stdin.
+    /// The parameters, a JSON object; `-` reads it from stdin, `@FILE` from a file.
     #[arg(default_value = "{}")]
     pub(crate) params: String,
-    /// Gives up after this many milliseconds; the method's own deadline when absent.
+    /// Gives up after this many milliseconds; the method's own deadline when absent. Of a stream it
+    /// bounds the opening alone.
     #[arg(long, value_name = "MS")]
     pub(crate) deadline_ms: Option<u64>,
     /// The same key means the same effect, however often it is sent.

@@ -14,9 +14,6 @@ use crate::client::Client;
 use crate::contract::Target;
 use crate::error::{Error, Result};
 
-/// The deadline of a call that is given none.
-const DEADLINE: Duration = Duration::from_secs(10);
-
 /// Bytes of parameters read from stdin.
 const PARAMS_BYTES_MAX: u64 = 16 << 20;
 
@@ -43,7 +40,7 @@ pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
     if !problems.is_empty() {
         return Err(Error::usage(format!("{service}/{method}: {}", problems.join("\n  "))).hint(hint));
     }
-    let deadline = args.deadline_ms.map_or(DEADLINE, Duration::from_millis);
+    let deadline = Duration::from_millis(args.deadline_ms.unwrap_or(info.deadline_ms));
     if info.accepts.is_some() || info.streams.is_some() {
         if args.params == "-" && info.accepts.is_some() {
             return Err(Error::usage(format!("stdin has the items of {service}/{method}"))

@@ -231,10 +231,7 @@ impl NodeBuilder {
             .map_err(|status| crate::admin::listen_failed(&settings.node_listen, status, "node.listen"))?;
         routing::set_policies(&mesh, &settings)?;
         tell_readiness(&place, &mesh, &probes);
-        let address = match settings.node_advertise.as_str() {
-            "" => mesh.local_address(),
-            advertised => advertised.to_owned(),
-        };
+        let address = super::outside::address(&settings, mesh.local_address());
         crate::security::keep_fresh(&settings, mesh.clone(), &place);
         match super::reach::reach(&settings, &mesh, &id, &address, &place).await {
             Ok((registry, home)) => {

@@ -10,6 +10,7 @@ mod hook;
 mod hosted;
 mod keyed;
 mod lookup;
+mod outside;
 mod reach;
 mod routing;
 
