@@ -132,9 +132,10 @@ fn examples_are_listed_with_what_they_print() {
         house.sources("examples").iter().filter_map(|s| Some(s.path.split('/').nth(1)?.to_owned())).collect();
     assert!(examples.len() >= 7, "only {} examples were seen", examples.len());
     for name in &examples {
-        let command = format!("```\n$ cargo run --bin afflux-{name}\n");
-        let printed = house.text(&format!("examples/{name}/expected.txt")).unwrap_or_default();
-        if !text.contains(&format!("\n## {name}\n")) || !text.contains(&format!("{command}{printed}")) {
+        let command = format!("```\n$ cargo run --bin afflux-{name}");
+        let printed = house.text(&format!("examples/{name}/expected.txt"));
+        let block = printed.map_or(command.clone(), |printed| format!("{command}\n{printed}```\n"));
+        if !text.contains(&format!("\n## {name}\n")) || !text.contains(&block) {
             findings.add(PAGE, 1, format!("`{name}` is not there with its command and what it prints"));
         }
     }
