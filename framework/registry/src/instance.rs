@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use afflux_wire::{Incarnation, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::error::RegistryError;
+
 /// Whether a node takes new work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -95,6 +97,14 @@ impl Instance {
     /// Whether more is known of it than its address.
     pub fn is_identified(&self) -> bool {
         self.incarnation != Incarnation(0)
+    }
+
+    /// Refuses this record where a later life of its node is registered.
+    pub(crate) fn check_not_superseded(&self, registered: Incarnation) -> Result<(), RegistryError> {
+        if registered <= self.incarnation {
+            return Ok(());
+        }
+        Err(RegistryError::Superseded { node: self.node.clone(), ours: self.incarnation, newer: registered })
     }
 }
 

@@ -190,13 +190,7 @@ impl Registry for MemoryRegistry {
         done(check_ttl(ttl).and_then(|()| {
             self.with(|state, inner| {
                 match state.records.get(&instance.node) {
-                    Some(present) if present.instance.incarnation > instance.incarnation => {
-                        return Err(RegistryError::Superseded {
-                            node: instance.node,
-                            ours: instance.incarnation,
-                            newer: present.instance.incarnation,
-                        });
-                    }
+                    Some(present) => instance.check_not_superseded(present.instance.incarnation)?,
                     None if state.records.len() >= INSTANCES_MAX => {
                         return Err(RegistryError::Full {
                             registry: NAME,
@@ -205,7 +199,7 @@ impl Registry for MemoryRegistry {
                             cure: "use etcd, ZooKeeper or Kubernetes for a cluster of this size",
                         });
                     }
-                    _ => {}
+                    None => {}
                 }
                 state.leases += 1;
                 let lease = LeaseId(state.leases);

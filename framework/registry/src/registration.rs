@@ -211,15 +211,11 @@ impl Driver {
                             self.registered(now);
                             return Ok(());
                         }
-                        Some(found) if found.incarnation > wanted.incarnation => {
-                            return Err(RegistryError::Superseded {
-                                node: wanted.node,
-                                ours: wanted.incarnation,
-                                newer: found.incarnation,
-                            });
-                        }
-                        _ => {
-                            tracing::warn!(node = %wanted.node, "the own record is missing or differs")
+                        found => {
+                            if let Some(found) = found {
+                                wanted.check_not_superseded(found.incarnation)?;
+                            }
+                            tracing::warn!(node = %wanted.node, "the own record is missing or differs");
                         }
                     }
                 }

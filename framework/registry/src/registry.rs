@@ -204,3 +204,28 @@ pub(crate) fn check_name(name: &str) -> Result<(), RegistryError> {
 pub(crate) fn sum(name: &str, value: i64, n: i64) -> Result<i64, RegistryError> {
     value.checked_add(n).ok_or_else(|| RegistryError::Overflow { name: name.to_owned(), value, n })
 }
+
+/// The value of a counter kept as a decimal number at `place`, which a message can name.
+#[cfg(any(feature = "etcd", feature = "zookeeper", feature = "kubernetes"))]
+pub(crate) fn counter_of(registry: &'static str, place: &str, text: &[u8]) -> Result<i64, RegistryError> {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        let value = String::from_utf8_lossy(text);
+        let reason = format!("{place} holds {value:?}, which is no counter: delete it");
+        RegistryError::Setup { registry, reason }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(any(feature = "etcd", feature = "zookeeper", feature = "kubernetes"))]
+    fn what_is_no_counter_is_refused_with_its_place_and_its_text() {
+        assert_eq!(counter_of("etcd", "the key /a/n", b"-3"), Ok(-3));
+        for (bytes, shown) in [(&b""[..], "\"\""), (b"3 eggs", "\"3 eggs\""), (b"\xff", "\u{fffd}")] {
+            let refused = counter_of("etcd", "the key /a/n", bytes).unwrap_err().to_string();
+            assert!(refused.contains("the key /a/n holds") && refused.contains(shown), "{refused}");
+        }
+    }
+}

@@ -3,53 +3,47 @@
 #![cfg(feature = "kubernetes")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+#[macro_use]
+mod faults;
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use afflux_registry::suite::{self, Fixture, every_behaviour};
-use afflux_registry::{
-    Instance, InstanceState, KubernetesConfig, KubernetesRegistry, Registration, RegistrationState, Registry,
-    RegistryError, View, Watcher,
-};
+use afflux_registry::suite::every_behaviour;
+use afflux_registry::{Instance, InstanceState, KubernetesConfig, KubernetesRegistry, Registry, View};
 use afflux_wire::{Incarnation, NodeId};
+use faults::{Backend, Linked, TTL, until};
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
-use support::{Proxy, Server, address, pass, spawner, unique};
-
-const TTL: Duration = Duration::from_secs(3);
+use support::{address, spawner, unique};
 
 struct Cluster {
-    proxy: Proxy,
     kubeconfig: String,
     name: String,
     registry: Arc<KubernetesRegistry>,
 }
 
 impl Cluster {
-    async fn new(kubeconfig: &str, test: &str) -> Self {
-        Self::with_service(kubeconfig, test, None).await
-    }
-
-    async fn with_service(kubeconfig: &str, test: &str, service: Option<String>) -> Self {
-        let text = std::fs::read_to_string(kubeconfig).unwrap();
-        let server = text.split("https://").nth(1).unwrap().lines().next().unwrap().to_owned();
-        let proxy = Proxy::new(&server).await;
+    async fn with_service(kubeconfig: &str, link: Option<SocketAddr>, service: Option<String>) -> Self {
+        let mut text = std::fs::read_to_string(kubeconfig).unwrap();
+        if let Some(link) = link {
+            text = text.replace(&Self::target(kubeconfig), &link.to_string());
+        }
         // A label's value, so at most 63 bytes.
         let name = unique("t");
         let mut config = KubernetesConfig::new(&name, std::time::SystemTime::now);
-        config.kubeconfig = Some(text.replace(&server, &proxy.address.to_string()));
+        config.kubeconfig = Some(text);
         config.service = service;
         config.operation_max = Duration::from_secs(3);
         config.probe_every = Duration::from_secs(1);
-        tracing::debug!(test, name, "a cluster of its own");
         let registry = Arc::new(KubernetesRegistry::start(config, spawner()).await.unwrap());
-        Self { proxy, kubeconfig: kubeconfig.to_owned(), name, registry }
+        Self { kubeconfig: kubeconfig.to_owned(), name, registry }
     }
 
     /// A client that may do everything, with no fault in between.
@@ -63,15 +57,21 @@ impl Cluster {
     }
 }
 
-impl Fixture for Cluster {
+impl Backend for Cluster {
+    const SCRIPT: &'static str = "kube.sh";
+    const VARIABLE: &'static str = "AFFLUX_TEST_KUBERNETES";
+
+    fn target(kubeconfig: &str) -> String {
+        let text = std::fs::read_to_string(kubeconfig).unwrap();
+        text.split("https://").nth(1).unwrap().lines().next().unwrap().to_owned()
+    }
+    async fn connect(kubeconfig: &str, link: SocketAddr, test: &str) -> Self {
+        let cluster = Self::with_service(kubeconfig, Some(link), None).await;
+        tracing::debug!(test, cluster.name, "a cluster of its own");
+        cluster
+    }
     fn registry(&self) -> Arc<dyn Registry> {
         Arc::clone(&self.registry) as _
-    }
-    fn cut(&self) {
-        self.proxy.cut();
-    }
-    fn heal(&self) {
-        self.proxy.heal();
     }
     fn forget(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
@@ -80,45 +80,12 @@ impl Fixture for Cluster {
             leases.delete_collection(&DeleteParams::default(), &ours).await.unwrap();
         })
     }
-    fn pass(&self, span: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(pass(span))
-    }
-    fn ttl(&self) -> Duration {
-        TTL
-    }
 }
 
 macro_rules! over_kubernetes {
-    ($($behaviour:ident),* $(,)?) => {$(
-        #[tokio::test]
-        #[ignore = "needs kubernetes"]
-        async fn $behaviour() {
-            let cluster = Cluster::new(&address("AFFLUX_TEST_KUBERNETES"), stringify!($behaviour)).await;
-            suite::$behaviour(&cluster).await;
-        }
-    )*};
+    ($($behaviour:ident),* $(,)?) => { over_server!(Cluster, "needs kubernetes", $($behaviour),*); };
 }
 every_behaviour!(over_kubernetes);
-
-async fn until(watcher: &mut Watcher, fits: impl Fn(&View) -> bool) -> Arc<View> {
-    let search = async {
-        loop {
-            let view = watcher.next().await.unwrap();
-            if fits(&view) {
-                return view;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), search).await.expect("no such view came")
-}
-
-fn instance(name: &str) -> Instance {
-    Instance::new(name, Incarnation(1), format!("{name}.test:7400"))
-}
-
-fn there(view: &View, names: &[&str]) -> bool {
-    view.reachable && view.instances.iter().map(|i| i.node.as_str()).eq(names.iter().copied())
-}
 
 fn slice(service: &str, pods: &[(&str, bool, bool)]) -> EndpointSlice {
     let endpoint = |(address, serving, terminating): &(&str, bool, bool)| Endpoint {
@@ -153,8 +120,7 @@ fn states(view: &View) -> Vec<(&str, bool)> {
 #[ignore = "needs kubernetes"]
 async fn pods_come_and_go_as_the_slices_of_the_service_say() {
     let service = unique("svc");
-    let cluster =
-        Cluster::with_service(&address("AFFLUX_TEST_KUBERNETES"), "slices", Some(service.clone())).await;
+    let cluster = Cluster::with_service(&address(Cluster::VARIABLE), None, Some(service.clone())).await;
     let slices: Api<EndpointSlice> = Api::default_namespaced(cluster.admin().await);
     let mut watcher = cluster.registry.watch();
     let pod =
@@ -183,7 +149,7 @@ async fn pods_come_and_go_as_the_slices_of_the_service_say() {
 #[tokio::test]
 #[ignore = "needs kubernetes"]
 async fn the_lease_of_a_lock_that_somebody_deleted_leaves_no_smaller_token_behind() {
-    let cluster = Cluster::new(&address("AFFLUX_TEST_KUBERNETES"), "deleted").await;
+    let Linked { backend: cluster, proxy: _open } = Linked::<Cluster>::shared("deleted").await;
     let mut last = 0;
     for round in 0..4 {
         let fence = cluster.registry.acquire("x", &format!("a/{round}"), TTL).await.unwrap().unwrap();
@@ -199,7 +165,7 @@ async fn the_lease_of_a_lock_that_somebody_deleted_leaves_no_smaller_token_behin
 #[tokio::test]
 #[ignore = "needs kubernetes"]
 async fn another_client_believes_a_lease_until_it_has_seen_it_stand_still() {
-    let cluster = Cluster::new(&address("AFFLUX_TEST_KUBERNETES"), "skew").await;
+    let Linked { backend: cluster, proxy: _open } = Linked::<Cluster>::shared("skew").await;
     let fence = cluster.registry.acquire("x", "a/1", TTL).await.unwrap().unwrap();
     // A clock that is ten seconds ahead takes nobody's lock.
     let mut config =
@@ -210,61 +176,4 @@ async fn another_client_believes_a_lease_until_it_has_seen_it_stand_still() {
     cluster.registry.renew("x", fence).await.unwrap();
     let next = tokio::time::timeout(TTL * 3, ahead.lock("x", "b/1", TTL)).await.unwrap().unwrap();
     assert!(next > fence);
-}
-
-#[tokio::test]
-#[ignore = "needs kubernetes"]
-async fn a_link_that_carries_nothing_is_noticed_and_the_last_view_stays() {
-    let cluster = Cluster::new(&address("AFFLUX_TEST_KUBERNETES"), "silence").await;
-    let mut watcher = cluster.registry.watch();
-    cluster.registry.register(instance("a"), TTL * 10).await.unwrap();
-    until(&mut watcher, |view| there(view, &["a"])).await;
-    cluster.proxy.silence();
-    let during = until(&mut watcher, |view| !view.reachable).await;
-    assert_eq!(during.instances.len(), 1);
-    assert!(matches!(cluster.registry.view().await, Err(RegistryError::Unreachable { .. })));
-    assert!(watcher.silence().is_some_and(|silence| silence >= Duration::from_secs(1)));
-    cluster.proxy.heal();
-    until(&mut watcher, |view| there(view, &["a"])).await;
-}
-
-/// Registers over a server of its own, does something to that, and wants the record back.
-async fn registered_through(fault: impl AsyncFnOnce(&Server, &mut Watcher, &Registration)) {
-    let server = Server::start("kube.sh");
-    let cluster = Cluster::new(&server.address, "fault").await;
-    let (registration, driver) = Registration::new(cluster.registry(), instance("a"), TTL);
-    tokio::spawn(driver);
-    let mut watcher = cluster.registry.watch();
-    until(&mut watcher, |view| there(view, &["a"])).await;
-    fault(&server, &mut watcher, &registration).await;
-    let back = registration.wait_for(RegistrationState::is_registered);
-    tokio::time::timeout(Duration::from_secs(30), back).await.expect("the node never registered again");
-    until(&mut watcher, |view| there(view, &["a"])).await;
-    registration.close().await;
-    assert!(cluster.registry.view().await.unwrap().instances.is_empty());
-}
-
-#[tokio::test]
-#[ignore = "needs kubernetes"]
-async fn a_registration_survives_a_server_that_is_killed_and_started_again() {
-    registered_through(async |server, watcher, _| {
-        server.tell("kill");
-        let during = until(watcher, |view| !view.reachable).await;
-        assert_eq!(during.instances.len(), 1, "unreachable is not empty");
-        server.tell("start");
-    })
-    .await;
-}
-
-#[tokio::test]
-#[ignore = "needs kubernetes"]
-async fn a_registration_survives_a_server_that_is_stopped_for_longer_than_the_lease() {
-    registered_through(async |server, watcher, registration| {
-        server.tell("pause");
-        until(watcher, |view| !view.reachable).await;
-        let lost = registration.wait_for(|state| !state.is_registered());
-        tokio::time::timeout(TTL * 3, lost).await.expect("the lease cannot be sure any more");
-        server.tell("resume");
-    })
-    .await;
 }

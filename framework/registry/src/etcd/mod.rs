@@ -24,7 +24,7 @@ use crate::coordination::Spawner;
 use crate::error::RegistryError;
 use crate::instance::Instance;
 use crate::key::segment;
-use crate::registry::{Fence, LeaseId, Registry, check_name, check_ttl, sum};
+use crate::registry::{Fence, LeaseId, Registry, check_name, check_ttl, counter_of, sum};
 use crate::view::{View, Watcher};
 use client::{Client, error_of, unchanged, under};
 use follow::Seen;
@@ -113,13 +113,8 @@ impl EtcdRegistry {
             .map_err(|error| RegistryError::Setup { registry: NAME, reason: error.to_string() })?;
         loop {
             let present = self.client.get(&key).await.map_err(said)?;
-            let newer = present.as_ref().and_then(record_of).filter(|p| p.incarnation > instance.incarnation);
-            if let Some(newer) = newer {
-                return Err(RegistryError::Superseded {
-                    node: instance.node,
-                    ours: instance.incarnation,
-                    newer: newer.incarnation,
-                });
+            if let Some(there) = present.as_ref().and_then(record_of) {
+                instance.check_not_superseded(there.incarnation)?;
             }
             let lease = self.client.grant(ttl).await.map_err(said)?;
             let same = unchanged(&key, present.as_ref().map_or(0, |kv| kv.mod_revision));
@@ -176,11 +171,7 @@ fn record_of(kv: &KeyValue) -> Option<Instance> {
 
 fn number_of(kv: Option<&KeyValue>) -> Result<i64, RegistryError> {
     let Some(kv) = kv else { return Ok(0) };
-    std::str::from_utf8(&kv.value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-        let (key, value) = (String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value));
-        let reason = format!("the key {key} holds {value:?}, which is no counter: delete it");
-        RegistryError::Setup { registry: NAME, reason }
-    })
+    counter_of(NAME, &format!("the key {}", String::from_utf8_lossy(&kv.key)), &kv.value)
 }
 
 impl Registry for EtcdRegistry {

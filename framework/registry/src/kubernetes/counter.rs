@@ -4,15 +4,12 @@ use super::NAME;
 use super::objects::{Kind, VALUE, annotate, annotation};
 use super::shared::Shared;
 use crate::error::RegistryError;
-use crate::registry::check_name;
+use crate::registry::{check_name, counter_of};
 use k8s_openapi::api::coordination::v1::Lease;
 
 fn value_of(name: &str, lease: Option<&Lease>) -> Result<i64, RegistryError> {
     let Some(text) = lease.and_then(|lease| annotation(lease, VALUE)) else { return Ok(0) };
-    text.parse().map_err(|_| RegistryError::Setup {
-        registry: NAME,
-        reason: format!("the Lease of the counter {name:?} holds {text:?}, which is no number: delete it"),
-    })
+    counter_of(NAME, &format!("the Lease of the counter {name:?}"), text.as_bytes())
 }
 
 pub(super) async fn get(shared: &Shared, name: &str) -> Result<i64, RegistryError> {

@@ -118,14 +118,8 @@ impl KubernetesRegistry {
         loop {
             let present = shared.get(Kind::Node, instance.node.as_str()).await?;
             let alive = present.as_ref().filter(|lease| shared.is_alive(lease));
-            if let Some(there) = alive.and_then(objects::record_of)
-                && there.incarnation > instance.incarnation
-            {
-                return Err(RegistryError::Superseded {
-                    node: instance.node,
-                    ours: instance.incarnation,
-                    newer: there.incarnation,
-                });
+            if let Some(there) = alive.and_then(objects::record_of) {
+                instance.check_not_superseded(there.incarnation)?;
             }
             let mut lease = present.unwrap_or_else(|| {
                 objects::empty(&shared.config.cluster, Kind::Node, instance.node.as_str())

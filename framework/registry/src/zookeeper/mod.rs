@@ -25,7 +25,7 @@ use crate::coordination::Spawner;
 use crate::error::RegistryError;
 use crate::instance::Instance;
 use crate::key::segment;
-use crate::registry::{Fence, LeaseId, Registry, check_name, check_ttl, sum};
+use crate::registry::{Fence, LeaseId, Registry, check_name, check_ttl, counter_of, sum};
 use crate::view::{View, Watcher};
 use curator::Entry;
 use session::{Held, Shared};
@@ -126,13 +126,7 @@ impl ZookeeperRegistry {
             let mut old = Vec::new();
             for name in &names {
                 let Some(entry) = Entry::parse(name).filter(|e| e.node == instance.node) else { continue };
-                if entry.incarnation > instance.incarnation {
-                    return Err(RegistryError::Superseded {
-                        node: instance.node,
-                        ours: instance.incarnation,
-                        newer: entry.incarnation,
-                    });
-                }
+                instance.check_not_superseded(entry.incarnation)?;
                 old.push(format!("{directory}/{name}"));
             }
             let entry = Entry {
@@ -231,11 +225,7 @@ fn present<T>(answer: Result<T, Error>) -> Result<Option<T>, RegistryError> {
 }
 
 fn number_of(path: &str, data: &[u8]) -> Result<i64, RegistryError> {
-    std::str::from_utf8(data).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
-        let value = String::from_utf8_lossy(data);
-        let reason = format!("the node {path} holds {value:?}, which is no counter: delete it");
-        RegistryError::Setup { registry: NAME, reason }
-    })
+    counter_of(NAME, &format!("the node {path}"), data)
 }
 
 impl Registry for ZookeeperRegistry {
