@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests, without libtest")]
 
+mod harness;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
@@ -430,18 +432,5 @@ fn main() -> ExitCode {
         ("a_launcher_that_is_killed_leaves_no_node_behind", a_launcher_that_is_killed_leaves_no_node_behind),
         ("a_node_begins_a_cluster_and_another_joins_it", a_node_begins_a_cluster_and_another_joins_it),
     ];
-    if std::env::args().any(|arg| arg == "--list") {
-        for (name, _) in tests {
-            println!("{name}: test");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let filter = if first.starts_with('-') { String::new() } else { first };
-    let mut failed = 0;
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
-        let passed = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-        failed += u32::from(!passed);
-    }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    harness::run(&first, tests)
 }

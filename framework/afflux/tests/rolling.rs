@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests, without libtest")]
 
+mod harness;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -328,18 +330,5 @@ fn main() -> ExitCode {
             run(a_node_that_others_ask_for_its_view_ends_long_before_its_grace)
         }),
     ];
-    if std::env::args().any(|arg| arg == "--list") {
-        for (name, _) in tests {
-            println!("{name}: test");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let filter = if first.starts_with('-') { String::new() } else { first };
-    let mut failed = 0;
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
-        let passed = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-        failed += u32::from(!passed);
-    }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    harness::run(&first, tests)
 }

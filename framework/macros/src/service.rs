@@ -138,11 +138,19 @@ impl Contract {
             let plain = method.fields.iter().filter(|field| {
                 !field.kept.iter().any(|attr| attr.meta.to_token_stream().to_string().contains("with"))
             });
-            let param_arms: Vec<_> = plain.map(|field| {
+            let param_arms = plain.map(|field| {
                 let name = &field.name;
                 let text = name.to_string().trim_start_matches("r#").to_owned();
                 quote!(#text => #contract::encode_param(&self.#name),)
-            }).collect();
+            });
+            let param = quote! {
+                fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
+                    match name {
+                        #(#param_arms)*
+                        _ => ::core::option::Option::None,
+                    }
+                }
+            };
             let implementation = match method.shape(contract) {
                 None => quote! {
                     #[automatically_derived]
@@ -151,12 +159,7 @@ impl Contract {
                         type Output = #returns;
                         const METHOD: usize = #index;
 
-                        fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
-                            match name {
-                                #(#param_arms)*
-                                _ => ::core::option::Option::None,
-                            }
-                        }
+                        #param
 
                         fn into_call(
                             self,
@@ -187,12 +190,7 @@ impl Contract {
                         type Shape = #shape;
                         const METHOD: usize = #index;
 
-                        fn param(&self, name: &str) -> ::core::option::Option<::std::vec::Vec<u8>> {
-                            match name {
-                                #(#param_arms)*
-                                _ => ::core::option::Option::None,
-                            }
-                        }
+                        #param
 
                         fn into_call(
                             self,

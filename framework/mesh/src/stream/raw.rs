@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use std::future::poll_fn;
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CallMeta, MethodKind, Outgoing, ReplyTo, ResponseSlot, StreamWire, Target};
+use afflux_wire::contract::{
+    CallMeta, MethodKind, NoSlot, Outgoing, ReplyTo, ResponseSlot, StreamWire, Target,
+};
 use afflux_wire::limits::DEPTH_MAX;
 use afflux_wire::{Code, Executed, Stage, Status, skip_value};
 use bytes::Bytes;
@@ -251,11 +253,7 @@ impl Outgoing for RawOpen {
     }
 
     fn slot(&self) -> Arc<dyn ResponseSlot> {
-        struct Nobody;
-        impl ResponseSlot for Nobody {
-            fn complete(&self, _: Result<&[u8], Status>) {}
-        }
-        Arc::new(Nobody)
+        Arc::new(NoSlot)
     }
 
     fn is_stream(&self) -> bool {

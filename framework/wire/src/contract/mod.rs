@@ -48,7 +48,7 @@ pub use refusal::refusal;
 pub use reply::{Ack, CancelToken, Panic, Reply, ReplyTo, ResponseSink};
 pub use scope::CallScope;
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
-pub use slot::ResponseSlot;
+pub use slot::{NoSlot, ResponseSlot};
 pub use stream::{
     Accepts, Block, Both, Completion, Emit, Ends, Feed, Incoming, Item, NoItem, OpenFuture, Shape,
     StreamCall, StreamParams, StreamWire, Streams, TrySend,

@@ -16,6 +16,14 @@ pub trait ResponseSlot: Send + Sync {
     fn complete(&self, result: Result<&[u8], Status>);
 }
 
+/// The slot of what has no answer of its own, such as a stream: what arrives is left out.
+#[derive(Clone, Copy, Debug)]
+pub struct NoSlot;
+
+impl ResponseSlot for NoSlot {
+    fn complete(&self, _: Result<&[u8], Status>) {}
+}
+
 enum Cell<R> {
     /// Whom to wake for the answer, and what to cancel when the caller leaves.
     Waiting(Option<Waker>, Option<Arc<CallScope>>),

@@ -14,7 +14,7 @@ use super::super::fault::{CallError, RpcError};
 use super::super::future::CALL_TRIES_MAX;
 use super::super::refusal::refusal;
 use super::super::service::{LocalEndpoint, Mail, MethodSpec, Service};
-use super::super::slot::ResponseSlot;
+use super::super::slot::{NoSlot, ResponseSlot};
 use super::beside::{Beside, Whole};
 use super::emit::{Feed, Outlet};
 use super::incoming::{Alarm, Completion, Incoming, Inlet, Outcome};
@@ -313,12 +313,7 @@ impl<P: StreamParams> Outgoing for Departure<'_, P> {
     }
 
     fn slot(&self) -> Arc<dyn ResponseSlot> {
-        // Never asked of a stream.
-        struct Nobody;
-        impl ResponseSlot for Nobody {
-            fn complete(&self, _: Result<&[u8], Status>) {}
-        }
-        Arc::new(Nobody)
+        Arc::new(NoSlot)
     }
 
     fn is_stream(&self) -> bool {
