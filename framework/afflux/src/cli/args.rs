@@ -108,7 +108,7 @@ pub(crate) enum Command {
     Describe(DescribeArgs),
     /// Call a method of a service.
     #[command(
-        after_help = "Examples:\n  {name} call shop.orders/Get '{\"id\":7}'\n  {name} call shop.orders/Place @order.json --deadline-ms 500\n  {name} call shop.orders/Watch '{\"since\":0}' --json       a stream: a line an item, until Ctrl-C\n  {name} call shop.orders/Import '{\"batch\":\"mon\"}' < lines.ndjson   items from stdin, a JSON value a line"
+        after_help = "Examples:\n  {name} call shop.orders/Get '{\"id\":7}'\n  {name} call shop.orders/Place @order.json --deadline-ms 500\n  {name} call shop.orders/Watch '{\"since\":0}' --json   a stream, a line an item; Ctrl-C ends it\n  {name} call shop.orders/Import '{\"batch\":\"mon\"}' < lines.ndjson   items from stdin, one a line"
     )]
     Call(CallArgs),
     /// Make certificates and tokens: an authority, nodes, callers.
