@@ -47,7 +47,7 @@ pub(crate) struct Routes {
 }
 
 struct Route {
-    local: Option<ServiceEntry>,
+    local: Option<Arc<ServiceEntry>>,
     /// Those of the own zone first.
     endpoints: Vec<Endpoint>,
     near: usize,
@@ -62,7 +62,7 @@ struct Route {
 
 /// Where a call goes.
 pub(crate) enum Choice {
-    Local(ServiceEntry),
+    Local(Arc<ServiceEntry>),
     Link(Arc<Link>),
 }
 
@@ -79,9 +79,9 @@ pub(crate) struct Ground<'a> {
 impl Routes {
     pub(crate) fn build(ground: &Ground<'_>, called: &mut CalledServices) -> Self {
         let Ground { services, reaches, unlinked, policies, config, metrics } = ground;
-        let mut found: BTreeMap<String, (Option<ServiceEntry>, Vec<&Reach>, i64)> = BTreeMap::new();
+        let mut found: BTreeMap<String, (Option<Arc<ServiceEntry>>, Vec<&Reach>, i64)> = BTreeMap::new();
         for entry in services.entries() {
-            found.entry(entry.name.to_owned()).or_default().0 = Some(entry.clone());
+            found.entry(entry.name.to_owned()).or_default().0 = Some(Arc::new(entry.clone()));
         }
         for reach in *reaches {
             for service in reach.link.offers.read().keys() {
@@ -93,7 +93,7 @@ impl Routes {
         let now = clock::now();
         let own = name_hash(config.node.as_str());
         let route =
-            |(name, (local, reaches, draining)): (String, (Option<ServiceEntry>, Vec<&Reach>, i64))| {
+            |(name, (local, reaches, draining)): (String, (Option<Arc<ServiceEntry>>, Vec<&Reach>, i64))| {
                 let called = called.service(&name, config, metrics, now);
                 let near = |reach: &Reach| config.zone.is_some() && reach.labels.zone == config.zone;
                 let mut endpoints: Vec<Endpoint> = reaches
@@ -228,12 +228,12 @@ impl Route {
 
     #[inline]
     fn pick(&self, placement: &Placement<'_>) -> Option<Choice> {
-        let here = |_: &&ServiceEntry| !placement.elsewhere && placement.avoid != Some(&Avoid::Here);
+        let here = |_: &&Arc<ServiceEntry>| !placement.elsewhere && placement.avoid != Some(&Avoid::Here);
         let local = self.local.as_ref().filter(here);
         if let Some(local) = local
             && (self.endpoints.is_empty() || (self.local_first && self.stays(placement)))
         {
-            return Some(Choice::Local(local.clone()));
+            return Some(Choice::Local(Arc::clone(local)));
         }
         let policy = placement.policy.unwrap_or(self.policy);
         let key = placement.key.or((policy == Policy::ConsistentHash).then_some(self.own));
@@ -243,11 +243,11 @@ impl Route {
         let picked = pick.among(&self.endpoints, &moment);
         match (local, picked) {
             (Some(local), Some(endpoint)) if self.prefers_local(local, &pick, endpoint, &moment) => {
-                Some(Choice::Local(local.clone()))
+                Some(Choice::Local(Arc::clone(local)))
             }
             (_, Some(endpoint)) => Some(self.over(endpoint, policy)),
             // Better full or failed here than nowhere.
-            (Some(local), None) => Some(Choice::Local(local.clone())),
+            (Some(local), None) => Some(Choice::Local(Arc::clone(local))),
             (None, None) if !placement.elsewhere => self.local.clone().map(Choice::Local),
             (None, None) => None,
         }
@@ -411,7 +411,7 @@ impl Shared {
         let routes = self.routes.read();
         let route = routes.services.get(&target.service)?;
         if let Some(local) = &route.local {
-            return Some(Choice::Local(local.clone()));
+            return Some(Choice::Local(Arc::clone(local)));
         }
         route
             .endpoints

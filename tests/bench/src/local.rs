@@ -129,18 +129,18 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             mesh.serve(entry);
         }
         let failed: Rc<Cell<Option<String>>> = Rc::default();
-        let local = tokio::task::LocalSet::new();
         for number in 0..outstanding as u64 {
             let (client, failed) = (mesh.client::<Tally>(), Rc::clone(&failed));
             if asks {
-                local.spawn_local(ask_forever(client, number << 32, failed));
+                // On the thread's own queue of tasks, beside its actors: where a node's callers are.
+                tokio::task::spawn_local(ask_forever(client, number << 32, failed));
             } else {
-                local.spawn_local(tell_forever(client, failed));
+                tokio::task::spawn_local(tell_forever(client, failed));
             }
         }
-        local.run_until(tokio::time::sleep(WARM_UP)).await;
+        tokio::time::sleep(WARM_UP).await;
         let (before, mark) = (handled.load(Ordering::Relaxed), Mark::now()?);
-        local.run_until(tokio::time::sleep(Duration::from_secs_f64(seconds))).await;
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
         let (wall, cpu) = mark.spent()?;
         let done = handled.load(Ordering::Relaxed) - before;
         match failed.take() {

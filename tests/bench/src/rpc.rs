@@ -1,5 +1,6 @@
 //! R1–R3 over the mesh: a client and a server process on loopback, each single-threaded, or both in
-//! one process over memory. `--busy N` gives the server N tasks that always have work.
+//! one process over memory. `--busy N` gives the server N tasks that always have work; `--rate N` makes N calls
+//! a second whatever the answers do.
 //!
 //! Every call takes the product's whole path: client, balancer, in-flight table with its deadline,
 //! frames, router, mailbox, actor, answer. The server ends when its standard input closes.
@@ -20,14 +21,15 @@ use afflux_wire::{ActorPath, NodeId};
 use hdrhistogram::Histogram;
 
 use crate::args::Args;
-use crate::kit::contract::{Cx, Fault, NoError};
+use crate::kit::contract::{Cx, Emit, Fault, Incoming, NoError};
+use crate::open_loop::Arrivals;
 use crate::report::{Param, Report, Work};
-use crate::usage::{Mark, cpu_s, peak_rss_mb};
+use crate::usage::{Mark, cpu_s, peak_rss_mb, rss_mb};
 
 /// Calls before the measured window.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// Greatest latency that is told apart, in nanoseconds.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+pub(crate) const LATENCY_NS_MAX: u64 = 60_000_000_000;
 /// Places of the server's mailbox: more than any `--outstanding`.
 const OUTSTANDING_MAX: usize = 65_536;
 
@@ -48,6 +50,15 @@ pub(crate) enum Echo {
     Bytes {
         /// Anything.
         body: Body,
+    },
+    /// Counts and adds items.
+    #[rpc(accepts = (u64, u64), returns = (u64, u64))]
+    Collect,
+    /// Sends items.
+    #[rpc(streams = (u64, u64))]
+    Numbers {
+        /// How many.
+        count: u64,
     },
 }
 
@@ -70,9 +81,38 @@ impl EchoHandler for Echoer {
     async fn bytes(&mut self, _: &mut Cx, body: Body) -> Result<Body, Fault<NoError>> {
         Ok(body)
     }
+    async fn collect(
+        &mut self,
+        _: &mut Cx,
+        mut items: Incoming<(u64, u64)>,
+    ) -> Result<(u64, u64), Fault<NoError>> {
+        let (mut count, mut sum) = (0, 0u64);
+        while let Some(item) = items.next().await {
+            let (id, v) = item?;
+            count += 1;
+            sum = sum.wrapping_add(id ^ v);
+        }
+        Ok((count, sum))
+    }
+    async fn numbers(
+        &mut self,
+        _: &mut Cx,
+        count: u64,
+        mut out: Emit<(u64, u64)>,
+    ) -> Result<(), Fault<NoError>> {
+        for id in 0..count {
+            out.send((id, !id.rotate_left(9))).await?;
+        }
+        Ok(())
+    }
 }
 
-fn mesh(node: &str, listen: Option<String>, threads: &Threads, transport: Transport) -> Result<Mesh, String> {
+pub(crate) fn mesh(
+    node: &str,
+    listen: Option<String>,
+    threads: &Threads,
+    transport: Transport,
+) -> Result<Mesh, String> {
     let config = MeshConfig { listen, ..MeshConfig::new(NodeId::new(node), "bench") };
     Mesh::start(config, transport, threads.io(), MeshMetrics::unregistered()).map_err(|e| e.to_string())
 }
@@ -119,7 +159,8 @@ pub(crate) fn server(mut args: Args) -> Result<(), String> {
                 if line.is_err() {
                     break;
                 }
-                println!("{} {}", cpu_s().unwrap_or(0.0), peak_rss_mb().unwrap_or(0.0));
+                let memory = (peak_rss_mb().unwrap_or(0.0), rss_mb().unwrap_or(0.0));
+                println!("{} {} {}", cpu_s().unwrap_or(0.0), memory.0, memory.1);
             }
             let _ = done.send(());
         });
@@ -129,10 +170,19 @@ pub(crate) fn server(mut args: Args) -> Result<(), String> {
     .map_err(|e| e.to_string())?
 }
 
-struct Server {
+/// The server's process.
+pub(crate) struct Server {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
-    address: String,
+    pub(crate) address: String,
+}
+
+/// What the server has used.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Used {
+    pub(crate) cpu_s: f64,
+    pub(crate) peak_mb: f64,
+    pub(crate) now_mb: f64,
 }
 
 impl Drop for Server {
@@ -143,7 +193,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(busy: usize) -> Result<Self, String> {
+    pub(crate) fn start(busy: usize) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
         let mut child = Command::new(program)
             .args(["rpc-server", "--busy", &busy.to_string()])
@@ -166,12 +216,15 @@ impl Server {
         }
     }
 
-    fn usage(&mut self) -> Result<(f64, f64), String> {
+    pub(crate) fn usage(&mut self) -> Result<Used, String> {
         let input = self.child.stdin.as_mut().ok_or("the server has no input")?;
         writeln!(input).map_err(|e| e.to_string())?;
         let line = self.line()?;
-        let (cpu, rss) = line.split_once(' ').ok_or("the server's usage cannot be read")?;
-        Ok((cpu.parse().map_err(|_| "cpu")?, rss.parse().map_err(|_| "rss")?))
+        let numbers: Vec<f64> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        let [cpu_s, peak_mb, now_mb] = numbers[..] else {
+            return Err(format!("the server's usage cannot be read: {line}"));
+        };
+        Ok(Used { cpu_s, peak_mb, now_mb })
     }
 }
 
@@ -209,19 +262,25 @@ async fn call_forever(client: EchoClient, mut id: u64, payload: usize, shared: S
 
 /// `rpc BENCH …`
 pub(crate) fn run(mut args: Args) -> Result<(), String> {
-    let bench = args.word("a benchmark (r1, r2, r3)")?;
+    let bench = args.word("a benchmark (r1, r2, r3, r4, r5, connections)")?;
     let (outstanding, payload) = match bench.as_str() {
         "r1" => (1, 16),
         "r2" => (256, 16),
         "r3" => (64, 1024),
-        other => return Err(format!("unknown benchmark `{other}`: r1, r2 or r3")),
+        "r4" | "r5" => return crate::items::run(&bench, args),
+        "connections" => return crate::connections::run(args),
+        other => return Err(format!("unknown benchmark `{other}`: r1, r2, r3, r4, r5 or connections")),
     };
     let outstanding = args.count("outstanding", outstanding)?;
     let payload = args.count("payload", payload)?;
     let seconds: f64 = args.number("seconds", 10.0)?;
     let transport = args.choice("transport", &["tcp", "memory"])?;
     let busy: usize = args.number("busy", 0)?;
+    let rate: f64 = args.number("rate", 0.0)?;
     args.finish()?;
+    if rate > 0.0 && payload != 16 {
+        return Err(format!("--rate is for r1 and r2, whose payload is 16 bytes, not {payload}"));
+    }
     if outstanding > OUTSTANDING_MAX {
         return Err(format!("--outstanding is {outstanding}, at most {OUTSTANDING_MAX}"));
     }
@@ -246,19 +305,34 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             let node = mesh.connect_unknown(&address).await.map_err(|e| e.to_string())?;
             let client = mesh.client_on::<Echo>(&node);
             let local = tokio::task::LocalSet::new();
-            for number in 0..outstanding as u64 {
+            let closed_loop = if rate > 0.0 { 0 } else { outstanding as u64 };
+            for number in 0..closed_loop {
                 local.spawn_local(call_forever(client.clone(), number << 32, payload, Rc::clone(&shared)));
             }
-            local.run_until(tokio::time::sleep(WARM_UP)).await;
-            let usage = |server: &mut Option<Server>| server.as_mut().map_or(Ok((0.0, 0.0)), Server::usage);
-            let (server_before, _) = usage(&mut server)?;
-            shared.borrow_mut().0 =
-                Some(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|e| e.to_string())?);
+            let histogram = || Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|e| e.to_string());
+            if rate > 0.0 {
+                let unseen = Rc::new(RefCell::new((histogram()?, None)));
+                local.run_until(Arrivals::new(rate).run(&[client.clone()], WARM_UP, &unseen)).await?;
+            } else {
+                local.run_until(tokio::time::sleep(WARM_UP)).await;
+            }
+            let usage =
+                |server: &mut Option<Server>| server.as_mut().map_or(Ok(Used::default()), Server::usage);
+            let server_before = usage(&mut server)?.cpu_s;
+            shared.borrow_mut().0 = Some(histogram()?);
+            let span = Duration::from_secs_f64(seconds);
             let mark = Mark::now()?;
-            local.run_until(tokio::time::sleep(Duration::from_secs_f64(seconds))).await;
-            let (wall, own) = mark.spent()?;
-            let (server_after, server_rss) = usage(&mut server)?;
-            Ok::<_, String>((wall, own + server_after - server_before, peak_rss_mb()? + server_rss))
+            if rate > 0.0 {
+                let seen = Rc::new(RefCell::new((histogram()?, None)));
+                local.run_until(Arrivals::new(rate).run(&[client.clone()], span, &seen)).await?;
+                shared.borrow_mut().0 = Some(seen.borrow().0.clone());
+            } else {
+                local.run_until(tokio::time::sleep(span)).await;
+            }
+            // The generator of an open loop is always busy: its own time is no cost of a call.
+            let (wall, own) = mark.spent().map(|(wall, own)| (wall, if rate > 0.0 { 0.0 } else { own }))?;
+            let after = usage(&mut server)?;
+            Ok::<_, String>((wall, own + after.cpu_s - server_before, peak_rss_mb()? + after.peak_mb))
         }
     })
     .map_err(|e| e.to_string())??;
@@ -274,6 +348,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             ("payload", Param::Number(payload as u64)),
             ("transport", Param::Text(transport)),
             ("busy", Param::Number(busy as u64)),
+            ("rate", Param::Number(rate as u64)),
         ],
         work: Work::Requests(Box::new(latencies.ok_or("nothing was measured")?)),
         wall_s,

@@ -21,15 +21,27 @@ pub fn cpu_s() -> Result<f64, String> {
 /// # Errors
 /// If `/proc/self/status` cannot be read.
 pub fn peak_rss_mb() -> Result<f64, String> {
+    status_mb("VmHWM:")
+}
+
+/// Resident memory of this process now, in MB (10^6 bytes).
+///
+/// # Errors
+/// If `/proc/self/status` cannot be read.
+pub fn rss_mb() -> Result<f64, String> {
+    status_mb("VmRSS:")
+}
+
+fn status_mb(field: &str) -> Result<f64, String> {
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(|error| format!("/proc/self/status: {error}"))?;
     status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .find_map(|line| line.strip_prefix(field))
         .and_then(|rest| rest.trim().strip_suffix("kB"))
         .and_then(|kib| kib.trim().parse::<f64>().ok())
         .map(|kib| kib * 1024.0 / 1e6)
-        .ok_or_else(|| "/proc/self/status has no VmHWM in kB".to_owned())
+        .ok_or_else(|| format!("/proc/self/status has no {field} in kB"))
 }
 
 /// A point in wall time and processor time, from which a run is measured.

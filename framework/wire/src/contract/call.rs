@@ -13,46 +13,54 @@ use super::service::{Params, Service};
 
 /// A service by its name: what a client holds instead of a connection.
 pub struct Handle<S: Service> {
+    /// Shared by its clones, so that a call costs one count and moves one pointer.
+    pub(super) bound: Arc<Bound>,
+    service: PhantomData<fn() -> S>,
+}
+
+/// What a handle knows.
+#[derive(Clone)]
+pub(super) struct Bound {
     pub(super) caller: Option<Arc<dyn Caller>>,
     pub(super) target: Target,
     pub(super) options: CallOptions,
-    service: PhantomData<fn() -> S>,
 }
 
 impl<S: Service> Clone for Handle<S> {
     fn clone(&self) -> Self {
-        Self {
-            caller: self.caller.clone(),
-            target: self.target.clone(),
-            options: self.options.clone(),
-            service: PhantomData,
-        }
+        Self { bound: Arc::clone(&self.bound), service: PhantomData }
     }
 }
 
 impl<S: Service> Handle<S> {
     /// A handle whose calls are started by `caller`; without one they fail with `FAILED_PRECONDITION`.
     pub fn new(caller: Option<Arc<dyn Caller>>, target: Target) -> Self {
-        Self { caller, target, options: CallOptions::default(), service: PhantomData }
+        let bound = Bound { caller, target, options: CallOptions::default() };
+        Self { bound: Arc::new(bound), service: PhantomData }
     }
 
     /// The same handle with other defaults for its calls.
     #[must_use]
     pub fn with_options(mut self, options: CallOptions) -> Self {
-        self.options = options;
+        *self.options_mut() = options;
         self
     }
 
     /// The same handle with another policy than the service's.
     #[must_use]
     pub fn with_policy(mut self, policy: Policy) -> Self {
-        self.options.policy = Some(policy);
+        self.options_mut().policy = Some(policy);
         self
     }
 
     /// Whom its calls are for.
     pub fn target(&self) -> &Target {
-        &self.target
+        &self.bound.target
+    }
+
+    /// Its options; a copy of its own where it has clones.
+    pub(super) fn options_mut(&mut self) -> &mut CallOptions {
+        &mut Arc::make_mut(&mut self.bound).options
     }
 
     /// A call of one streaming method, not yet started.
@@ -89,31 +97,31 @@ impl<P: Params> Call<P> {
     /// Gives up after this long, instead of the method's own deadline. A deadline that was inherited
     /// from the call being answered still holds when it is earlier.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.handle.options.deadline = Some(deadline);
+        self.handle.options_mut().deadline = Some(deadline);
         self
     }
 
     /// The same key means the same effect.
     pub fn idempotency_key(mut self, key: impl Into<Arc<[u8]>>) -> Self {
-        self.handle.options.idempotency_key = Some(key.into());
+        self.handle.options_mut().idempotency_key = Some(key.into());
         self
     }
 
     /// Calls as the owner of this token (`auth.tokens` of the called node) instead of as this process.
     pub fn token(mut self, token: impl Into<Arc<str>>) -> Self {
-        self.handle.options.token = Some(token.into());
+        self.handle.options_mut().token = Some(token.into());
         self
     }
 
     /// Where the call stands in the mailbox, instead of the method's own priority.
     pub fn priority(mut self, priority: Priority) -> Self {
-        self.handle.options.priority = Some(priority);
+        self.handle.options_mut().priority = Some(priority);
         self
     }
 
     /// Fails at once when no endpoint is known, instead of waiting for one until the deadline.
     pub fn fail_fast(mut self) -> Self {
-        self.handle.options.fail_fast = true;
+        self.handle.options_mut().fail_fast = true;
         self
     }
 }
@@ -122,13 +130,13 @@ impl<P: Params> Call<P> {
     /// Calls with equal keys go to the same endpoint while the set of endpoints stays as it is; when
     /// it changes, only the keys of what came or went move (rendezvous hashing). Whatever the policy.
     pub fn route_by<K: serde::Serialize + ?Sized>(mut self, key: &K) -> Self {
-        self.handle.options.key = Some(key_hash(key));
+        self.handle.options_mut().key = Some(key_hash(key));
         self
     }
 
     /// Another policy than the service's, for this call.
     pub fn balanced(mut self, policy: Policy) -> Self {
-        self.handle.options.policy = Some(policy);
+        self.handle.options_mut().policy = Some(policy);
         self
     }
 
@@ -136,7 +144,7 @@ impl<P: Params> Call<P> {
     /// that comes first stands, and the other attempt is cancelled. Only calls that may be executed
     /// twice are hedged: of an idempotent method.
     pub fn hedge(mut self, hedge: Hedge) -> Self {
-        self.handle.options.hedge = Some(hedge);
+        self.handle.options_mut().hedge = Some(hedge);
         self
     }
 }

@@ -1,6 +1,7 @@
 //! A started call: waits for an endpoint, for the answer, and for the deadline.
 
 use std::any::Any;
+use std::cell::OnceCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,10 +49,13 @@ pub(super) type Answer<P> =
 pub struct CallFuture<P: Params> {
     handle: Handle<P::Service>,
     params: Option<P>,
-    slot: Arc<Slot<Answer<P>>>,
+    /// Made when somebody is to answer: a one-way call has none.
+    slot: OnceCell<Arc<Slot<Answer<P>>>>,
     phase: Phase,
     deadline: Option<Instant>,
     timer: Option<BoxFuture<()>>,
+    /// Whether a call beside has given everybody else a turn before it took a timer.
+    turned: bool,
     tries: u32,
     /// Of a call that failed before, or may get a second attempt: most have none.
     rare: Option<Box<Rare<P>>>,
@@ -109,10 +113,11 @@ impl<P: Params> CallFuture<P> {
         Self {
             handle,
             params: Some(params),
-            slot: Slot::new(),
+            slot: OnceCell::new(),
             phase: Phase::New,
             deadline: None,
             timer: None,
+            turned: false,
             tries: 0,
             rare: None,
             watch: None,
@@ -126,7 +131,7 @@ impl<P: Params> CallFuture<P> {
     /// The deadline, fixed when the call is first polled.
     fn deadline(&mut self, now: Instant) -> Instant {
         *self.deadline.get_or_insert_with(|| {
-            let options = &self.handle.options;
+            let options = &self.handle.bound.options;
             let after = options.deadline.unwrap_or(Self::method().deadline);
             let own = now.checked_add(after).unwrap_or_else(|| now + DEADLINE_MAX);
             options.deadline_at.map_or(own, |inherited| own.min(inherited))
@@ -136,7 +141,7 @@ impl<P: Params> CallFuture<P> {
     /// What goes with the next attempt.
     #[inline]
     fn meta(&self, deadline: Instant) -> CallMeta {
-        let options = &self.handle.options;
+        let options = &self.handle.bound.options;
         CallMeta {
             deadline: Some(deadline),
             trace: options.trace,
@@ -144,7 +149,7 @@ impl<P: Params> CallFuture<P> {
             idempotency_key: options.idempotency_key.clone(),
             chain: options.chain(Self::method()).cloned(),
             priority: options.priority.unwrap_or(Self::method().priority),
-            to: self.handle.target.actor.clone(),
+            to: self.handle.bound.target.actor.clone(),
             token: options.token.clone(),
             ..CallMeta::default()
         }
@@ -160,21 +165,21 @@ impl<P: Params> CallFuture<P> {
             _ => None,
         };
         if self.tries == 0
-            && let Some(chain) = self.handle.options.chain(Self::method())
+            && let Some(chain) = self.handle.bound.options.chain(Self::method())
             && let Err(status) = chain.check()
         {
             return Some(Err(CallError::Status(status)));
         }
         let mut changed: Option<BoxFuture<()>> = None;
         let redirected = self.rare.as_mut().and_then(|rare| rare.redirected.take());
-        let elsewhere =
-            redirected.map(|redirect| Target { node: Some(redirect.node), ..self.handle.target.clone() });
+        let elsewhere = redirected
+            .map(|redirect| Target { node: Some(redirect.node), ..self.handle.bound.target.clone() });
         loop {
             if deadline <= now {
                 return Some(Err(CallError::Status(Self::timed_out(waited_for.as_ref(), true))));
             }
             let meta = self.meta(deadline);
-            let options = &self.handle.options;
+            let options = &self.handle.bound.options;
             let placement = Placement {
                 key: options.key.or_else(|| self.params.as_ref()?.key()),
                 policy: options.policy,
@@ -183,7 +188,7 @@ impl<P: Params> CallFuture<P> {
             };
             let (params, slot, node) = (&mut self.params, &self.slot, caller.node());
             let mut departure = Departure::<P> { params, slot, node, one_way, placement };
-            let target = elsewhere.as_ref().unwrap_or(&self.handle.target);
+            let target = elsewhere.as_ref().unwrap_or(&self.handle.bound.target);
             let status = match caller.start(target, Self::method(), meta, &mut departure) {
                 Ok(_) if one_way => return Some(nothing::<P>().map_err(CallError::Status)),
                 Ok(started) => {
@@ -204,7 +209,7 @@ impl<P: Params> CallFuture<P> {
             }
             let no_endpoint = status.code == Code::Unavailable
                 && status.details.as_ref().is_some_and(|d| d.stage == Some(Stage::Connect));
-            if !no_endpoint || self.handle.options.fail_fast || self.params.is_none() {
+            if !no_endpoint || self.handle.bound.options.fail_fast || self.params.is_none() {
                 return Some(Err(CallError::Status(status)));
             }
             match changed.take() {
@@ -248,9 +253,9 @@ impl<P: Params> CallFuture<P> {
     /// Whether a second execution does no harm. A key is known to the actor that has seen it, so it makes
     /// a call repeatable only where the call can go nowhere else.
     fn may_repeat(&self) -> bool {
-        let Target { node, actor, .. } = &self.handle.target;
+        let Target { node, actor, .. } = &self.handle.bound.target;
         let pinned = node.is_some() || actor.is_some();
-        Self::method().idempotent || (pinned && self.handle.options.idempotency_key.is_some())
+        Self::method().idempotent || (pinned && self.handle.bound.options.idempotency_key.is_some())
     }
 
     /// Whether another attempt may end better and does no harm.
@@ -290,7 +295,7 @@ impl<P: Params> CallFuture<P> {
             };
             rare.redirects += 1;
             rare.redirected = Some(redirect);
-            self.slot = Slot::new();
+            self.slot = OnceCell::new();
             self.phase = match now.checked_add(pause) {
                 Some(at) if !pause.is_zero() => Phase::Pausing(caller.sleep_until(at)),
                 _ => Phase::New,
@@ -301,13 +306,13 @@ impl<P: Params> CallFuture<P> {
         if left.is_zero()
             || self.tries >= CALL_TRIES_MAX
             || self.params.is_none()
-            || (refused && self.handle.options.fail_fast)
+            || (refused && self.handle.bound.options.fail_fast)
             || !self.may_retry(status)
         {
             return Some(Err(error));
         }
         let failure = Failure { tries: self.tries, at: at.as_ref(), status };
-        let pause = match caller.retry(&self.handle.target, &failure) {
+        let pause = match caller.retry(&self.handle.bound.target, &failure) {
             Retry::After(pause) if pause < left => pause,
             Retry::After(_) | Retry::No => return Some(Err(error)),
             Retry::Spent(note) => {
@@ -320,7 +325,7 @@ impl<P: Params> CallFuture<P> {
         rare.avoid = at;
         rare.first.get_or_insert(error);
         // The old slot may still get a late answer of the attempt that failed.
-        self.slot = Slot::new();
+        self.slot = OnceCell::new();
         self.phase = match now.checked_add(pause) {
             Some(at) if !pause.is_zero() => Phase::Pausing(caller.sleep_until(at)),
             _ => Phase::New,
@@ -331,7 +336,7 @@ impl<P: Params> CallFuture<P> {
     /// Sets the timer of a second attempt, where the call may get one.
     #[inline]
     fn arm_hedge(&mut self, caller: &Arc<dyn Caller>, now: Instant, deadline: Instant) {
-        let Some(hedge) = self.handle.options.hedge.or(P::HEDGE) else { return };
+        let Some(hedge) = self.handle.bound.options.hedge.or(P::HEDGE) else { return };
         if self.may_repeat() && matches!(self.phase, Phase::Remote(..)) {
             self.arm_hedge_after(caller, hedge, now, deadline);
         }
@@ -339,7 +344,7 @@ impl<P: Params> CallFuture<P> {
 
     #[cold]
     fn arm_hedge_after(&mut self, caller: &Arc<dyn Caller>, hedge: Hedge, now: Instant, deadline: Instant) {
-        let after = caller.hedge_after(&self.handle.target, Self::method(), hedge);
+        let after = caller.hedge_after(&self.handle.bound.target, Self::method(), hedge);
         if let Some(at) = after.and_then(|after| now.checked_add(after)).filter(|at| *at < deadline) {
             self.rare.get_or_insert_default().hedging = Hedging::Waiting(caller.sleep_until(at));
         }
@@ -373,7 +378,7 @@ impl<P: Params> CallFuture<P> {
                         return Poll::Pending;
                     }
                     if let Phase::Remote(remote, id) = &self.phase {
-                        self.slot.close();
+                        close(&self.slot);
                         remote.cancel(*id, CANCEL_HEDGED);
                     }
                     return Poll::Ready(answer);
@@ -386,23 +391,26 @@ impl<P: Params> CallFuture<P> {
     fn start_hedge(&mut self, caller: &Arc<dyn Caller>) -> Hedging<P> {
         let Phase::Remote(first, _) = &self.phase else { return Hedging::Off };
         let avoid = first.node().cloned().map(Avoid::Node);
-        let options = &self.handle.options;
+        let options = &self.handle.bound.options;
         let placement = Placement {
             key: options.key.or_else(|| self.params.as_ref()?.key()),
             policy: options.policy,
             avoid: avoid.as_ref(),
             elsewhere: true,
         };
-        if !caller.may_hedge(&self.handle.target, &placement) {
+        if !caller.may_hedge(&self.handle.bound.target, &placement) {
             return Hedging::Off;
         }
         let Some(deadline) = self.deadline else { return Hedging::Off };
         let meta = self.meta(deadline);
-        let slot = Slot::new();
+        let slot = OnceCell::from(Slot::new());
         let mut departure =
             Departure::<P> { params: &mut self.params, slot: &slot, node: None, one_way: false, placement };
-        match caller.start(&self.handle.target, Self::method(), meta, &mut departure) {
-            Ok(Started::Remote(remote, id)) => Hedging::Racing { slot, remote, id },
+        match caller.start(&self.handle.bound.target, Self::method(), meta, &mut departure) {
+            Ok(Started::Remote(remote, id)) => match slot.into_inner() {
+                Some(slot) => Hedging::Racing { slot, remote, id },
+                None => Hedging::Off,
+            },
             // The first attempt runs on in any case.
             Ok(Started::Local) | Err(_) => Hedging::Off,
         }
@@ -413,7 +421,7 @@ impl<P: Params> CallFuture<P> {
         let Some(rare) = &mut self.rare else { return false };
         match std::mem::replace(&mut rare.hedging, Hedging::Off) {
             Hedging::Racing { slot, remote, id } => {
-                self.slot = slot;
+                self.slot = OnceCell::from(slot);
                 self.phase = Phase::Remote(remote, id);
                 true
             }
@@ -437,7 +445,7 @@ impl<P: Params> Future for CallFuture<P> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let Some(scope) = this.handle.options.scope.clone() else {
+        let Some(scope) = this.handle.bound.options.scope.clone() else {
             return this.poll_call(cx);
         };
         if scope.is_cancelled() && !matches!(this.phase, Phase::Done) {
@@ -476,17 +484,37 @@ impl<P: Params> CallFuture<P> {
         self.cancel_hedge(reason);
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Remote(remote, id) => {
-                self.slot.close();
+                close(&self.slot);
                 remote.cancel(id, reason);
             }
-            Phase::Local => self.slot.close(),
+            Phase::Local => close(&self.slot),
             Phase::New | Phase::Waiting(..) | Phase::Pausing(_) | Phase::Done => {}
         }
     }
 
     fn poll_call(&mut self, cx: &mut Context<'_>) -> Poll<Answer<P>> {
         let this = self;
-        let Some(caller) = this.handle.caller.clone() else {
+        let mut early = None;
+        // The polls of a call on its way need nobody but its slot.
+        match &this.phase {
+            Phase::Local => {
+                if let Poll::Ready(answer) = poll_slot(&this.slot, cx) {
+                    this.phase = Phase::Done;
+                    return Poll::Ready(answer);
+                }
+                return this.poll_timer(cx);
+            }
+            Phase::Remote(..) if this.rare.is_none() => match poll_slot(&this.slot, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(value)) => {
+                    this.phase = Phase::Done;
+                    return Poll::Ready(Ok(value));
+                }
+                Poll::Ready(failed) => early = Some(failed),
+            },
+            _ => {}
+        }
+        let Some(caller) = this.handle.bound.caller.clone() else {
             this.phase = Phase::Done;
             return Poll::Ready(Err(CallError::Status(
                 Status::precondition(
@@ -522,7 +550,7 @@ impl<P: Params> CallFuture<P> {
                     }
                     this.phase = Phase::New;
                 }
-                Phase::Local => match this.slot.poll(cx) {
+                Phase::Local => match poll_slot(&this.slot, cx) {
                     Poll::Ready(answer) => {
                         this.phase = Phase::Done;
                         return Poll::Ready(answer);
@@ -531,7 +559,8 @@ impl<P: Params> CallFuture<P> {
                 },
                 // The mesh fails a remote call at its deadline: no timer of its own.
                 Phase::Remote(..) => {
-                    let answer = match this.slot.poll(cx) {
+                    let polled = early.take().map_or_else(|| poll_slot(&this.slot, cx), Poll::Ready);
+                    let answer = match polled {
                         Poll::Ready(answer) => answer,
                         Poll::Pending if this.rare.is_none() => return Poll::Pending,
                         Poll::Pending => match this.poll_hedge(&caller, cx) {
@@ -564,19 +593,32 @@ impl<P: Params> CallFuture<P> {
                 Phase::Done => return Poll::Pending,
             }
         }
-        let Some(deadline) = this.deadline else {
+        this.poll_timer(cx)
+    }
+
+    /// What ends a call that waits for somebody of this process: its deadline.
+    ///
+    /// A mailbox beside mostly answers within the turn, and a timer costs more than all else of such a call. So
+    /// the first wait lets everybody who can run do so, and a timer is taken only by a call that still waits then.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Answer<P>> {
+        let (Some(deadline), Some(caller)) = (self.deadline, &self.handle.bound.caller) else {
             return Poll::Pending;
         };
-        let timer = this.timer.get_or_insert_with(|| caller.sleep_until(deadline));
+        if !self.turned && matches!(self.phase, Phase::Local) {
+            self.turned = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let timer = self.timer.get_or_insert_with(|| caller.sleep_until(deadline));
         if timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
-        let status = match std::mem::replace(&mut this.phase, Phase::Done) {
+        let status = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Waiting(_, status) => Self::timed_out(Some(&status), true),
             Phase::Pausing(_) => Self::timed_out(None, true),
             _ => Self::timed_out(None, false),
         };
-        this.slot.close();
+        close(&self.slot);
         Poll::Ready(Err(CallError::Status(status)))
     }
 }
@@ -585,17 +627,29 @@ impl<P: Params> Drop for CallFuture<P> {
     fn drop(&mut self) {
         self.leave("the caller dropped the call");
         if let Some(id) = self.watch.take()
-            && let Some(scope) = &self.handle.options.scope
+            && let Some(scope) = &self.handle.bound.options.scope
         {
             scope.unwatch(id);
         }
     }
 }
 
+/// Takes the answer out, once somebody has put it in.
+fn poll_slot<R>(slot: &OnceCell<Arc<Slot<R>>>, cx: &mut Context<'_>) -> Poll<R> {
+    slot.get_or_init(Slot::new).poll(cx)
+}
+
+/// The caller no longer waits.
+fn close<R>(slot: &OnceCell<Arc<Slot<R>>>) {
+    if let Some(slot) = slot.get() {
+        slot.close();
+    }
+}
+
 /// The call while the mesh decides where it goes.
 struct Departure<'a, P: Params> {
     params: &'a mut Option<P>,
-    slot: &'a Arc<Slot<Answer<P>>>,
+    slot: &'a OnceCell<Arc<Slot<Answer<P>>>>,
     /// Where the mailbox is, for its refusals.
     node: Option<&'a NodeId>,
     one_way: bool,
@@ -646,7 +700,7 @@ impl<P: Params> Outgoing for Departure<'_, P> {
         };
         let reply = (!self.one_way).then(|| match &kept {
             Some(to) => Reply::wire(to.twin()),
-            None => Reply::local(Arc::clone(self.slot)),
+            None => Reply::local(Arc::clone(self.slot.get_or_init(Slot::new))),
         });
         let Some(params) = self.params.take() else {
             return Err(Status::internal("the params of this call have left already"));
@@ -682,7 +736,7 @@ impl<P: Params> Outgoing for Departure<'_, P> {
     }
 
     fn slot(&self) -> Arc<dyn ResponseSlot> {
-        Arc::clone(self.slot) as Arc<dyn ResponseSlot>
+        Arc::clone(self.slot.get_or_init(Slot::new)) as Arc<dyn ResponseSlot>
     }
 }
 

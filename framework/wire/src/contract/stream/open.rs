@@ -52,13 +52,13 @@ impl<P: StreamParams> StreamCall<P> {
 
     /// Gives up after this long, whatever the stream is doing then.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.handle.options.deadline = Some(deadline);
+        self.handle.options_mut().deadline = Some(deadline);
         self
     }
 
     /// Fails at once when no endpoint is known, instead of waiting for one.
     pub fn fail_fast(mut self) -> Self {
-        self.handle.options.fail_fast = true;
+        self.handle.options_mut().fail_fast = true;
         self
     }
 }
@@ -80,16 +80,16 @@ fn spec<P: StreamParams>() -> &'static MethodSpec {
 }
 
 async fn open<P: StreamParams>(handle: Handle<P::Service>, params: P) -> Answer<P> {
-    let Some(caller) = handle.caller.clone() else {
+    let Some(caller) = handle.bound.caller.clone() else {
         return Err(CallError::Status(Status::precondition(
             "this client belongs to no node: make it with `node.client()` or `cx.client()`",
         )));
     };
     let now = caller.now();
     let after = |time: Duration| now.checked_add(time).unwrap_or_else(|| now + DEADLINE_MAX);
-    let whole = handle.options.deadline.map(after);
+    let whole = handle.bound.options.deadline.map(after);
     let mut until = whole.unwrap_or_else(|| after(spec::<P>().deadline));
-    if let Some(inherited) = handle.options.deadline_at {
+    if let Some(inherited) = handle.bound.options.deadline_at {
         until = until.min(inherited);
     }
     let mut waits_for = None;
@@ -129,10 +129,10 @@ async fn try_open<P: StreamParams>(
     let mut tries = 0;
     let mut changed: Option<super::super::caller::BoxFuture<()>> = None;
     loop {
-        let mut meta = handle.options.meta(spec::<P>(), whole, tries);
-        meta.to = handle.target.actor.clone();
+        let mut meta = handle.bound.options.meta(spec::<P>(), whole, tries);
+        meta.to = handle.bound.target.actor.clone();
         let mut departure = Departure::<P> { params: &mut params, ports: None };
-        let status = match caller.start(&handle.target, spec::<P>(), meta, &mut departure) {
+        let status = match caller.start(&handle.bound.target, spec::<P>(), meta, &mut departure) {
             Ok(_) => {
                 *waits_for = None;
                 tries += 1;
@@ -155,7 +155,7 @@ async fn try_open<P: StreamParams>(
             Err(status) => {
                 let nobody = status.code == Code::Unavailable
                     && status.details.as_ref().is_some_and(|d| d.stage == Some(Stage::Connect));
-                if !nobody || handle.options.fail_fast || params.is_none() {
+                if !nobody || handle.bound.options.fail_fast || params.is_none() {
                     return Err(status);
                 }
                 *waits_for = Some(status);
@@ -174,7 +174,7 @@ async fn try_open<P: StreamParams>(
         if status.code == Code::ResourceExhausted {
             let pause = status.details.as_ref().and_then(|d| d.retry_after_ms).unwrap_or(RETRY_AFTER_FULL_MS);
             match caller.now().checked_add(Duration::from_millis(pause)) {
-                Some(at) if at < until && !handle.options.fail_fast => caller.sleep_until(at).await,
+                Some(at) if at < until && !handle.bound.options.fail_fast => caller.sleep_until(at).await,
                 _ => return Err(status),
             }
         }
