@@ -1,5 +1,6 @@
 //! The two readers of a link: big reads, and all complete frames of each in one go.
 
+mod room;
 mod streams;
 
 use std::pin::pin;
@@ -16,6 +17,7 @@ use afflux_wire::{
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
+use self::room::Room;
 use self::streams::Wholes;
 use crate::attach::Refusal;
 use crate::channel::{Packet, RecvState, Taken};
@@ -27,12 +29,10 @@ use crate::metrics::FrameCounts;
 use crate::services::ServiceTable;
 use crate::transport::ReadHalf;
 
-/// Room for one read of the control connection.
-const CONTROL_READ_BYTES: usize = 64 << 10;
-/// Room for one read of the data connection.
-const DATA_READ_BYTES: usize = 256 << 10;
-/// With less room than this a buffer is renewed.
-const READ_BYTES_MIN: usize = 16 << 10;
+/// Room for one read of a busy control connection.
+const CONTROL_READ_BYTES_MAX: usize = 64 << 10;
+/// Room for one read of a busy data connection.
+const DATA_READ_BYTES_MAX: usize = 256 << 10;
 /// Batches below this are copied out, so that a small one does not keep a whole read buffer.
 const COPY_BYTES_MAX: usize = 2 << 10;
 /// A deadline further away than this is none.
@@ -60,10 +60,11 @@ async fn run(
     side: Side,
     mut half: ReadHalf,
     mut buf: BytesMut,
-    room: usize,
+    read_bytes_max: usize,
     mut take: impl FnMut(&mut BytesMut) -> Result<(), Violation>,
 ) {
     let mut lost = pin!(link.lost());
+    let mut room = Room::new(read_bytes_max);
     loop {
         if let Err(Violation { reason, text }) = take(&mut buf) {
             link.metrics.decode_error(reason);
@@ -73,9 +74,7 @@ async fn run(
             return link
                 .close(Status::unavailable(format!("the link to node {} was closed: {text}", link.peer)));
         }
-        if buf.capacity() - buf.len() < READ_BYTES_MIN {
-            buf.reserve(room);
-        }
+        let free = room.make(&mut buf);
         let read = tokio::select! {
             biased;
             () = &mut lost => return,
@@ -83,7 +82,10 @@ async fn run(
         };
         match read {
             Ok(0) => return link.ended(side),
-            Ok(n) => link.metrics.bytes_in.inc_by(n as u64),
+            Ok(n) => {
+                link.metrics.bytes_in.inc_by(n as u64);
+                room.has_read(n, free);
+            }
             Err(error) => return link.fail_io(side, &error),
         }
     }
@@ -104,7 +106,7 @@ impl Drop for Guard<'_> {
 pub(crate) async fn run_control(shared: Arc<Shared>, link: Arc<Link>, half: ReadHalf, buf: BytesMut) {
     let _guard = Guard(&link);
     let mut reader = Control::new(&shared, &link);
-    run(&link, Side::Control, half, buf, CONTROL_READ_BYTES, |buf| reader.take(buf)).await;
+    run(&link, Side::Control, half, buf, CONTROL_READ_BYTES_MAX, |buf| reader.take(buf)).await;
 }
 
 struct Control<'a> {
@@ -391,7 +393,7 @@ pub(crate) async fn run_data(shared: Arc<Shared>, link: Arc<Link>, half: ReadHal
         wholes: Wholes::default(),
         wakers: Vec::new(),
     };
-    run(&link, Side::Data, half, buf, DATA_READ_BYTES, |buf| reader.take(buf)).await;
+    run(&link, Side::Data, half, buf, DATA_READ_BYTES_MAX, |buf| reader.take(buf)).await;
     link.lost().await;
     let status = link.lost_status().cloned();
     let mut receivers: Vec<_> = reader.receivers.drain().collect();

@@ -30,7 +30,7 @@ const SLICES_MAX: usize = 64;
 
 /// Writes the control connection until the link ends.
 pub(crate) async fn run_control(link: Arc<Link>, mut half: WriteHalf) {
-    let mut batch = Vec::with_capacity(GATHER_BYTES);
+    let mut batch = Vec::new();
     let mut lost = pin!(link.lost());
     loop {
         let (mut seen, mut turns) = (0, 0);
@@ -87,7 +87,7 @@ pub(crate) async fn run_control(link: Arc<Link>, mut half: WriteHalf) {
         }
         batch.clear();
         if batch.capacity() > BUFFER_BYTES_KEPT_MAX {
-            batch = Vec::with_capacity(GATHER_BYTES);
+            batch = Vec::new();
         }
     }
     // The peer sees the end even while this process still holds the reading half.

@@ -21,7 +21,7 @@ pub const HELLO_MS_MAX: u64 = 5_000;
 
 /// Bytes of items that one credit of a stream stands for: a frame of items costs as many credits as it has items,
 /// and no fewer than its bytes divided by this.
-pub const ITEM_BYTES_PER_CREDIT: usize = 4 << 10;
+pub const ITEM_BYTES_PER_CREDIT: usize = 512;
 
 /// Credits that a frame of `count` items in `bytes` bytes costs on a stream of `window` credits: one an item, and more
 /// where its bytes ask for it, for which no more than half the window counts. A receiver may keep less than half the
@@ -30,7 +30,7 @@ pub const ITEM_BYTES_PER_CREDIT: usize = 4 << 10;
 /// ```
 /// use afflux_wire::limits::item_credits;
 /// assert_eq!(item_credits(3, 30, 256), 3);
-/// assert_eq!(item_credits(1, 40_000, 256), 10);
+/// assert_eq!(item_credits(1, 40_000, 256), 79);
 /// assert_eq!(item_credits(1, 40_000_000, 256), 128);
 /// ```
 #[inline]
@@ -89,7 +89,7 @@ impl Default for Limits {
             depth_max: DEPTH_MAX,
             in_flight_max: 16_384,
             channel_credit_bytes: 1 << 20,
-            stream_credit_items: 256,
+            stream_credit_items: 2_048,
             chunk_bytes: 64 << 10,
             streams_max: 4_096,
             chunked_bytes_max: 64 << 20,

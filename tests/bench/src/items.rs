@@ -10,14 +10,14 @@ use afflux_mesh::Transport;
 
 use crate::args::Args;
 use crate::report::{Param, Report, Work};
-use crate::rpc::{Echo, EchoClient, Server, mesh};
+use crate::rpc::{Items, ItemsClient, Server, mesh};
 use crate::usage::{Mark, peak_rss_mb};
 
 /// Items of one stream, unless `--items` says otherwise.
 const ITEMS: usize = 1_000_000;
 
 /// One stream; returns the sum of what came, which is what was sent.
-async fn stream(client: &EchoClient, sends: bool, items: u64) -> Result<u64, String> {
+async fn stream(client: &ItemsClient, sends: bool, items: u64) -> Result<u64, String> {
     let expected = (0..items).fold(0u64, |sum, id| sum.wrapping_add(id ^ !id.rotate_left(9)));
     let (count, sum) = if sends {
         let (mut feed, answer) = client.collect().await.map_err(|e| e.to_string())?;
@@ -53,7 +53,7 @@ pub(crate) fn run(bench: &str, mut args: Args) -> Result<(), String> {
         let threads = Threads::start(0, 0).map_err(|e| e.to_string())?;
         let mesh = mesh("client", None, &threads, Transport::Tcp)?;
         let node = mesh.connect_unknown(&server.address).await.map_err(|e| e.to_string())?;
-        let client = mesh.client_on::<Echo>(&node);
+        let client = mesh.client_on::<Items>(&node);
         stream(&client, sends, items).await?;
         let before = server.usage()?;
         let mark = Mark::now()?;

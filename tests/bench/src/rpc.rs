@@ -51,6 +51,12 @@ pub(crate) enum Echo {
         /// Anything.
         body: Body,
     },
+}
+
+/// What R4 and R5 call. An actor of its own: the largest method gives every message of an actor its size.
+#[derive(Service)]
+#[service(name = "bench.items", crate = "crate::kit")]
+pub(crate) enum Items {
     /// Counts and adds items.
     #[rpc(accepts = (u64, u64), returns = (u64, u64))]
     Collect,
@@ -81,6 +87,13 @@ impl EchoHandler for Echoer {
     async fn bytes(&mut self, _: &mut Cx, body: Body) -> Result<Body, Fault<NoError>> {
         Ok(body)
     }
+}
+
+#[derive(Actor)]
+#[actor(serves(Items), crate = "crate::kit")]
+struct Stock;
+
+impl ItemsHandler for Stock {
     async fn collect(
         &mut self,
         _: &mut Cx,
@@ -117,11 +130,16 @@ pub(crate) fn mesh(
     Mesh::start(config, transport, threads.io(), MeshMetrics::unregistered()).map_err(|e| e.to_string())
 }
 
-/// Serves [`Echo`] on a mesh.
+/// Serves [`Echo`] and [`Items`] on a mesh.
 fn serve(mesh: &Mesh, threads: &Threads) {
     let spec = Spec::new(ActorPath::new("echo"), ActorMetrics::unregistered()).caller(mesh.caller());
     let actor = threads.io().spawn(spec, || Ok(Echoer));
     for entry in Echoer::services(actor.address()) {
+        mesh.serve(entry);
+    }
+    let spec = Spec::new(ActorPath::new("items"), ActorMetrics::unregistered()).caller(mesh.caller());
+    let actor = threads.io().spawn(spec, || Ok(Stock));
+    for entry in Stock::services(actor.address()) {
         mesh.serve(entry);
     }
 }

@@ -14,7 +14,7 @@ use super::half::{Came, Receiving, Sending, keep};
 use crate::link::Link;
 
 /// Credits of a stream between two ends of one process.
-const BESIDE_WINDOW: u64 = 256;
+const BESIDE_WINDOW: u64 = 2_048;
 /// Bytes of an item between two ends of one process.
 const BESIDE_BYTES_MAX: usize = 64 << 20;
 
