@@ -215,12 +215,11 @@ pub(crate) fn counter_of(registry: &'static str, place: &str, text: &[u8]) -> Re
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "etcd", feature = "zookeeper", feature = "kubernetes")))]
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(any(feature = "etcd", feature = "zookeeper", feature = "kubernetes"))]
     fn what_is_no_counter_is_refused_with_its_place_and_its_text() {
         assert_eq!(counter_of("etcd", "the key /a/n", b"-3"), Ok(-3));
         for (bytes, shown) in [(&b""[..], "\"\""), (b"3 eggs", "\"3 eggs\""), (b"\xff", "\u{fffd}")] {
