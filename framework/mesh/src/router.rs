@@ -60,6 +60,9 @@ struct Route {
     picks: IntCounter,
 }
 
+/// A service while its route is built: here, over links, and how many of those drain.
+type Offer<'a> = (Option<Arc<ServiceEntry>>, Vec<&'a Reach>, i64);
+
 /// Where a call goes.
 pub(crate) enum Choice {
     Local(Arc<ServiceEntry>),
@@ -79,7 +82,7 @@ pub(crate) struct Ground<'a> {
 impl Routes {
     pub(crate) fn build(ground: &Ground<'_>, called: &mut CalledServices) -> Self {
         let Ground { services, reaches, unlinked, policies, config, metrics } = ground;
-        let mut found: BTreeMap<String, (Option<Arc<ServiceEntry>>, Vec<&Reach>, i64)> = BTreeMap::new();
+        let mut found: BTreeMap<String, Offer<'_>> = BTreeMap::new();
         for entry in services.entries() {
             found.entry(entry.name.to_owned()).or_default().0 = Some(Arc::new(entry.clone()));
         }
@@ -92,40 +95,39 @@ impl Routes {
         called.tidy(|name| found.contains_key(name));
         let now = clock::now();
         let own = name_hash(config.node.as_str());
-        let route =
-            |(name, (local, reaches, draining)): (String, (Option<Arc<ServiceEntry>>, Vec<&Reach>, i64))| {
-                let called = called.service(&name, config, metrics, now);
-                let near = |reach: &Reach| config.zone.is_some() && reach.labels.zone == config.zone;
-                let mut endpoints: Vec<Endpoint> = reaches
-                    .into_iter()
-                    .map(|reach| Endpoint {
-                        link: Arc::clone(&reach.link),
-                        health: reach.link.health_in(&name, &called.group),
-                        weight: reach.labels.weight,
-                        near: near(reach),
-                        hash: name_hash(reach.link.peer.as_str()),
-                    })
-                    .collect();
-                endpoints.sort_by_key(|endpoint| !endpoint.near);
-                let healths = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.health)).collect();
-                called.group.members(healths, i64::from(local.is_some()));
-                metrics.endpoints.with_label_values(&[name.as_str(), "draining"]).set(draining);
-                let policy = policies.get(&name).copied().unwrap_or(config.policy);
-                let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
-                let route = Route {
-                    local,
-                    near: endpoints.iter().filter(|endpoint| endpoint.near).count(),
-                    schedule: schedule(&weights),
-                    endpoints,
-                    policy,
-                    local_first: config.local_first,
-                    own,
-                    picks: metrics.picks(&name, policy.name()),
-                    called,
-                };
-                // Nothing is left of a service whose last endpoint drains, except its gauge.
-                (Arc::from(name), route)
+        let route = |(name, (local, reaches, draining)): (String, Offer<'_>)| {
+            let called = called.service(&name, config, metrics, now);
+            let near = |reach: &Reach| config.zone.is_some() && reach.labels.zone == config.zone;
+            let mut endpoints: Vec<Endpoint> = reaches
+                .into_iter()
+                .map(|reach| Endpoint {
+                    link: Arc::clone(&reach.link),
+                    health: reach.link.health_in(&name, &called.group),
+                    weight: reach.labels.weight,
+                    near: near(reach),
+                    hash: name_hash(reach.link.peer.as_str()),
+                })
+                .collect();
+            endpoints.sort_by_key(|endpoint| !endpoint.near);
+            let healths = endpoints.iter().map(|endpoint| Arc::clone(&endpoint.health)).collect();
+            called.group.members(healths, i64::from(local.is_some()));
+            metrics.endpoints.with_label_values(&[name.as_str(), "draining"]).set(draining);
+            let policy = policies.get(&name).copied().unwrap_or(config.policy);
+            let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+            let route = Route {
+                local,
+                near: endpoints.iter().filter(|endpoint| endpoint.near).count(),
+                schedule: schedule(&weights),
+                endpoints,
+                policy,
+                local_first: config.local_first,
+                own,
+                picks: metrics.picks(&name, policy.name()),
+                called,
             };
+            // Nothing is left of a service whose last endpoint drains, except its gauge.
+            (Arc::from(name), route)
+        };
         let services = found.into_iter().map(route).collect();
         Self { services, unlinked: *unlinked }
     }

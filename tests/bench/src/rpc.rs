@@ -330,7 +330,9 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             let histogram = || Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(|e| e.to_string());
             if rate > 0.0 {
                 let unseen = Rc::new(RefCell::new((histogram()?, None)));
-                local.run_until(Arrivals::new(rate).run(&[client.clone()], WARM_UP, &unseen)).await?;
+                local
+                    .run_until(Arrivals::new(rate).run(std::slice::from_ref(&client), WARM_UP, &unseen))
+                    .await?;
             } else {
                 local.run_until(tokio::time::sleep(WARM_UP)).await;
             }
@@ -342,7 +344,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             let mark = Mark::now()?;
             if rate > 0.0 {
                 let seen = Rc::new(RefCell::new((histogram()?, None)));
-                local.run_until(Arrivals::new(rate).run(&[client.clone()], span, &seen)).await?;
+                local.run_until(Arrivals::new(rate).run(std::slice::from_ref(&client), span, &seen)).await?;
                 shared.borrow_mut().0 = Some(seen.borrow().0.clone());
             } else {
                 local.run_until(tokio::time::sleep(span)).await;
