@@ -63,6 +63,7 @@ mod restart;
 mod service;
 mod system;
 mod threads;
+mod trace;
 mod turn;
 mod watch;
 
@@ -78,4 +79,5 @@ pub use system::system;
 #[cfg(any(test, feature = "test"))]
 pub use system::test;
 pub use threads::{THREADS_MAX, Threads};
+pub use trace::{TRACE_TARGET, Tracer};
 pub use watch::{Death, StopReason, Watch};

@@ -203,7 +203,8 @@ impl<M: Mail> Mailbox<M> {
 
     /// Puts a message where [`Self::has_room`] found a place.
     fn place(&self, queue: &mut Queue<M>, mail: M, acks: &mut Vec<Ack>) {
-        let sampled = queue.admitted.is_multiple_of(SAMPLE_EVERY_MESSAGES);
+        let sampled = queue.admitted.is_multiple_of(SAMPLE_EVERY_MESSAGES)
+            || mail.meta().trace.is_some_and(|trace| trace.is_sampled());
         queue.admitted += 1;
         let entry = Entry { mail, admitted_at: sampled.then(clock::now) };
         // A place may have become free since `has_room` looked: those that wait come first all the same.

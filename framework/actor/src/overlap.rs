@@ -20,6 +20,7 @@ use crate::actor::Actor;
 use crate::clock;
 use crate::host::Seat;
 use crate::mailbox::gave_up;
+use crate::trace;
 use crate::turn::MESSAGES_PER_TURN_MAX;
 use crate::watch::StopReason;
 
@@ -79,10 +80,10 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &Rc<A>, cx:
                 }
                 let (state, mut cx) = (Rc::clone(state), cx.sibling());
                 let began = entry.admitted_at.map(|_| now);
+                let handling = trace::handling(&entry.mail, &mut cx, entry.admitted_at, now);
                 running.push(Box::pin(async move {
                     let handled = AssertUnwindSafe(A::handle_beside(&state, &mut cx, entry.mail));
-                    let outcome = handled
-                        .catch_unwind()
+                    let outcome = trace::inside(handling, handled.catch_unwind())
                         .await
                         .unwrap_or_else(|payload| Err(Panic::from_payload(&*payload)));
                     Done { outcome, failure: cx.take_failure(), stop: cx.take_stop(), began }

@@ -17,6 +17,7 @@ use crate::actor::Actor;
 use crate::clock;
 use crate::host::Seat;
 use crate::mailbox::gave_up;
+use crate::trace;
 use crate::watch::StopReason;
 
 /// Messages handled before work gets its share of a turn.
@@ -93,11 +94,12 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx:
             seat.mailbox.reject_unrun(entry.mail, Stage::Queued);
             continue;
         }
+        let handling = trace::handling(&entry.mail, cx, entry.admitted_at, now);
         let outcome = if entry.mail.has_items() {
             let (path, kind) = (cx.path().clone(), Arc::clone(seat.mailbox.kind()));
             let method = entry.mail.method();
-            let handling = AssertUnwindSafe(state.handle(cx, entry.mail)).catch_unwind();
-            watched(handling, HELD_WARN_AFTER, || {
+            let handled = AssertUnwindSafe(state.handle(cx, entry.mail)).catch_unwind();
+            watched(trace::inside(handling, handled), HELD_WARN_AFTER, || {
                 kind.held.inc();
                 tracing::warn!(
                     actor = %path, method,
@@ -107,7 +109,8 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx:
             })
             .await
         } else {
-            AssertUnwindSafe(state.handle(cx, entry.mail)).catch_unwind().await
+            let handled = AssertUnwindSafe(state.handle(cx, entry.mail)).catch_unwind();
+            trace::inside(handling, handled).await
         };
         let began = now;
         now = clock::now();

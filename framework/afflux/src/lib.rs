@@ -45,6 +45,8 @@ pub mod jobs;
 #[cfg(feature = "node")]
 pub mod keyed;
 #[cfg(feature = "node")]
+pub mod load;
+#[cfg(feature = "node")]
 mod node;
 #[cfg(feature = "node")]
 pub mod node_service;

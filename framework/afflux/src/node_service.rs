@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use afflux_actor::ServiceEntry;
 
 use crate::jobs::TaskPlace;
+use crate::load::NodeLoad;
 use crate::macros::Service;
 
 /// A node at a moment.
@@ -160,6 +161,9 @@ pub enum NodeService {
         /// The name under which the actor was declared.
         name: String,
     },
+    /// What it has counted since its start: calls, latencies, mailboxes, links.
+    #[rpc(returns = NodeLoad, idempotent, readonly, allow = "authenticated", deadline = "2s")]
+    Load,
 }
 
 /// Services of the framework itself begin with this.

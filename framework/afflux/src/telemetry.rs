@@ -4,9 +4,11 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
+use afflux_actor::TRACE_TARGET;
 use indicatif::MultiProgress;
 use prometheus::{IntCounterVec, Opts, Registry};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -41,21 +43,32 @@ pub fn init(settings: &Settings, metrics: Option<&Registry>) -> Result<()> {
             Ok(directive) => filter.add_directive(directive),
             Err(_) => filter,
         });
+    // Spans of sampled calls give log lines their trace; they print nothing of their own.
+    let filter = match format!("{TRACE_TARGET}=info").parse() {
+        Ok(directive) if !settings.log_level.contains(TRACE_TARGET) => filter.add_directive(directive),
+        _ => filter,
+    };
     let counted = metrics.map(LogEvents::register).transpose()?;
     let base = tracing_subscriber::registry().with(filter).with(counted);
     let started = if settings.log_format == "json" {
-        base.with(log::layer().json().flatten_event(true).with_writer(Stderr)).try_init()
+        let json = log::layer().json().flatten_event(true).with_writer(Stderr);
+        base.with(json.with_filter(filter_fn(is_line))).try_init()
     } else {
         let human = log::layer()
             .compact()
             .with_timer(Clock)
             .with_ansi(io::stderr().is_terminal())
             .with_writer(Stderr);
-        base.with(human).try_init()
+        base.with(human.with_filter(filter_fn(is_line))).try_init()
     };
     // Somebody else's subscriber (a test's, a host program's) stays.
     drop(started);
     Ok(())
+}
+
+/// Whether something is for the log: the events of a span are for those who export it.
+fn is_line(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() || metadata.target() != TRACE_TARGET
 }
 
 /// `12:30:59.123`, UTC: a console needs no date.
@@ -113,6 +126,9 @@ impl LogEvents {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogEvents {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if !is_line(event.metadata()) {
+            return;
+        }
         let level = event.metadata().level();
         if let Some(at) = LEVELS.iter().position(|(known, _)| known == level) {
             self.counters[at].inc();

@@ -247,6 +247,21 @@ fn other_commands_find_a_cluster_that_is_held() {
         2,
         &["name", "describe test.greeter"],
     );
+    let top = json(&succeeds(at, &["top", "--once", "--json", "--interval", "0.2", "--all"]));
+    let told: Vec<_> =
+        top["nodes"].as_array().unwrap().iter().map(|row| row["node"].as_str().unwrap()).collect();
+    assert_eq!(told, ["node-1", "node-2"]);
+    let greeted = top["methods"].as_array().unwrap().iter().filter(|row| row["method"] == "Greet");
+    assert_eq!(greeted.map(|row| row["calls"].as_u64().unwrap()).sum::<u64>(), 1, "{top}");
+    let own = top["methods"].as_array().unwrap().iter().find(|row| row["service"] == "afflux.node").unwrap();
+    assert!(own["calls"].as_u64().unwrap() > 0, "{own}");
+    assert!(
+        top["mailboxes"].as_array().unwrap().iter().any(|row| row["capacity"].as_u64() > Some(0)),
+        "{top}"
+    );
+    let text = succeeds(at, &["top", "--once", "--interval", "0.1"]);
+    assert!(text.contains("CALLS/S") && text.contains("test.greeter/Greet"), "{text}");
+    fails(at, &["top", "--interval", "0"], 2, &["0.1 and 3600"]);
     fails(at, &["call", "test.greeter/Great", params], 2, &["Greet"]);
     fails(at, &["call", "test.greter/Greet", params], 2, &["test.greter", "did you mean `test.greeter`?"]);
     let jobs = json(&succeeds(at, &["jobs", "--json"]));

@@ -115,6 +115,8 @@ pub struct MeshConfig {
     pub retries_per_second_min: u32,
     /// When a bad endpoint gets no calls.
     pub ejection: Ejection,
+    /// The part of calls from outside any trace that begins a recorded one, 0 to 1.
+    pub trace_sample_ratio: f64,
     /// Seeds every random choice of the mesh.
     pub seed: u64,
 }
@@ -151,6 +153,7 @@ impl MeshConfig {
             retry_percent: 20,
             retries_per_second_min: 10,
             ejection: Ejection::default(),
+            trace_sample_ratio: 0.0,
             seed: 0x5EED,
         }
     }

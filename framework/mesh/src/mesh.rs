@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use afflux_actor::{Place, ServiceEntry, clock};
+use afflux_actor::{Place, ServiceEntry, Tracer, clock};
 use afflux_registry::View;
 use afflux_wire::contract::{
-    CallMeta, Caller, Failure, Handle, Hedge, Identity, MethodSpec, Outgoing, Placement, Policy, Retry,
-    Service, Started, Target,
+    CallMeta, CallSpan, Caller, Failure, Handle, Hedge, Identity, MethodSpec, Outgoing, Placement, Policy,
+    Retry, Service, Started, Target, TraceParent,
 };
 use afflux_wire::{Attempt, Incarnation, NodeId, Status};
 use parking_lot::{Mutex, RwLock};
@@ -20,7 +20,7 @@ use crate::actors::ActorTable;
 use crate::attach::{self, ChannelTable};
 use crate::channel::{ChannelKey, ChannelReceiver, ChannelSender, RecvState, SendState};
 use crate::compat::Compat;
-use crate::config::MeshConfig;
+use crate::config::{MeshConfig, mix, name_hash};
 use crate::guard::{Access, Guard};
 use crate::handshake::{HalfKey, Wire};
 use crate::health::{self, Standing};
@@ -45,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<MeshMetrics>,
     pub(crate) channels: ChannelTable,
     pub(crate) guard: Arc<Guard>,
+    pub(crate) tracer: Tracer,
     pub(crate) compat: Arc<Compat>,
     tls: RwLock<Option<Tls>>,
     pub(crate) schemas: Arc<Schemas>,
@@ -208,6 +209,8 @@ impl Mesh {
             }
             None => (None, String::new()),
         };
+        let life = mix(name_hash(config.node.as_str()) ^ mix(config.incarnation.0) ^ config.seed);
+        let tracer = Tracer::new(life, config.trace_sample_ratio);
         let compat = Arc::new(Compat::new(&config.compat));
         let tls = config.tls.clone();
         let access = access_of(config.access.clone(), &config, tls.as_ref());
@@ -222,6 +225,7 @@ impl Mesh {
             metrics,
             channels: ChannelTable::default(),
             guard,
+            tracer,
             compat,
             tls: RwLock::new(tls),
             schemas: Arc::default(),
@@ -519,6 +523,10 @@ impl Caller for Mesh {
 
     fn may_hedge(&self, target: &Target, placement: &Placement<'_>) -> bool {
         self.shared.may_hedge(target, placement)
+    }
+
+    fn trace(&self, parent: Option<&TraceParent>, service: &str, method: &str) -> Option<Box<dyn CallSpan>> {
+        self.shared.trace(parent, service, method)
     }
 
     fn changed(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::{ServiceEntry, clock};
 use afflux_wire::contract::{
-    Avoid, CallMeta, CallScope, Caller, Failure, Hedge, MethodSpec, Outgoing, Placement, Policy,
-    REDIRECTS_MAX, Remote, ReplyTo, ResponseSink, ResponseSlot, Retry, Started, Target,
+    Avoid, CallMeta, CallScope, CallSpan, Caller, Failure, Hedge, MethodSpec, Outgoing, Placement, Policy,
+    REDIRECTS_MAX, Remote, ReplyTo, ResponseSink, ResponseSlot, Retry, Started, Target, TraceParent,
 };
 use afflux_wire::{Code, Executed, Incarnation, NodeId, Stage, Status};
 use parking_lot::Mutex;
@@ -432,6 +432,23 @@ impl Shared {
         params: Vec<u8>,
         mut meta: CallMeta,
     ) -> Result<Vec<u8>, Status> {
+        let Some(span) = self.tracer.call(meta.trace.as_ref(), &target.service, method) else {
+            return self.call_raw_once(target, method, params, meta).await;
+        };
+        span.attempt(None);
+        meta.trace = Some(span.context());
+        let result = self.call_raw_once(target, method, params, meta).await;
+        span.ended(result.as_ref().map(|_| ()));
+        result
+    }
+
+    async fn call_raw_once(
+        &self,
+        target: &Target,
+        method: &str,
+        params: Vec<u8>,
+        mut meta: CallMeta,
+    ) -> Result<Vec<u8>, Status> {
         let deadline_at = *meta.deadline.get_or_insert_with(|| clock::now() + RAW_DEADLINE);
         let (slot, mut answer) = RawSlot::new();
         let mut call = RawCall { params, slot: Arc::clone(&slot) };
@@ -541,6 +558,11 @@ impl Caller for Shared {
         let called = Arc::clone(&route.called);
         drop(routes);
         called.hedge(clock::now())
+    }
+
+    #[inline]
+    fn trace(&self, parent: Option<&TraceParent>, service: &str, method: &str) -> Option<Box<dyn CallSpan>> {
+        self.tracer.call(parent, service, method)
     }
 
     fn changed(&self) -> BoxFuture<()> {

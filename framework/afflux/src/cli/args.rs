@@ -96,6 +96,11 @@ pub(crate) enum Command {
     /// List nodes.
     #[command(after_help = "Examples:\n  {name} nodes\n  {name} nodes --json --address 10.0.0.5:7000")]
     Nodes(ClusterArgs),
+    /// Show live what every node does: calls a second, errors, latencies, mailboxes, links.
+    #[command(
+        after_help = "Examples:\n  {name} top\n  {name} top --once --json\n  {name} top --all        with the services of the framework itself"
+    )]
+    Top(TopArgs),
     /// Show what a pipeline is made of; of a running one, also where each task lives.
     #[command(
         after_help = "Examples:\n  {name} graph hourly-delays\n  {name} graph --format dot | dot -Tsvg > graph.svg"
@@ -178,6 +183,29 @@ pub(crate) struct ClusterArgs {
     /// A node of the cluster; the cluster that `dev` runs in this directory when absent.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Prints one table, of one interval, and ends.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Seconds between two looks, over which rates and latencies are.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = interval)]
+    pub(crate) interval: f64,
+    /// The services of the framework itself too.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Reads a number of seconds that a person can wait for.
+fn interval(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds between 0.1 and 3600, such as 2".to_owned()),
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -15,6 +15,7 @@ mod schema;
 mod services;
 mod stream_call;
 mod table;
+mod top;
 mod types;
 
 use std::ffi::OsString;
@@ -53,6 +54,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Checkpoint(args) => jobs::checkpoint(&global, &args).await,
                 Command::Cancel(args) => jobs::cancel(&global, &args).await,
                 Command::Nodes(cluster) => nodes::nodes(&global, &cluster).await,
+                Command::Top(args) => top::top(&global, &args).await,
                 Command::Graph(args) => graph::graph(&app, &global, &args).await,
                 Command::Services(args) => services::services(&global, &args).await,
                 Command::Describe(args) => services::describe(&global, &args).await,

@@ -257,6 +257,8 @@ impl NodeBuilder {
                     build: process::build_id().to_owned(),
                     slots: u32::try_from(threads.slots()).unwrap_or(u32::MAX),
                     draining: AtomicBool::new(false),
+                    metrics: metrics.clone(),
+                    started: afflux_actor::clock::now(),
                     entries: Mutex::new(Vec::new()),
                     labels: Mutex::default(),
                     nudges: Mutex::default(),

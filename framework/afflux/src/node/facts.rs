@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use afflux_actor::{Place, ServiceEntry};
+use afflux_actor::{Place, ServiceEntry, clock};
 use afflux_mesh::Mesh;
 use afflux_registry::ServiceRecord;
 use afflux_wire::ActorPath;
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::concurrent::{Concurrent, log_panic};
+use crate::load::NodeLoad;
 use crate::node_service::{
     NamedActor, NodeInfo, NodeService, NodeServiceCall, NodeServiceHandler, ServiceInfo,
 };
@@ -26,6 +27,8 @@ pub(super) struct Facts {
     pub(super) build: String,
     pub(super) slots: u32,
     pub(super) draining: AtomicBool,
+    pub(super) metrics: prometheus::Registry,
+    pub(super) started: std::time::Instant,
     pub(super) entries: Mutex<Vec<ServiceEntry>>,
     /// Labels of its record.
     pub(super) labels: Mutex<BTreeMap<String, String>>,
@@ -110,6 +113,18 @@ impl NodeServiceHandler for Telling {
             wake.notify_one();
         }
         Ok(())
+    }
+
+    async fn load(&mut self, _: &mut Cx) -> Result<NodeLoad, Fault> {
+        let usage = crate::process::usage();
+        Ok(NodeLoad {
+            id: self.0.id.clone(),
+            at_ms: u64::try_from(clock::now().saturating_duration_since(self.0.started).as_millis())
+                .unwrap_or(u64::MAX),
+            cpu_s: usage.cpu_seconds,
+            resident_bytes: usage.resident_bytes as u64,
+            ..NodeLoad::read(&self.0.metrics)
+        })
     }
 
     async fn services(&mut self, _: &mut Cx) -> Result<Vec<ServiceInfo>, Fault> {

@@ -23,6 +23,7 @@ pub(super) fn configure(config: MeshConfig, settings: &Settings) -> Result<MeshC
             endpoints_percent_max: number(settings.rpc_ejection_percent_max),
             ..Ejection::default()
         },
+        trace_sample_ratio: settings.trace_sample_per_million as f64 / 1e6,
         ..config
     })
 }

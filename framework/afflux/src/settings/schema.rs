@@ -176,6 +176,8 @@ settings! {
     log_format: String = "log.format", Kind::Choice(&["human", "json"]), "human";
     /// What is logged: error, warn, info, debug, trace, or directives such as `info,afflux_mesh=debug`.
     log_level: String = "log.level", Kind::Text, "info";
+    /// Of a million calls that begin outside any trace, this many begin one that is recorded.
+    trace_sample_per_million: u64 = "trace.sample_per_million", Kind::Integer { min: 0, max: 1_000_000 }, "10000" unit "calls";
     /// Tasks of each operator. 0: one per slot of the cluster.
     pipeline_parallelism: u64 = "pipeline.parallelism", Kind::Integer { min: 0, max: 32_768 }, "0" unit "tasks";
     /// A record waits at most this long for its batch to fill.

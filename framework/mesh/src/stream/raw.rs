@@ -185,9 +185,15 @@ impl Shared {
         target: &Target,
         method: &str,
         params: Vec<u8>,
-        meta: CallMeta,
+        mut meta: CallMeta,
         until: Instant,
     ) -> Result<RawStream, Status> {
+        // The span covers the opening; the handler's covers the stream.
+        let span = self.tracer.call(meta.trace.as_ref(), &target.service, method);
+        if let Some(span) = &span {
+            span.attempt(None);
+            meta.trace = Some(span.context());
+        }
         let mut call = RawOpen { params, stream: None };
         let stream = loop {
             let failed = match self.choose(target) {

@@ -13,6 +13,7 @@ use super::call::Handle;
 use super::caller::{CallOptions, Caller, Target};
 use super::service::Service;
 use super::task_local::current_caller;
+use super::trace::current_trace;
 use crate::id::{ActorId, ActorPath, Incarnation, NodeId};
 
 /// What can start calls: a node, a mesh, a client, the context of a handler.
@@ -87,7 +88,8 @@ impl<S: Service> ActorRef<S> {
     /// nothing of the call that is answered; those of `via(cx)` do.
     #[must_use]
     pub fn handle(&self) -> Handle<S> {
-        self.handle_of(current_caller())
+        let options = CallOptions { trace: current_trace(), ..CallOptions::default() };
+        self.handle_of(current_caller()).with_options(options)
     }
 
     fn handle_of(&self, caller: Option<Arc<dyn Caller>>) -> Handle<S> {

@@ -13,6 +13,7 @@ use super::priority::Priority;
 use super::scope::CallScope;
 use super::service::{MethodKind, MethodSpec};
 use super::slot::ResponseSlot;
+use super::trace::CallSpan;
 use crate::id::{ActorId, Incarnation, NodeId};
 use crate::status::Status;
 
@@ -62,6 +63,8 @@ pub struct CallOptions {
     pub deadline_at: Option<Instant>,
     /// The trace it belongs to.
     pub trace: Option<TraceParent>,
+    /// Made while another call is answered, whose trace it has, or whose lack of one.
+    pub nested: bool,
     /// The same key means the same effect.
     pub idempotency_key: Option<Arc<[u8]>>,
     /// Where it stands in a mailbox; the method's own priority when absent.
@@ -81,6 +84,21 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
+    /// The recorded span of a call that begins; none for most.
+    #[inline]
+    pub(super) fn begin(
+        &self,
+        caller: &Arc<dyn Caller>,
+        service: &'static str,
+        method: &'static str,
+    ) -> Option<Box<dyn CallSpan>> {
+        match &self.trace {
+            None if self.nested => None,
+            Some(trace) if !trace.is_sampled() => None,
+            parent => caller.trace(parent.as_ref(), service, method),
+        }
+    }
+
     /// The actors that wait for a call of this method.
     #[inline]
     pub(super) fn chain(&self, method: &MethodSpec) -> Option<&CallChain> {
@@ -190,6 +208,15 @@ pub trait Caller: Send + Sync + 'static {
     /// same budget as a retry.
     fn may_hedge(&self, _target: &Target, _placement: &Placement<'_>) -> bool {
         true
+    }
+    /// Begins the span of a call in a sampled trace, or decides whether a call outside any begins one.
+    fn trace(
+        &self,
+        _parent: Option<&TraceParent>,
+        _service: &str,
+        _method: &str,
+    ) -> Option<Box<dyn CallSpan>> {
+        None
     }
     /// Resolves when the set of known endpoints has changed after its first poll.
     fn changed(&self) -> BoxFuture<()>;

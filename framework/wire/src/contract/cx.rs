@@ -66,6 +66,8 @@ pub struct Cx {
     handling: bool,
     /// Shared by the calls of the handler; made for the first of them.
     scope: OnceLock<Arc<CallScope>>,
+    /// The span of the handler, where it is recorded.
+    span: Option<TraceParent>,
     stop: Option<Status>,
     failure: Option<Status>,
     fence: Option<u64>,
@@ -94,6 +96,7 @@ impl Cx {
             method: None,
             handling: false,
             scope: OnceLock::new(),
+            span: None,
             stop: None,
             failure: None,
             fence: None,
@@ -183,6 +186,7 @@ impl Cx {
         if self.handling {
             self.enter(CallMeta::default(), CancelToken::never());
             self.handling = false;
+            self.span = None;
         }
     }
 
@@ -230,6 +234,16 @@ impl Cx {
         &self.path
     }
 
+    /// The handler of the next call runs as this span: the host does this before the call is entered.
+    pub fn spanned(&mut self, span: Option<TraceParent>) {
+        self.span = span;
+    }
+
+    /// The trace that the calls of this handler belong to, with the handler's span as their parent.
+    pub fn trace(&self) -> Option<TraceParent> {
+        self.span.or(self.meta.trace)
+    }
+
     /// What came with the call.
     pub fn meta(&self) -> &CallMeta {
         &self.meta
@@ -273,7 +287,8 @@ impl Cx {
     pub(super) fn inherited(&self) -> CallOptions {
         CallOptions {
             deadline_at: self.meta.deadline.filter(|_| !self.is_detached()),
-            trace: self.meta.trace,
+            trace: self.trace(),
+            nested: self.handling,
             scope: (self.handling && self.caller.is_some()).then(|| self.scope()),
             ..CallOptions::default()
         }
@@ -284,7 +299,7 @@ impl Cx {
     /// For tasks that the handler starts and does not wait for. What the handler itself waits for belongs
     /// to [`Cx::client`], or a call cycle is found by its deadline only.
     pub fn detached<S: Service>(&self) -> S::Client {
-        let options = CallOptions { trace: self.meta.trace, ..CallOptions::default() };
+        let options = CallOptions { trace: self.trace(), nested: self.handling, ..CallOptions::default() };
         S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
     }
 

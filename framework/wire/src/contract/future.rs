@@ -19,6 +19,7 @@ use super::reply::Reply;
 use super::scope::WatchId;
 use super::service::{Accept, LocalEndpoint, Mail, MethodSpec, Params, Service};
 use super::slot::{ResponseSlot, Slot};
+use super::trace::CallSpan;
 use super::window::{Admitted, Waiter};
 use crate::id::NodeId;
 use crate::status::{Code, Executed, Redirect, Stage, Status};
@@ -61,6 +62,8 @@ pub struct CallFuture<P: Params> {
     rare: Option<Box<Rare<P>>>,
     /// The place among those that are woken when the call it is made for is cancelled.
     watch: Option<WatchId>,
+    /// Of a call in a sampled trace.
+    span: Option<Box<dyn CallSpan>>,
 }
 
 /// What few calls need.
@@ -121,6 +124,7 @@ impl<P: Params> CallFuture<P> {
             tries: 0,
             rare: None,
             watch: None,
+            span: None,
         }
     }
 
@@ -144,7 +148,7 @@ impl<P: Params> CallFuture<P> {
         let options = &self.handle.bound.options;
         CallMeta {
             deadline: Some(deadline),
-            trace: options.trace,
+            trace: self.span.as_ref().map(|span| span.context()).or(options.trace),
             attempt: self.tries,
             idempotency_key: options.idempotency_key.clone(),
             chain: options.chain(Self::method()).cloned(),
@@ -159,6 +163,9 @@ impl<P: Params> CallFuture<P> {
     fn start(&mut self, caller: &Arc<dyn Caller>, cx: &mut Context<'_>) -> Option<Answer<P>> {
         let one_way = !Self::method().expects_answer();
         let now = caller.now();
+        if self.deadline.is_none() {
+            self.span = self.handle.bound.options.begin(caller, P::Service::NAME, Self::method().name);
+        }
         let deadline = self.deadline(now);
         let mut waited_for = match std::mem::replace(&mut self.phase, Phase::New) {
             Phase::Waiting(_, status) => Some(status),
@@ -193,6 +200,10 @@ impl<P: Params> CallFuture<P> {
                 Ok(_) if one_way => return Some(nothing::<P>().map_err(CallError::Status)),
                 Ok(started) => {
                     self.tries += 1;
+                    if let Some(span) = &self.span {
+                        let first = self.rare.as_ref().and_then(|rare| rare.first.as_ref());
+                        span.attempt(first.map(CallError::status));
+                    }
                     self.phase = match started {
                         Started::Local => Phase::Local,
                         Started::Remote(remote, id) => Phase::Remote(remote, id),
@@ -445,6 +456,19 @@ impl<P: Params> Future for CallFuture<P> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        let polled = this.poll_in_scope(cx);
+        if let Poll::Ready(answer) = &polled
+            && let Some(span) = this.span.take()
+        {
+            span.ended(answer.as_ref().map(|_| ()).map_err(CallError::status));
+        }
+        polled
+    }
+}
+
+impl<P: Params> CallFuture<P> {
+    fn poll_in_scope(&mut self, cx: &mut Context<'_>) -> Poll<Answer<P>> {
+        let this = self;
         let Some(scope) = this.handle.bound.options.scope.clone() else {
             return this.poll_call(cx);
         };

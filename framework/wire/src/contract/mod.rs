@@ -27,6 +27,7 @@ mod stream;
 mod task_local;
 #[cfg(test)]
 mod testing;
+mod trace;
 mod window;
 
 pub use actor_ref::{ActorRef, Via};
@@ -55,6 +56,7 @@ pub use stream::{
 };
 pub use stream::{decode_stream, dropping_state, forward_stream};
 pub use task_local::{current_caller, within};
+pub use trace::{CallSpan, polled_in};
 pub use window::{
     Admitted, IDEMPOTENCY_KEY_BYTES_MAX, REPEATS_WAITING_MAX, ReplyLimits, ReplyWindow, Waiter, WindowEvent,
 };

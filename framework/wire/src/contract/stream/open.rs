@@ -15,6 +15,7 @@ use super::super::future::CALL_TRIES_MAX;
 use super::super::refusal::refusal;
 use super::super::service::{LocalEndpoint, Mail, MethodSpec, Service};
 use super::super::slot::{NoSlot, ResponseSlot};
+use super::super::trace::CallSpan;
 use super::beside::{Beside, Whole};
 use super::emit::{Feed, Outlet};
 use super::incoming::{Alarm, Completion, Incoming, Inlet, Outcome};
@@ -92,8 +93,10 @@ async fn open<P: StreamParams>(handle: Handle<P::Service>, params: P) -> Answer<
     if let Some(inherited) = handle.bound.options.deadline_at {
         until = until.min(inherited);
     }
+    let span = handle.bound.options.begin(&caller, P::Service::NAME, spec::<P>().name);
     let mut waits_for = None;
-    let mut trying = Box::pin(try_open::<P>(&handle, &caller, params, until, whole, &mut waits_for));
+    let mut trying =
+        Box::pin(try_open::<P>(&handle, &caller, params, until, whole, &mut waits_for, span.as_deref()));
     let mut timer = caller.sleep_until(until);
     let opened = poll_fn(|cx| match trying.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(Some(result)),
@@ -113,6 +116,9 @@ async fn open<P: StreamParams>(handle: Handle<P::Service>, params: P) -> Answer<
         };
         Err(Status::new(Code::DeadlineExceeded, text).executed(executed).stage(stage))
     });
+    if let Some(span) = &span {
+        span.ended(result.as_ref().map(|_| ()));
+    }
     result.map(<P::Shape as Shape>::opened).map_err(CallError::from_status)
 }
 
@@ -124,12 +130,17 @@ async fn try_open<P: StreamParams>(
     until: Instant,
     whole: Option<Instant>,
     waits_for: &mut Option<Status>,
+    span: Option<&dyn CallSpan>,
 ) -> Result<Ports<P::Shape>, Status> {
     let mut params = Some(params);
     let mut tries = 0;
     let mut changed: Option<super::super::caller::BoxFuture<()>> = None;
     loop {
         let mut meta = handle.bound.options.meta(spec::<P>(), whole, tries);
+        if let Some(span) = span {
+            span.attempt(None);
+            meta.trace = Some(span.context());
+        }
         meta.to = handle.bound.target.actor.clone();
         let mut departure = Departure::<P> { params: &mut params, ports: None };
         let status = match caller.start(&handle.bound.target, spec::<P>(), meta, &mut departure) {
