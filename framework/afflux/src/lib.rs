@@ -62,6 +62,8 @@ pub mod registry_service;
 #[cfg(feature = "node")]
 mod security;
 #[cfg(feature = "node")]
+mod series;
+#[cfg(feature = "node")]
 pub mod settings;
 #[cfg(feature = "node")]
 mod signals;

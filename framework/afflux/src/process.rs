@@ -67,6 +67,38 @@ fn file_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
 }
 
+/// How many files this process has open; 0 where there is no `/proc`.
+fn open_files() -> usize {
+    // One of them is the directory that is read here.
+    std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1))
+}
+
+/// Registers `afflux_config_hash_info`: nodes of one configuration show one hash. Secrets are left out of it.
+///
+/// # Errors
+/// A name that is taken already.
+pub(crate) fn register_config(metrics: &Registry, settings: &crate::settings::Settings) -> Result<()> {
+    let shown = crate::settings::Settings {
+        token: String::new(),
+        registry_password: String::new(),
+        // What differs from node to node.
+        node_id: String::new(),
+        node_listen: String::new(),
+        node_advertise: String::new(),
+        node_join: String::new(),
+        admin_listen: String::new(),
+        ..settings.clone()
+    };
+    let hash = xxhash_rust::xxh3::xxh3_64(format!("{shown:?}").as_bytes());
+    let info = Gauge::with_opts(
+        Opts::new("afflux_config_hash_info", "Always 1; the label is a hash of the settings.")
+            .const_label("hash", format!("{hash:016x}")),
+    )?;
+    info.set(1.0);
+    metrics.register(Box::new(info))?;
+    Ok(())
+}
+
 /// The build of this executable: a hash of its file, in 16 hexadecimal digits.
 ///
 /// Two processes of one build build the same graphs from the same settings.
@@ -115,6 +147,7 @@ struct ProcessMetrics {
     threads: Gauge,
     started: Gauge,
     max_fds: Gauge,
+    open_fds: Gauge,
 }
 
 impl ProcessMetrics {
@@ -127,14 +160,22 @@ impl ProcessMetrics {
             threads: Gauge::new("process_threads", "Threads of the operating system.")?,
             started,
             max_fds: Gauge::new("process_max_fds", "Files that may be open.")?,
+            open_fds: Gauge::new("process_open_fds", "Files that are open.")?,
         })
     }
 }
 
 impl Collector for ProcessMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.cpu.desc(), self.resident.desc(), self.threads.desc(), self.started.desc(), self.max_fds.desc()]
-            .concat()
+        [
+            self.cpu.desc(),
+            self.resident.desc(),
+            self.threads.desc(),
+            self.started.desc(),
+            self.max_fds.desc(),
+            self.open_fds.desc(),
+        ]
+        .concat()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -143,12 +184,14 @@ impl Collector for ProcessMetrics {
         self.resident.set(now.resident_bytes);
         self.threads.set(now.threads);
         self.max_fds.set(file_limit() as f64);
+        self.open_fds.set(open_files() as f64);
         [
             self.cpu.collect(),
             self.resident.collect(),
             self.threads.collect(),
             self.started.collect(),
             self.max_fds.collect(),
+            self.open_fds.collect(),
         ]
         .concat()
     }

@@ -15,6 +15,7 @@ use super::gateway::{Gateway, RPC_BODY_BYTES_MAX, rpc};
 use super::openapi;
 use super::probes::Probes;
 use crate::error::{Error, Result};
+use crate::series::SeriesGuard;
 
 /// Bytes of a request's body, but for calls: no page takes one.
 const BODY_BYTES_MAX: usize = 1_024;
@@ -39,12 +40,20 @@ pub struct Admin {
     probes: Arc<Probes>,
     pages: BTreeMap<&'static str, Page>,
     gateway: Option<Gateway>,
+    series: Option<Arc<SeriesGuard>>,
 }
 
 impl Admin {
     /// Metrics and probes, no page yet.
     pub fn new(metrics: Registry, probes: Arc<Probes>) -> Self {
-        Self { metrics, probes, pages: BTreeMap::new(), gateway: None }
+        Self { metrics, probes, pages: BTreeMap::new(), gateway: None, series: None }
+    }
+
+    /// Exports as many series as the guard lets through.
+    #[must_use]
+    pub(crate) fn guarded(mut self, guard: SeriesGuard) -> Self {
+        self.series = Some(Arc::new(guard));
+        self
     }
 
     /// Adds `/api/v1/{name}` and `/api/v1/{name}/{rest}`; `rest` goes to the function, empty for the first.
@@ -181,7 +190,12 @@ impl AdminServer {
 async fn metrics(admin: web::Data<Admin>) -> HttpResponse {
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
-    match encoder.encode(&admin.metrics.gather(), &mut text) {
+    let families = admin.metrics.gather();
+    let families = match &admin.series {
+        Some(guard) => guard.bounded(families),
+        None => families,
+    };
+    match encoder.encode(&families, &mut text) {
         Ok(()) => HttpResponse::Ok().content_type(encoder.format_type().to_owned()).body(text),
         Err(error) => HttpResponse::InternalServerError().body(format!("metrics: {error}\n")),
     }

@@ -67,7 +67,10 @@ impl OperatorMetrics {
                 &LABELS,
             )?,
             late: IntCounterVec::new(
-                opts("operator_late_records_total", "Records that came after their window was purged"),
+                opts(
+                    "operator_late_records_dropped_total",
+                    "Records that came after their window was purged",
+                ),
                 &LABELS,
             )?,
             errors: IntCounterVec::new(

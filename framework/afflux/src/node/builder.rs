@@ -24,6 +24,7 @@ use crate::keyed::{DeclaredKeyed, KeyValue};
 use crate::process;
 use crate::registry_metrics::RegistryMetrics;
 use crate::registry_service::serve_until;
+use crate::series::SeriesGuard;
 use crate::settings::Settings;
 
 /// A node to be.
@@ -191,6 +192,7 @@ impl NodeBuilder {
         threads.probe(&actor_metrics);
         let mesh_metrics = MeshMetrics::new(&metrics)?;
         process::register(&metrics, process::build_id())?;
+        process::register_config(&metrics, &settings)?;
 
         let wall = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let incarnation = Incarnation(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
@@ -240,7 +242,8 @@ impl NodeBuilder {
                         let client = Client::of(mesh.clone(), Arc::clone(&registry));
                         Some(
                             pages(
-                                Admin::new(metrics.clone(), Arc::clone(&probes)),
+                                Admin::new(metrics.clone(), Arc::clone(&probes))
+                                    .guarded(SeriesGuard::new(&metrics)?),
                                 client,
                                 Arc::clone(&pipelines),
                             )
