@@ -136,11 +136,6 @@ impl NodeLoad {
             let name = family.name().strip_prefix("afflux_").unwrap_or_default();
             for metric in family.get_metric() {
                 let n = value(kind, metric);
-                let mut of_kind = || {
-                    let kind = label(metric, "kind");
-                    let fresh = || ActorLoad { kind: kind.to_owned(), ..ActorLoad::default() };
-                    actors.entry(kind.to_owned()).or_insert_with(fresh)
-                };
                 match name {
                     "rpc_server_requests_total" => {
                         let of = method(&mut methods, metric);
@@ -166,12 +161,12 @@ impl NodeLoad {
                         "in" => load.bytes_in += n,
                         _ => load.bytes_out += n,
                     },
-                    "actors" => of_kind().actors = n,
-                    "mailbox_messages" => of_kind().waiting = n,
-                    "mailbox_messages_max" => of_kind().waiting_max = n,
-                    "mailbox_capacity" => of_kind().capacity = n,
-                    "mailbox_rejected_total" => of_kind().rejected += n,
-                    "actor_panics_total" => of_kind().panics = n,
+                    "actors" => of_kind(&mut actors, metric).actors = n,
+                    "mailbox_messages" => of_kind(&mut actors, metric).waiting = n,
+                    "mailbox_messages_max" => of_kind(&mut actors, metric).waiting_max = n,
+                    "mailbox_capacity" => of_kind(&mut actors, metric).capacity = n,
+                    "mailbox_rejected_total" => of_kind(&mut actors, metric).rejected += n,
+                    "actor_panics_total" => of_kind(&mut actors, metric).panics = n,
                     _ => {}
                 }
             }
@@ -189,6 +184,12 @@ fn method<'a>(
     let (service, method) = (label(metric, "service").to_owned(), label(metric, "method").to_owned());
     let fresh = || MethodLoad { service: service.clone(), method: method.clone(), ..MethodLoad::default() };
     methods.entry((service.clone(), method.clone())).or_insert_with(fresh)
+}
+
+fn of_kind<'a>(actors: &'a mut BTreeMap<String, ActorLoad>, metric: &Metric) -> &'a mut ActorLoad {
+    let kind = label(metric, "kind");
+    let fresh = || ActorLoad { kind: kind.to_owned(), ..ActorLoad::default() };
+    actors.entry(kind.to_owned()).or_insert_with(fresh)
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use xxhash_rust::xxh3::{Xxh3, Xxh3Default};
 use crate::error::Result;
 
 /// Series of a process above which it warns, once.
-pub const SERIES_WARN: usize = 2_000;
+pub(crate) const SERIES_WARN: usize = 2_000;
 /// Series that a process exports by themselves; what comes later is folded.
-pub const SERIES_MAX: usize = 10_000;
+pub(crate) const SERIES_MAX: usize = 10_000;
 /// The value of every label of a folded series.
 const OTHER: &str = "other";
 
