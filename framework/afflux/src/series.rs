@@ -4,13 +4,12 @@
 //! jump between two scrapes. What a process *holds* is bounded by the rule that no label has unbounded values;
 //! this is the net below that rule.
 
-use std::collections::HashSet;
-use std::hash::BuildHasherDefault;
+use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
-use xxhash_rust::xxh3::{Xxh3, Xxh3Default};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Result;
 
@@ -33,7 +32,7 @@ pub(crate) struct SeriesGuard {
 #[derive(Default)]
 struct State {
     /// Hashes of name and labels of what is exported by itself; at most as many as `max`.
-    known: HashSet<u64, BuildHasherDefault<Xxh3Default>>,
+    known: BTreeSet<u64>,
     /// Their series: a histogram is one a bucket, and three more.
     exported: usize,
     warned: bool,

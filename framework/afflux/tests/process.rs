@@ -405,13 +405,14 @@ fn wrong_use_is_exit_code_two_with_the_nearest_name() {
 }
 
 /// What the first argument of the program may be.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "dev",
     "node",
     "run",
     "jobs",
     "job",
     "cancel",
+    "top",
     "nodes",
     "graph",
     "services",
