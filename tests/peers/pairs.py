@@ -24,6 +24,7 @@ OURS = HERE.parents[1] / "target" / "release" / "afflux-bench"
 RECORDS = {"w1": 2_500_000_000, "w2": 450_000_000, "w3": 1_600_000_000, "w4": 18_000_000}
 STREAM_PEERS = ("timely", "hand")
 RPC_PEERS = ("tarpc", "tonic")
+ITEM_BENCHES = ("r4", "r5")
 
 
 def arguments(argv):
@@ -37,9 +38,10 @@ def arguments(argv):
     stream.add_argument("--processes", type=int, default=1)
     stream.add_argument("--shape", choices=("record", "batch"), default="record", help="of the hand loop")
     stream.add_argument("--filter", choices=("retain", "branchless"), default="retain", help="of timely's W1")
-    rpc = kinds.add_parser("rpc", help="R1 to R3 against tarpc or tonic")
-    rpc.add_argument("bench", choices=("r1", "r2", "r3"))
-    rpc.add_argument("--peer", choices=RPC_PEERS, default="tarpc")
+    rpc = kinds.add_parser("rpc", help="R1 to R5 against tarpc or tonic")
+    rpc.add_argument("bench", choices=("r1", "r2", "r3", "r4", "r5"))
+    rpc.add_argument("--peer", choices=RPC_PEERS, help="default: tarpc; R4 and R5 tonic")
+    rpc.add_argument("--records", type=int, default=50_000_000, help="items of R4 and R5")
     rpc.add_argument("--outstanding", type=int, help="default: R1 1, R2 256, R3 64")
     rpc.add_argument("--payload", type=int, help="bytes; default: R1 and R2 two numbers, 16; R3 1,024")
     rpc.add_argument("--seconds", type=float, default=10.0)
@@ -59,6 +61,10 @@ def arguments(argv):
             parser.error(f"--{name} is {value}, expected at least 1")
     if args.kind == "stream" and args.peer == "hand" and args.processes > 1:
         parser.error("the hand loop has one process, expected --processes 1")
+    if args.kind == "rpc":
+        args.peer = args.peer or ("tonic" if args.bench in ITEM_BENCHES else "tarpc")
+        if args.bench in ITEM_BENCHES and args.peer == "tarpc":
+            parser.error("tarpc has no streams, expected --peer tonic")
     return args
 
 
@@ -78,6 +84,9 @@ def commands(args):
                      "--allocator", "mimalloc" if mimalloc else "system"]
         else:
             peer += ["--shape", args.shape]
+    elif args.bench in ITEM_BENCHES:
+        ours += ["--records", str(args.records)]
+        peer += ["--records", str(args.records)]
     else:
         outstanding = args.outstanding or {"r1": 1, "r2": 256, "r3": 64}[args.bench]
         payload = args.payload or {"r1": 16, "r2": 16, "r3": 1024}[args.bench]

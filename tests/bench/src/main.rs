@@ -8,7 +8,6 @@
 #[path = "../../peers/src/args.rs"]
 mod args;
 mod connections;
-mod items;
 mod local;
 mod open_loop;
 #[allow(dead_code, unreachable_pub)]
@@ -61,7 +60,8 @@ const HELP: &str = "\
 afflux-bench stream w1|w2|w3|w4 [--records N] [--parallelism P] [--nodes K]
 afflux-bench rpc r1|r2|r3 [--outstanding N] [--payload BYTES] [--seconds S] [--transport tcp|memory] [--busy N]
 afflux-bench rpc r2 --rate N [--seconds S]      calls at a rate, latency from when each was due (cpu_s: the server's alone)
-afflux-bench rpc r4|r5 [--items N] [--seconds S]      items sent, and received, over one stream after the other
+afflux-bench rpc r4|r5 [--records N]      items sent, and received, a million a stream
+afflux-bench rpc large [--payload BYTES] [--seconds S]      pings each ms beside large answers on one link
 afflux-bench rpc connections [--clients N] [--rate N] [--seconds S]      memory of the server, latency over all clients
 afflux-bench local l1|l2 [--outstanding N] [--threads 1|2] [--seconds S]      ask and tell in one process
 afflux-bench stream slow --nodes 2      memory behind a consumer of 1,000 records/s, after 10 and 60 s

@@ -5,6 +5,8 @@
 //! Every call takes the product's whole path: client, balancer, in-flight table with its deadline,
 //! frames, router, mailbox, actor, answer. The server ends when its standard input closes.
 
+mod items;
+
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -21,7 +23,7 @@ use afflux_wire::{ActorPath, NodeId};
 use hdrhistogram::Histogram;
 
 use crate::args::Args;
-use crate::kit::contract::{Cx, Emit, Fault, Incoming, NoError};
+use crate::kit::contract::{Cx, Fault, NoError};
 use crate::open_loop::Arrivals;
 use crate::report::{Param, Report, Work};
 use crate::usage::{Mark, cpu_s, peak_rss_mb, rss_mb};
@@ -53,21 +55,6 @@ pub(crate) enum Echo {
     },
 }
 
-/// What R4 and R5 call. An actor of its own: the largest method gives every message of an actor its size.
-#[derive(Service)]
-#[service(name = "bench.items", crate = "crate::kit")]
-pub(crate) enum Items {
-    /// Counts and adds items.
-    #[rpc(accepts = (u64, u64), returns = (u64, u64))]
-    Collect,
-    /// Sends items.
-    #[rpc(streams = (u64, u64))]
-    Numbers {
-        /// How many.
-        count: u64,
-    },
-}
-
 /// Bytes as MessagePack's bin.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub(crate) struct Body(
@@ -89,37 +76,6 @@ impl EchoHandler for Echoer {
     }
 }
 
-#[derive(Actor)]
-#[actor(serves(Items), crate = "crate::kit")]
-struct Stock;
-
-impl ItemsHandler for Stock {
-    async fn collect(
-        &mut self,
-        _: &mut Cx,
-        mut items: Incoming<(u64, u64)>,
-    ) -> Result<(u64, u64), Fault<NoError>> {
-        let (mut count, mut sum) = (0, 0u64);
-        while let Some(item) = items.next().await {
-            let (id, v) = item?;
-            count += 1;
-            sum = sum.wrapping_add(id ^ v);
-        }
-        Ok((count, sum))
-    }
-    async fn numbers(
-        &mut self,
-        _: &mut Cx,
-        count: u64,
-        mut out: Emit<(u64, u64)>,
-    ) -> Result<(), Fault<NoError>> {
-        for id in 0..count {
-            out.send((id, !id.rotate_left(9))).await?;
-        }
-        Ok(())
-    }
-}
-
 pub(crate) fn mesh(
     node: &str,
     listen: Option<String>,
@@ -130,18 +86,14 @@ pub(crate) fn mesh(
     Mesh::start(config, transport, threads.io(), MeshMetrics::unregistered()).map_err(|e| e.to_string())
 }
 
-/// Serves [`Echo`] and [`Items`] on a mesh.
+/// Serves [`Echo`] and what R4, R5 and large answers call on a mesh.
 fn serve(mesh: &Mesh, threads: &Threads) {
     let spec = Spec::new(ActorPath::new("echo"), ActorMetrics::unregistered()).caller(mesh.caller());
     let actor = threads.io().spawn(spec, || Ok(Echoer));
     for entry in Echoer::services(actor.address()) {
         mesh.serve(entry);
     }
-    let spec = Spec::new(ActorPath::new("items"), ActorMetrics::unregistered()).caller(mesh.caller());
-    let actor = threads.io().spawn(spec, || Ok(Stock));
-    for entry in Stock::services(actor.address()) {
-        mesh.serve(entry);
-    }
+    items::serve(mesh, threads);
 }
 
 /// Tasks that always have work, on as many slot threads as a node would have, beside the I/O thread.
@@ -280,14 +232,15 @@ async fn call_forever(client: EchoClient, mut id: u64, payload: usize, shared: S
 
 /// `rpc BENCH …`
 pub(crate) fn run(mut args: Args) -> Result<(), String> {
-    let bench = args.word("a benchmark (r1, r2, r3, r4, r5, connections)")?;
+    let bench = args.word("a benchmark (r1 to r5, large, connections)")?;
     let (outstanding, payload) = match bench.as_str() {
         "r1" => (1, 16),
         "r2" => (256, 16),
         "r3" => (64, 1024),
-        "r4" | "r5" => return crate::items::run(&bench, args),
+        "r4" | "r5" => return items::run(&bench, args),
+        "large" => return items::large(args),
         "connections" => return crate::connections::run(args),
-        other => return Err(format!("unknown benchmark `{other}`: r1, r2, r3, r4, r5 or connections")),
+        other => return Err(format!("unknown benchmark `{other}`: r1 to r5, large or connections")),
     };
     let outstanding = args.count("outstanding", outstanding)?;
     let payload = args.count("payload", payload)?;

@@ -52,6 +52,61 @@ pub trait Client: Clone + Send + 'static {
 
     /// Sends bytes and returns the server's echo.
     fn echo(&mut self, body: Bytes) -> impl Future<Output = Result<Bytes, String>> + Send;
+
+    /// R5: asks for items `{id, v: mix(id)}`, `id` from 0, and returns the sum of [`item_term`].
+    fn give(&mut self, _count: u64) -> impl Future<Output = Result<u64, String>> + Send {
+        std::future::ready(Err("this peer has no streams".to_owned()))
+    }
+
+    /// R4: sends such items and returns what the server computed.
+    fn take(&mut self, _count: u64) -> impl Future<Output = Result<u64, String>> + Send {
+        std::future::ready(Err("this peer has no streams".to_owned()))
+    }
+}
+
+/// Items of one stream of R4 and R5.
+const STREAM_ITEMS: u64 = 1_000_000;
+
+/// What an item of R4 and R5 adds to the checksum.
+#[inline]
+#[must_use]
+pub const fn item_term(id: u64, v: u64) -> u64 {
+    (2 * id + 1).wrapping_mul(v)
+}
+
+/// R4 and R5: one stream after the other, until all items are through.
+fn items<P: Peer>(bench: &str, records: u64, runtime: &Runtime) -> Result<Report, String> {
+    let mut server = Server::start(bench)?;
+    let up = bench == "r4";
+    runtime.block_on(async {
+        let mut client = P::connect(server.address, 1).await?;
+        let mut one = async |count| match up {
+            true => client.take(count).await,
+            false => client.give(count).await,
+        };
+        one(STREAM_ITEMS / 10).await?;
+        let (before, _) = server.usage()?;
+        let mark = Mark::now()?;
+        let (mut rest, mut checksum) = (records, 0u64);
+        while rest > 0 {
+            let count = rest.min(STREAM_ITEMS);
+            checksum = checksum.wrapping_add(one(count).await?);
+            rest -= count;
+        }
+        let (wall_s, own) = mark.spent()?;
+        let (after, rss) = server.usage()?;
+        Ok(Report {
+            bench: format!("rpc {bench}"),
+            params: vec![
+                ("engine", Param::Text(P::NAME)),
+                ("stream_items", Param::Number(STREAM_ITEMS)),
+            ],
+            work: Work::Records { records, checksum, results: None },
+            wall_s,
+            cpu_s: own + after - before,
+            rss_mb: peak_rss_mb()? + rss,
+        })
+    })
 }
 
 /// What a client does.
@@ -71,7 +126,7 @@ impl Load {
             "r3" => (64, 1024),
             _ => {
                 return Err(format!(
-                    "benchmark {bench:?} is unknown, expected r1, r2 or r3"
+                    "benchmark {bench:?} is unknown, expected r1 to r5"
                 ));
             }
         };
@@ -111,10 +166,11 @@ impl Load {
 /// A message about the arguments, the server or a call.
 pub fn main<P: Peer>(allocator: &'static str) -> Result<(), String> {
     let mut args = Args::from_env()?;
-    let bench = args.word("a benchmark, r1 to r3,")?;
+    let bench = args.word("a benchmark, r1 to r5,")?;
     let role = args.choice("role", &["client", "server"])?;
     let (outstanding, payload) = (args.number("outstanding", 0)?, args.number("payload", 0)?);
     let seconds: f64 = args.number("seconds", 10.0)?;
+    let records = args.count("records", 50_000_000)? as u64;
     args.finish()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -122,6 +178,10 @@ pub fn main<P: Peer>(allocator: &'static str) -> Result<(), String> {
         .map_err(|error| format!("start of the runtime: {error}"))?;
     if role == "server" {
         return run_server::<P>(&runtime);
+    }
+    if matches!(bench.as_str(), "r4" | "r5") {
+        println!("{}", items::<P>(&bench, records, &runtime)?.json());
+        return Ok(());
     }
     if !(0.1..=3600.0).contains(&seconds) {
         return Err(format!("--seconds is {seconds}, expected 0.1 to 3600"));
@@ -364,7 +424,7 @@ mod tests {
             (load.outstanding, load.payload.unwrap().len()),
             (64, 65_536)
         );
-        assert!(Load::named("r4", 0, 0).unwrap_err().contains("r4"));
+        assert!(Load::named("r6", 0, 0).unwrap_err().contains("r6"));
         assert!(
             Load::named("r2", OUTSTANDING_MAX + 1, 0)
                 .unwrap_err()
@@ -395,5 +455,23 @@ mod tests {
     #[tokio::test]
     async fn tonic_answers_both_calls() {
         echoes::<crate::tonic_peer::Tonic>().await;
+    }
+
+    #[tokio::test]
+    async fn items_of_tonic_arrive_in_both_directions() {
+        use crate::tonic_peer::Tonic;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sum = (0..5_000u64)
+            .fold(0u64, |sum, id| sum.wrapping_add(item_term(id, crate::workload::mix(id))));
+        let talk = async {
+            let mut client = Tonic::connect(address, 1).await.unwrap();
+            assert_eq!(client.give(5_000).await.unwrap(), sum);
+            assert_eq!(client.take(5_000).await.unwrap(), sum);
+        };
+        tokio::select! {
+            () = talk => (),
+            ended = Tonic::serve(listener) => panic!("the server ended: {ended:?}"),
+        }
     }
 }

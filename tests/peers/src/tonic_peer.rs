@@ -1,19 +1,22 @@
 //! tonic: gRPC over HTTP/2, one connection; the service is written by hand, so that nothing needs protoc,
 //! and serves without the router.
 
-use crate::rpc::{Client, Peer};
+use crate::rpc::{Client, Peer, item_term};
 use bytes::Bytes;
+use futures_util::stream::{Iter, iter};
 use http::uri::PathAndQuery;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
+use std::iter::Map;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
@@ -43,6 +46,64 @@ pub struct Blob {
 
 const PAIR_PATH: &str = "/peers.Echo/Pair";
 const BLOB_PATH: &str = "/peers.Echo/Blob";
+const GIVE_PATH: &str = "/peers.Echo/Give";
+const TAKE_PATH: &str = "/peers.Echo/Take";
+
+/// Streams as many items as are asked for.
+#[derive(Clone, Copy)]
+struct GiveCall;
+
+/// The items of R5.
+type Given = Iter<Map<Range<u64>, fn(u64) -> Result<Pair, Status>>>;
+
+fn given(id: u64) -> Result<Pair, Status> {
+    Ok(pair(id))
+}
+
+impl Service<Request<Pair>> for GiveCall {
+    type Response = Response<Given>;
+    type Error = Status;
+    type Future = Ready<Result<Response<Given>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Pair>) -> Self::Future {
+        let items = (0..request.into_inner().id).map(given as fn(u64) -> _);
+        ready(Ok(Response::new(iter(items))))
+    }
+}
+
+/// Takes items and answers with their checksum.
+#[derive(Clone, Copy)]
+struct TakeCall;
+
+impl Service<Request<Streaming<Pair>>> for TakeCall {
+    type Response = Response<Pair>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Pair>, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Streaming<Pair>>) -> Self::Future {
+        let mut items = request.into_inner();
+        Box::pin(async move {
+            let (mut sum, mut came) = (0u64, 0);
+            while let Some(item) = items.message().await? {
+                sum = sum.wrapping_add(item_term(item.id, item.v));
+                came += 1;
+            }
+            Ok(Response::new(Pair { id: came, v: sum }))
+        })
+    }
+}
+
+fn pair(id: u64) -> Pair {
+    Pair { id, v: crate::workload::mix(id) }
+}
 
 /// Answers with what it got.
 #[derive(Clone, Copy)]
@@ -88,6 +149,14 @@ impl Service<http::Request<Body>> for EchoService {
                 Ok(tonic::server::Grpc::new(codec)
                     .unary(EchoCall, request)
                     .await)
+            }),
+            GIVE_PATH => Box::pin(async move {
+                let codec = ProstCodec::<Pair, Pair>::default();
+                Ok(tonic::server::Grpc::new(codec).server_streaming(GiveCall, request).await)
+            }),
+            TAKE_PATH => Box::pin(async move {
+                let codec = ProstCodec::<Pair, Pair>::default();
+                Ok(tonic::server::Grpc::new(codec).client_streaming(TakeCall, request).await)
             }),
             path => {
                 let status = Status::unimplemented(format!("no method {path}"));
@@ -163,5 +232,29 @@ impl Client for TonicClient {
 
     async fn echo(&mut self, body: Bytes) -> Result<Bytes, String> {
         Ok(self.unary(Blob { body }, BLOB_PATH).await?.body)
+    }
+    async fn give(&mut self, count: u64) -> Result<u64, String> {
+        self.0.ready().await.map_err(|error| error.to_string())?;
+        let codec = ProstCodec::<Pair, Pair>::default();
+        let path = PathAndQuery::from_static(GIVE_PATH);
+        let asked = Request::new(Pair { id: count, v: 0 });
+        let answer = self.0.server_streaming(asked, path, codec).await;
+        let mut items = answer.map_err(|status| status.to_string())?.into_inner();
+        let (mut sum, mut came) = (0u64, 0);
+        while let Some(item) = items.message().await.map_err(|status| status.to_string())? {
+            sum = sum.wrapping_add(item_term(item.id, item.v));
+            came += 1;
+        }
+        if came == count { Ok(sum) } else { Err(format!("{came} items came, not {count}")) }
+    }
+
+    async fn take(&mut self, count: u64) -> Result<u64, String> {
+        self.0.ready().await.map_err(|error| error.to_string())?;
+        let codec = ProstCodec::<Pair, Pair>::default();
+        let path = PathAndQuery::from_static(TAKE_PATH);
+        let items = Request::new(iter((0..count).map(pair)));
+        let answer = self.0.client_streaming(items, path, codec).await;
+        let answer: Pair = answer.map_err(|status| status.to_string())?.into_inner();
+        if answer.id == count { Ok(answer.v) } else { Err(format!("{} items came, not {count}", answer.id)) }
     }
 }

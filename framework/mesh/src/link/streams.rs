@@ -21,10 +21,12 @@ impl Link {
             .max(1)
     }
 
-    /// What is longer travels in parts on the data connection.
+    /// What is longer travels in parts on the data connection: a little more than a part, since what fills just one
+    /// (64 KiB and its header) gains nothing by it.
     #[inline]
     pub(crate) fn large_bytes(&self) -> usize {
-        self.chunk_bytes()
+        let frame = self.limits.frame_bytes_ceiling() as usize;
+        (self.chunk_bytes() + FRAME_OVERHEAD_BYTES).min(frame.saturating_sub(FRAME_OVERHEAD_BYTES)).max(1)
     }
 
     /// Whether so many bytes may be sent at all, in parts or not.
