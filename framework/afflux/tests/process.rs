@@ -5,7 +5,11 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests, without libtest")]
 
+#[path = "process/certs.rs"]
+mod certs;
 mod harness;
+#[path = "process/streams.rs"]
+mod streams;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -64,6 +68,7 @@ fn app() -> App {
         .pipeline("evens", evens)
         .pipeline("endless", endless)
         .singleton("greeter", || Ok::<_, afflux::Error>(GreeterActor))
+        .singleton("flow", || Ok::<_, afflux::Error>(streams::FlowActor))
 }
 
 /// Limits every wait for a process.
@@ -112,8 +117,20 @@ struct Dev {
 
 impl Dev {
     fn start(directory: &Path, args: &[&str]) -> Self {
-        let mut child =
-            program(directory, args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let child = program(directory, args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(child)
+    }
+
+    /// The same with a stdin that stays open until it is dropped.
+    fn start_open(directory: &Path, args: &[&str]) -> (Self, std::process::ChildStdin) {
+        let mut command = program(directory, args);
+        command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        (Self::of(child), stdin)
+    }
+
+    fn of(mut child: Child) -> Self {
         let (sender, lines) = mpsc::channel();
         for pipe in [
             Box::new(child.stderr.take().unwrap()) as Box<dyn Read + Send>,
@@ -447,6 +464,19 @@ fn main() -> ExitCode {
         ("ctrl_c_stops_all_nodes_and_says_how_far_it_got", ctrl_c_stops_all_nodes_and_says_how_far_it_got),
         ("a_launcher_that_is_killed_leaves_no_node_behind", a_launcher_that_is_killed_leaves_no_node_behind),
         ("a_node_begins_a_cluster_and_another_joins_it", a_node_begins_a_cluster_and_another_joins_it),
+        (
+            "a_streaming_call_prints_a_line_an_item_and_reads_one_a_line",
+            streams::a_streaming_call_prints_a_line_an_item_and_reads_one_a_line,
+        ),
+        ("ctrl_c_ends_a_streaming_call_and_cancels_it", streams::ctrl_c_ends_a_streaming_call_and_cancels_it),
+        (
+            "a_node_that_watches_its_stdin_ends_with_it_and_by_a_signal_before",
+            streams::a_node_that_watches_its_stdin_ends_with_it_and_by_a_signal_before,
+        ),
+        (
+            "nodes_join_with_certificates_and_take_new_ones_while_they_run",
+            certs::nodes_join_with_certificates_and_take_new_ones_while_they_run,
+        ),
     ];
     harness::run(&first, tests)
 }

@@ -13,6 +13,7 @@ mod proto;
 mod run;
 mod schema;
 mod services;
+mod stdin;
 mod stream_call;
 mod table;
 mod top;

@@ -1,7 +1,5 @@
 //! `node`: one node until it is stopped.
 
-use tokio::io::AsyncReadExt;
-
 use super::args::{Global, NodeArgs};
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -52,7 +50,5 @@ async fn parent_ends(watched: bool) {
     if !watched {
         return futures_util::future::pending().await;
     }
-    let mut stdin = tokio::io::stdin();
-    let mut ignored = [0; 64];
-    while !matches!(stdin.read(&mut ignored).await, Ok(0) | Err(_)) {}
+    super::stdin::ended().await;
 }

@@ -74,7 +74,7 @@ impl Link {
 
     /// Callers may hold the lock of a channel, which losing the link takes: no check of the backlog.
     pub(crate) fn put_detach(&self, channel: u64) {
-        self.data.push(Bytes::new(), |buf| put_detach(buf, channel));
+        self.push_control_on_data(|buf| put_detach(buf, channel));
     }
 
     pub(crate) fn put_credit(&self, id: u64, bytes: u64) {

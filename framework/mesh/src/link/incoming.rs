@@ -84,6 +84,15 @@ impl Link {
         Ok(())
     }
 
+    /// The same for a request that came in parts, which later ones may have overtaken: its id is in no use.
+    pub(crate) fn check_id_of_parts(&self, id: u64) -> Result<(), String> {
+        self.check_request_id(id, 0)?;
+        if self.control.lock().incoming.contains_key(&id) {
+            return Err(format!("REQUEST.id {id}, in parts, is that of a call which runs"));
+        }
+        Ok(())
+    }
+
     /// Answers a request that was not admitted.
     pub(crate) fn refuse(&self, id: u64, status: &Status) {
         self.append(|buf| put_error(buf, id, status));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use afflux_wire::contract::Remote;
 use afflux_wire::{CancelReason, Code, Executed, Stage, Status, put_cancel, put_end_err};
-use bytes::Bytes;
 
 use super::{FRAME_OVERHEAD_BYTES, Link};
 use crate::stream::{Body, Stream};
@@ -102,7 +101,7 @@ impl Link {
 
     /// Answers an OPEN that was not admitted.
     pub(crate) fn refuse_stream(&self, id: u64, status: &Status) {
-        self.data.push(Bytes::new(), |buf| {
+        self.push_control_on_data(|buf| {
             if let Err(error) = put_end_err(buf, id, status) {
                 let _ = put_end_err(buf, id, &Status::new(status.code, error.message));
             }

@@ -53,6 +53,17 @@ impl Wholes {
                     ),
                 );
             }
+            let wholes_max = 2 * limits.in_flight_max as usize + limits.streams_max as usize;
+            if self.parts.len() >= wholes_max {
+                return violation(
+                    "chunk_budget",
+                    format!(
+                        "{} large messages are under way, no more than calls and streams can be: at most \
+                         {wholes_max} (twice in_flight_max, and streams_max)",
+                        self.parts.len()
+                    ),
+                );
+            }
             if self.parts.insert(id, (BytesMut::new(), bytes)).is_some() {
                 return violation("chunk", format!("a second message of id {id} begins inside the first"));
             }
@@ -165,7 +176,7 @@ impl Control<'_> {
         }
         match frame {
             Frame::Request { id, method, params, meta } => {
-                if let Err(text) = self.link.check_request_id(id, 0) {
+                if let Err(text) = self.link.check_id_of_parts(id) {
                     return violation("id", text);
                 }
                 let services = self.shared.services();
@@ -179,7 +190,7 @@ impl Control<'_> {
                 self.link.answered(id, result.as_deref().map_err(Clone::clone), meta.load, now);
             }
             Frame::Open { id, method, params, meta } => {
-                if let Err(text) = self.link.check_request_id(id, 0) {
+                if let Err(text) = self.link.check_id_of_parts(id) {
                     return violation("id", text);
                 }
                 self.open(id, method, &params, meta, now);
@@ -225,6 +236,12 @@ mod tests {
         let mut wholes = new();
         assert!(wholes.part(&limits, 1, Some(1 << 20), false, b"a").is_ok());
         assert_eq!(reason(wholes.part(&limits, 3, Some(1 << 20), false, b"a")), "chunk_budget");
+        let few = Limits { in_flight_max: 1, streams_max: 1, ..limits };
+        let mut wholes = new();
+        for id in 0..3 {
+            assert!(wholes.part(&few, id, Some(0), false, b"").is_ok());
+        }
+        assert_eq!(reason(wholes.part(&few, 3, Some(0), false, b"")), "chunk_budget");
         let mut wholes = new();
         assert!(wholes.part(&limits, 1, Some(9), false, b"a").is_ok());
         assert_eq!(reason(wholes.part(&limits, 1, Some(9), false, b"a")), "chunk");

@@ -5,6 +5,10 @@
 // A test may fail by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod client;
+pub mod flow;
+pub mod raw;
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
