@@ -135,7 +135,7 @@ fn a_client_that_sends_without_credit_loses_its_stream_alone() {
             open(&mut client, "sum", json!({ "most": 9 })).await,
         );
         // What is echoed is never granted, so that soon nothing is taken any more.
-        for n in 0..3_000 {
+        for n in 0..20_000 {
             client.say(json!([2, "rpc.item", [id, n, "x"]])).await;
         }
         let (_, error, _) = told(&mut client, id).await;

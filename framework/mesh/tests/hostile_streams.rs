@@ -134,7 +134,8 @@ fn what_breaks_the_rules_of_streams_costs_the_link() {
         }),
     ];
     over_both(async |net: Net| {
-        let (node, bystander) = scene(&net).await;
+        let limits = Limits { stream_credit_items: 256, ..Limits::default() };
+        let (node, bystander) = scene_with(&net, MeshConfig { limits, ..net.config("a") }).await;
         for (n, (reason, role, put)) in breaks.into_iter().enumerate() {
             let before = node.metric("afflux_decode_errors_total", &[reason]);
             let (mut control, mut data) = Raw::link(&net, &node, &format!("client-{n}")).await;
