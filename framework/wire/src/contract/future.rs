@@ -28,7 +28,7 @@ use crate::status::{Code, Executed, Redirect, Stage, Status};
 pub const CALL_TRIES_MAX: u32 = 3;
 
 /// Times that one call follows a word of another node that what it calls lives elsewhere. The first
-/// time at once, then after pauses that double from [`REDIRECT_PAUSE`], while nodes come to see the same.
+/// time at once, then after pauses that double from 10 ms, while nodes come to see the same.
 pub const REDIRECTS_MAX: u32 = 8;
 
 /// Before a call follows a second redirect.
