@@ -29,6 +29,7 @@ struct Draft {
     sources: Vec<SourceSpec>,
     names: BTreeSet<String>,
     errors: Vec<Status>,
+    warnings: Vec<String>,
 }
 
 /// A source of a plan: who enumerates its splits.
@@ -64,6 +65,7 @@ pub struct Plan {
     settings: Arc<JobSettings>,
     factories: Arc<Vec<Factory>>,
     sources: Vec<SourceSpec>,
+    warnings: Arc<Vec<String>>,
 }
 
 impl Flow {
@@ -207,6 +209,12 @@ impl Flow {
         self.draft.borrow_mut().errors.push(status);
     }
 
+    /// Notes what is legal and will hurt, such as state that grows for ever: the step, what grows
+    /// and how to bound it. Shown by `graph` and `check`; see [`Plan::warnings`].
+    pub(crate) fn warn(&self, operator: &str, warning: &str) {
+        self.draft.borrow_mut().warnings.push(format!("`{operator}`: {warning}"));
+    }
+
     /// The finished pipeline.
     ///
     /// # Errors
@@ -239,6 +247,7 @@ impl Flow {
             settings: self.settings,
             factories: Arc::new(factories),
             sources: draft.sources,
+            warnings: Arc::new(draft.warnings),
         })
     }
 }
@@ -266,6 +275,20 @@ impl Plan {
     /// The settings it was built for.
     pub fn settings(&self) -> &Arc<JobSettings> {
         &self.settings
+    }
+
+    /// What is legal and will hurt, such as state without a bound: each names the step, says how it
+    /// grows and what bounds it.
+    ///
+    /// ```
+    /// use afflux_stream::{Flow, JobSettings, generate};
+    /// let flow = Flow::new("maxima", JobSettings::default());
+    /// flow.source("numbers", generate(9, |i| i)).untimed().key_by(|i| *i).reduce("max", u64::max).count("out");
+    /// let plan = flow.finish().unwrap();
+    /// assert!(plan.warnings()[0].starts_with("`max`: "));
+    /// ```
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Parallel tasks of each chain.

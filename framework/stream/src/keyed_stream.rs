@@ -48,6 +48,11 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
         let Stream { flow, chain, timed, .. } = &self.stream;
         let (flow, chain, timed) = (flow.clone(), *chain, *timed);
         flow.add_operator(name, OperatorKind::Keyed, "reduce", chain);
+        flow.warn(
+            name,
+            "keeps one record for every key it has ever seen; its state grows with the number of keys and \
+             nothing removes one. Put `.window(…)` in front of it, or accept it for a bounded set of keys",
+        );
         let (operator, key, reduce) = (name.to_owned(), self.key, Arc::new(reduce));
         let before = self.stream.into_open();
         let open: Open<T> = Arc::new(move |cx, next| {

@@ -15,9 +15,11 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
     let settings = layers.settings();
     let mut problems = Vec::new();
     let mut pipelines = Vec::new();
+    let mut warnings = warnings(&settings);
     for name in app.pipelines().names() {
         let built = app.pipelines().plan(name, JobSettings::default()).and_then(|plan| {
             plan.splits()?;
+            warnings.extend(plan.warnings().iter().map(|warning| format!("pipeline {name}: {warning}")));
             Ok(plan.graph().operators.len())
         });
         match built {
@@ -31,7 +33,6 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
     if let Err(error) = check_exposure(&settings).and_then(|()| Security::of(&settings).map(|_| ())) {
         problems.push(error.to_string());
     }
-    let warnings = warnings(&settings);
     if global.json {
         print_json(&serde_json::json!({
             "settings": layers.json(),

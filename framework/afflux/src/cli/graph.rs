@@ -22,12 +22,19 @@ pub(crate) async fn graph(app: &App, global: &Global, args: &GraphArgs) -> Resul
     let plan = app.pipelines().plan(&pipeline, settings)?;
     let tasks = job.as_ref().map(|job| job.tasks.as_slice()).unwrap_or_default();
     match if global.json { GraphFormat::Json } else { args.format } {
-        GraphFormat::Text => print(&text(plan.graph(), tasks)),
+        GraphFormat::Text => {
+            let mut shown = text(plan.graph(), tasks);
+            for warning in plan.warnings() {
+                let _ = write!(shown, "\n  warning: {warning}\n");
+            }
+            print(&shown)
+        }
         GraphFormat::Dot => print(&plan.graph().to_dot()),
         GraphFormat::Json => {
             let mut value = serde_json::to_value(plan.graph())?;
             if let Some(object) = value.as_object_mut() {
                 object.insert("tasks".to_owned(), serde_json::to_value(tasks)?);
+                object.insert("warnings".to_owned(), serde_json::to_value(plan.warnings())?);
                 object.insert("job".to_owned(), serde_json::to_value(job.as_ref().map(|job| &job.id))?);
             }
             print_json(&value)
