@@ -24,14 +24,7 @@ struct Flight {
 const HEADER: &str = "at,departure_delay_min,origin\n";
 
 fn context(on_error: OnError) -> IoContext {
-    IoContext {
-        pipeline: "test".into(),
-        operator: "flights".into(),
-        subtask: 0,
-        parallelism: 1,
-        attempt: 1,
-        on_error,
-    }
+    IoContext { on_error, ..IoContext::new("test", "flights") }
 }
 
 type Reader = Box<dyn SplitReader<Flight>>;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::task::{Context, Poll, Waker};
 
 use afflux_connectors::Csv;
-use afflux_stream::{Batch, IoContext, OnError, Result, Sink, SinkWriter, Source, Timestamp};
+use afflux_stream::{Batch, IoContext, Result, Sink, SinkWriter, Source, Timestamp};
 use afflux_wire::Code;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -21,14 +21,7 @@ struct Row {
 const HEADER: &str = "window_start,origin,max_delay_min\n";
 
 fn context() -> IoContext {
-    IoContext {
-        pipeline: "test".into(),
-        operator: "out".into(),
-        subtask: 0,
-        parallelism: 1,
-        attempt: 1,
-        on_error: OnError::Fail,
-    }
+    IoContext::new("test", "out")
 }
 
 type Writer = Box<dyn SinkWriter<Row>>;

@@ -136,6 +136,7 @@ impl TaskContext {
             parallelism: self.parallelism(),
             attempt: self.attempt.0,
             on_error: self.settings.on_error,
+            clock: self.clock.clone(),
         }
     }
 

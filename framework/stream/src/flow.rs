@@ -309,12 +309,10 @@ impl Plan {
             self.widths().iter().map(|w| vec![Vec::new(); *w as usize]).collect();
         for source in &self.sources {
             let io = IoContext {
-                pipeline: self.graph.pipeline.clone(),
-                operator: source.operator.clone(),
-                subtask: 0,
                 parallelism: self.settings.parallelism,
                 attempt: 0,
                 on_error: self.settings.on_error,
+                ..IoContext::new(&self.graph.pipeline, &source.operator)
             };
             let splits = (source.splits)(&io).map_err(|mut status| {
                 status.message = format!("source {}: {}", source.operator, status.message);

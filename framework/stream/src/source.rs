@@ -1,7 +1,9 @@
 //! Where records come from: splits that are read independently and can be read again.
 
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
+use afflux_actor::Clock;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -33,6 +35,31 @@ pub struct IoContext {
     pub attempt: u64,
     /// What to do with an input that cannot be read as a record.
     pub on_error: OnError,
+    /// The node's clock, for whoever waits: a poll of a directory, another try to connect. Where
+    /// splits are listed its calendar stands still.
+    pub clock: Clock,
+}
+
+impl IoContext {
+    /// The first of one task of a step, with a clock whose calendar stands still: what the tests of
+    /// a connector open it with.
+    ///
+    /// ```
+    /// use afflux_stream::IoContext;
+    /// let cx = IoContext::new("shop", "orders");
+    /// assert_eq!((cx.subtask, cx.parallelism), (0, 1));
+    /// ```
+    pub fn new(pipeline: &str, operator: &str) -> Self {
+        Self {
+            pipeline: pipeline.to_owned(),
+            operator: operator.to_owned(),
+            subtask: 0,
+            parallelism: 1,
+            attempt: 1,
+            on_error: OnError::Fail,
+            clock: Clock::new(|| SystemTime::UNIX_EPOCH),
+        }
+    }
 }
 
 /// What to do with an input that cannot be read as a record: setting `source.on_error`.

@@ -12,7 +12,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("afflux-registry", &["afflux-wire"]),
     ("afflux-mesh", &["afflux-wire", "afflux-actor", "afflux-registry"]),
     ("afflux-stream", &["afflux-wire", "afflux-actor", "afflux-registry", "afflux-mesh", "afflux-macros"]),
-    ("afflux-connectors", &["afflux-wire", "afflux-stream"]),
+    ("afflux-connectors", &["afflux-wire", "afflux-actor", "afflux-stream"]),
     (
         "afflux",
         &[
