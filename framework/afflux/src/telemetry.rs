@@ -1,4 +1,7 @@
-//! The log of a process: `tracing` on stderr, for people or as JSON lines.
+//! The log of a process: `tracing` on stderr, for people or as JSON lines; and its spans, to a collector.
+
+#[cfg(feature = "otlp")]
+mod otlp;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -31,6 +34,72 @@ pub(crate) fn bars() -> &'static MultiProgress {
 /// # Errors
 /// A filter in `log.level` that cannot be read.
 pub fn init(settings: &Settings, metrics: Option<&Registry>) -> Result<()> {
+    start(settings, metrics, None)
+}
+
+/// What sends the spans of this process; nothing without `trace.otlp_endpoint`.
+#[must_use = "the last spans are sent by `close`"]
+#[derive(Default)]
+pub(crate) struct Exports {
+    #[cfg(feature = "otlp")]
+    flush: Option<otlp::Flush>,
+}
+
+impl Exports {
+    /// Sends what has not been sent, for two seconds at most.
+    pub(crate) async fn close(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(flush) = self.flush {
+            flush.wait().await;
+        }
+    }
+}
+
+/// [`init`] for a node: `service` and `instance` say whose spans they are. Must be called inside a system.
+///
+/// # Errors
+/// Those of `init`; an endpoint that is no URL, or that this program cannot export to.
+#[cfg(feature = "otlp")]
+pub(crate) fn init_node(
+    settings: &Settings,
+    metrics: &Registry,
+    service: &str,
+    instance: &str,
+) -> Result<Exports> {
+    if settings.trace_otlp_endpoint.is_empty() {
+        return init(settings, Some(metrics)).map(|()| Exports::default());
+    }
+    let place = afflux_actor::Place::current()
+        .ok_or_else(|| Error::failed("spans are sent by a task, and here is no system to run it"))?;
+    let (spans, exporter) = otlp::export(&settings.trace_otlp_endpoint, service, instance, metrics)?;
+    let flush = Some(exporter.flush(&spans));
+    start(settings, Some(metrics), Some(spans))?;
+    place.spawn_future(exporter.run());
+    Ok(Exports { flush })
+}
+
+/// [`init`] for a node.
+///
+/// # Errors
+/// Those of `init`; an endpoint for spans, which this program cannot export.
+#[cfg(not(feature = "otlp"))]
+pub(crate) fn init_node(settings: &Settings, metrics: &Registry, _: &str, _: &str) -> Result<Exports> {
+    if !settings.trace_otlp_endpoint.is_empty() {
+        return Err(Error::usage(format!(
+            "trace.otlp_endpoint = {}, but this program exports no spans",
+            settings.trace_otlp_endpoint
+        ))
+        .hint("build it with the feature `otlp` of afflux, or leave trace.otlp_endpoint empty"));
+    }
+    init(settings, Some(metrics)).map(|()| Exports::default())
+}
+
+#[cfg(feature = "otlp")]
+type Spans = otlp::Spans;
+#[cfg(not(feature = "otlp"))]
+type Spans = tracing_subscriber::layer::Identity;
+
+fn start(settings: &Settings, metrics: Option<&Registry>, spans: Option<Spans>) -> Result<()> {
     let filter = EnvFilter::builder().parse(&settings.log_level).map_err(|error| {
         Error::usage(format!("log.level: cannot read `{}`: {error}", settings.log_level))
             .hint("a level such as `info`, or directives such as `info,afflux_mesh=debug`")
@@ -49,7 +118,7 @@ pub fn init(settings: &Settings, metrics: Option<&Registry>) -> Result<()> {
         _ => filter,
     };
     let counted = metrics.map(LogEvents::register).transpose()?;
-    let base = tracing_subscriber::registry().with(filter).with(counted);
+    let base = tracing_subscriber::registry().with(filter).with(counted).with(spans);
     let started = if settings.log_format == "json" {
         let json = log::layer().json().flatten_event(true).with_writer(Stderr);
         base.with(json.with_filter(filter_fn(is_line))).try_init()

@@ -8,6 +8,9 @@
 #[path = "process/certs.rs"]
 mod certs;
 mod harness;
+#[cfg(feature = "otlp")]
+#[path = "process/otlp.rs"]
+mod otlp;
 #[path = "process/streams.rs"]
 mod streams;
 
@@ -476,6 +479,11 @@ fn main() -> ExitCode {
         (
             "nodes_join_with_certificates_and_take_new_ones_while_they_run",
             certs::nodes_join_with_certificates_and_take_new_ones_while_they_run,
+        ),
+        #[cfg(feature = "otlp")]
+        (
+            "a_call_over_http_reaches_a_collector_as_spans_of_its_trace",
+            otlp::a_call_over_http_reaches_a_collector_as_spans_of_its_trace,
         ),
     ];
     harness::run(&first, tests)

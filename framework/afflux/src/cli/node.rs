@@ -3,15 +3,20 @@
 use super::args::{Global, NodeArgs};
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::node::default_id;
 use crate::signals::Signals;
 use crate::telemetry;
 
 pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<()> {
     let mut layers = global.layers()?;
     args.apply(&mut layers)?;
-    let settings = layers.settings();
+    let mut settings = layers.settings();
     let metrics = prometheus::Registry::new();
-    telemetry::init(&settings, Some(&metrics))?;
+    if settings.node_id.is_empty() {
+        // Decided here, so that spans and records name the same node.
+        settings.node_id = default_id();
+    }
+    let exports = telemetry::init_node(&settings, &metrics, app.name(), &settings.node_id)?;
     let mut signals = Signals::catch()?;
     let parent = parent_ends(args.until_stdin_ends);
     tokio::pin!(parent);
@@ -31,12 +36,16 @@ pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<
         () = &mut parent => "the end of the launcher",
         () = superseded => {
             node.close().await;
+            exports.close().await;
             return Err(Error::failed(format!("a later life of node {} has registered: this one has to end", node.id()))
                 .hint("give each node a name of its own with `node.id`"));
         }
     };
     tracing::info!(why, "shutting down");
-    let closing = node.close();
+    let closing = async {
+        node.close().await;
+        exports.close().await;
+    };
     tokio::select! {
         biased;
         () = closing => tracing::info!("stopped"),

@@ -494,7 +494,7 @@ fn pages(admin: Admin, client: Client, pipelines: Arc<Pipelines>) -> Admin {
 }
 
 /// `host-pid`: unique, but not kept over restarts.
-fn default_id() -> String {
+pub(crate) fn default_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .map(|host| host.trim().to_owned())

@@ -16,6 +16,7 @@ mod routing;
 
 pub use actors::Spawned;
 pub use builder::NodeBuilder;
+pub(crate) use builder::default_id;
 pub(crate) use hook::{Hook, boxed as hook_of};
 pub(crate) use hosted::{Declared, Spread, Surroundings};
 
