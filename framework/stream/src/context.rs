@@ -58,13 +58,16 @@ pub struct JobSettings {
     pub linger_ms: u64,
     /// What to do with an input that cannot be read as a record.
     pub on_error: OnError,
+    /// Whether operators without an exchange between them run as one actor. Off: each one that has
+    /// a name gets an actor of its own.
+    pub chaining: bool,
     /// Replays event time at this multiple of its speed; as fast as possible when absent.
     pub replay: Option<f64>,
 }
 
 impl Default for JobSettings {
     fn default() -> Self {
-        Self { parallelism: 1, linger_ms: 10, on_error: OnError::Fail, replay: None }
+        Self { parallelism: 1, linger_ms: 10, on_error: OnError::Fail, chaining: true, replay: None }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A pipeline under construction.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ struct Draft {
     names: BTreeSet<String>,
     errors: Vec<Status>,
     warnings: Vec<String>,
+    /// Tasks asked for behind the next exchange, by the chain that will end in it.
+    wanted: BTreeMap<u32, u32>,
 }
 
 /// A source of a plan: who enumerates its splits.
@@ -157,6 +159,41 @@ impl Flow {
         self.draft.borrow().graph.chains.get(chain as usize).map_or(1, |c| c.parallelism)
     }
 
+    /// Sets the tasks of a chain that nothing has been linked to yet.
+    pub(crate) fn set_parallelism(&self, chain: u32, tasks: u32) {
+        if let Some(chain) = self.draft.borrow_mut().graph.chains.get_mut(chain as usize) {
+            chain.parallelism = tasks;
+        }
+    }
+
+    /// Asks for this many tasks behind the exchange that will end the chain.
+    pub(crate) fn want(&self, chain: u32, tasks: u32) {
+        self.draft.borrow_mut().wanted.insert(chain, tasks);
+    }
+
+    /// Tasks behind an exchange that ends this chain now.
+    pub(crate) fn width_behind(&self, chain: u32) -> u32 {
+        let wanted = self.draft.borrow_mut().wanted.remove(&chain);
+        wanted.unwrap_or(self.settings.parallelism).max(1)
+    }
+
+    /// The pipeline's name.
+    pub(crate) fn pipeline(&self) -> String {
+        self.draft.borrow().graph.pipeline.clone()
+    }
+
+    /// Whether a chain has no operator yet.
+    pub(crate) fn is_empty(&self, chain: u32) -> bool {
+        self.draft.borrow().graph.chains.get(chain as usize).is_none_or(|c| c.operators.is_empty())
+    }
+
+    /// The last operator of a chain, for messages.
+    pub(crate) fn last_of(&self, chain: u32) -> String {
+        let draft = self.draft.borrow();
+        let last = draft.graph.chains.get(chain as usize).and_then(|c| c.operators.last());
+        last.map_or_else(|| "the beginning of its chain".to_owned(), |name| format!("`{name}`"))
+    }
+
     /// Adds an operator under its name; a name that is taken is an error of [`Flow::finish`].
     pub(crate) fn add_operator(&self, name: &str, kind: OperatorKind, detail: &str, chain: u32) {
         let mut draft = self.draft.borrow_mut();
@@ -227,6 +264,15 @@ impl Flow {
         let pipeline = &draft.graph.pipeline;
         if draft.graph.chains.is_empty() {
             return Err(Status::invalid(format!("pipeline {pipeline} has no source")));
+        }
+        if let Some((chain, tasks)) = draft.wanted.iter().next() {
+            let chain = draft.graph.chains.get(*chain as usize);
+            return Err(Status::invalid(format!(
+                "pipeline {pipeline}: `.parallelism({tasks})` behind `{}` is not followed by an exchange, so \
+                 nothing would change: put `.rebalance()`, `.partition(…)`, `.broadcast()` or `.key_by(…)` \
+                 behind it",
+                chain.and_then(|c| c.operators.last()).map_or("?", String::as_str)
+            )));
         }
         let factories = draft
             .factories
@@ -309,7 +355,7 @@ impl Plan {
             self.widths().iter().map(|w| vec![Vec::new(); *w as usize]).collect();
         for source in &self.sources {
             let io = IoContext {
-                parallelism: self.settings.parallelism,
+                parallelism: self.widths().get(source.chain as usize).copied().unwrap_or(1),
                 attempt: 0,
                 on_error: self.settings.on_error,
                 ..IoContext::new(&self.graph.pipeline, &source.operator)

@@ -35,6 +35,14 @@ pub enum Exchange {
     Broadcast,
     /// To the only task.
     Gather,
+    /// By the range that a key lies in.
+    Range,
+    /// At random.
+    Random,
+    /// By weight.
+    Weighted,
+    /// By a closure of the user.
+    Custom,
 }
 
 /// A step of a pipeline.

@@ -28,7 +28,7 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
     pub(crate) fn new(stream: Stream<T>, key: F) -> Self {
         let key = Arc::new(key);
         let routing = Arc::clone(&key);
-        let to = stream.flow.settings().parallelism.max(1);
+        let to = stream.flow.width_behind(stream.chain);
         let stream = stream
             .exchange(to, Exchange::Hash, move || Routing::Split(Box::new(ByKey::new(Arc::clone(&routing)))));
         Self { stream, key }

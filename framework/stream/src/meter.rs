@@ -1,13 +1,39 @@
 //! What a task counts: a relaxed add a batch, read by whoever asks.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+thread_local! {
+    /// Where a panic that is being unwound came from.
+    static CULPRIT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Says, while a panic unwinds, in which operator it arose: the innermost one that was entered.
+#[must_use = "the operator is left when this is dropped"]
+pub(crate) struct Entered(Arc<Meter>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            CULPRIT.with(|culprit| {
+                culprit.borrow_mut().get_or_insert_with(|| self.0.name.clone());
+            });
+        }
+    }
+}
+
+/// The operator in which the panic that was just caught arose, if it was entered.
+pub(crate) fn culprit() -> Option<String> {
+    CULPRIT.with(|culprit| culprit.borrow_mut().take())
+}
+
 /// Counters of one operator in one task.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
+    name: String,
     records_in: AtomicU64,
     records_out: AtomicU64,
     late: AtomicU64,
@@ -15,6 +41,10 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
+    /// To be held while a closure of the user runs.
+    pub(crate) fn enter(self: &Arc<Self>) -> Entered {
+        Entered(Arc::clone(self))
+    }
     pub(crate) fn records_in(&self, n: usize) {
         self.records_in.fetch_add(n as u64, Relaxed);
     }
@@ -89,9 +119,15 @@ impl TaskMeter {
     }
 
     pub(crate) fn operator(&self, name: &str) -> Arc<Meter> {
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(Meter { name: name.to_owned(), ..Meter::default() });
         self.operators.lock().push((name.to_owned(), Arc::clone(&meter)));
         meter
+    }
+
+    /// The names of the operators, for messages.
+    pub(crate) fn names(&self) -> String {
+        let operators = self.operators.lock();
+        operators.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     /// The counts now.

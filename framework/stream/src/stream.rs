@@ -25,8 +25,10 @@ use crate::stage::flat_map::FlatMap;
 use crate::stage::fused::{Filter, Fused, Map, Step, Whole};
 use crate::stage::tell::{Tell, TellFn, UNANSWERED};
 use crate::stage::write::{WRITER, Write};
-use crate::task::Chain;
 use crate::time::{BoundedOutOfOrder, Event, Timestamp, millis};
+
+mod branch;
+mod exchange;
 
 /// What a record needs so that it can cross from one task to another.
 pub trait Record: Serialize + DeserializeOwned + Send + 'static {}
@@ -106,6 +108,10 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
             return Stream::new(self.flow, self.chain, self.timed, whole);
         }
         let name = self.flow.auto_name(&self.steps.join("+"));
+        self.settle_as(name)
+    }
+
+    fn settle_as(self, name: String) -> Stream<T> {
         self.flow.add_operator(&name, OperatorKind::Transform, &self.steps.join(", "), self.chain);
         let step = Arc::new(self.step);
         let before = self.open;
@@ -204,7 +210,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
     where
         T: Record,
     {
-        let to = self.flow.settings().parallelism.max(1);
+        let to = self.flow.width_behind(self.chain);
         self.settle().exchange(to, Exchange::Rebalance, || Routing::Split(Box::new(RoundRobin::default())))
     }
 
@@ -213,7 +219,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
     where
         T: Record + Clone,
     {
-        let to = self.flow.settings().parallelism.max(1);
+        let to = self.flow.width_behind(self.chain);
         self.settle().exchange(to, Exchange::Broadcast, || Routing::Broadcast(T::clone))
     }
 
@@ -236,7 +242,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
         Q: Params<Output = ()>,
         F: Fn(Vec<T>) -> Q + Send + Sync + 'static,
     {
-        let this = self.settle();
+        let this = self.settle().link();
         let service = Q::Service::NAME;
         this.flow.add_operator(name, OperatorKind::Tell, service, this.chain);
         let operator = name.to_owned();
@@ -281,7 +287,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
     where
         T: Record,
     {
-        let this = if sink.single() { self.gather() } else { self.settle() };
+        let this = if sink.single() { self.gather() } else { self.settle().link() };
         this.flow.add_sink(name, sink.kind(), this.chain, sink.target());
         let operator = name.to_owned();
         let open = this.open;
@@ -325,24 +331,6 @@ impl<T: Record> Stream<T> {
         exchange: Exchange,
         routing: impl Fn() -> Routing<T> + Send + Sync + 'static,
     ) -> Stream<T> {
-        let from = self.flow.parallelism_of(self.chain);
-        if from == 1 && to == 1 {
-            return self;
-        }
-        let chain = self.flow.new_chain(to);
-        let edge = self.flow.new_edge(self.chain, chain, exchange);
-        let open = self.open;
-        self.flow.close(self.chain, Arc::new(move |cx| open(cx, Box::new(cx.output::<T>(edge, routing())?))));
-        let open: Open<T> = Arc::new(move |cx, first| {
-            Ok(Box::new(Chain {
-                input: Box::new(cx.input::<T>(&[edge])?),
-                first,
-                batch: Default::default(),
-                ending: false,
-                backpressured: false,
-                report: Arc::clone(&cx.report),
-            }))
-        });
-        Stream::new(self.flow, chain, self.timed, open)
+        self.exchange_by(to, exchange, move |_| routing())
     }
 }

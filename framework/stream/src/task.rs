@@ -3,6 +3,8 @@
 //! Control (triggers, completed epochs, stop) comes through the mailbox; records come through the
 //! input, which is read only when every output has room.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
@@ -15,7 +17,7 @@ use afflux_wire::contract::{CallMeta, Cx, Mail, Panic};
 use crate::Result;
 use crate::batch::{Batch, Mark};
 use crate::gate::input::Input;
-use crate::meter::TaskMeter;
+use crate::meter::{TaskMeter, culprit};
 use crate::snapshot::TaskSnapshot;
 use crate::stage::{Next, Turn};
 
@@ -140,6 +142,15 @@ impl<T> Work for Chain<T> {
     }
 }
 
+/// The error of a task in which something panicked.
+pub(crate) fn panicked(payload: &(dyn Any + Send), meter: &TaskMeter) -> Status {
+    let Panic { message } = Panic::from_payload(payload);
+    Status::internal(match culprit() {
+        Some(operator) => format!("operator {operator} panicked: {message}"),
+        None => format!("a task of the operators {} panicked: {message}", meter.names()),
+    })
+}
+
 /// What the task was doing when it was last asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Doing {
@@ -177,6 +188,12 @@ impl Task {
         self.doing = doing;
     }
 
+    /// Runs what may panic; a panic becomes an error that names the operator, where it is known.
+    fn guarded<R>(&mut self, work: impl FnOnce(&mut dyn Work, &TaskMeter) -> R) -> Result<R> {
+        let (chain, meter) = (&mut *self.work, &*self.meter);
+        catch_unwind(AssertUnwindSafe(|| work(chain, meter))).map_err(|payload| panicked(&*payload, meter))
+    }
+
     fn fail(&mut self, status: Status) -> Poll<std::result::Result<(), StopReason>> {
         self.finished = true;
         (self.report)(TaskEvent::Failed(status.clone()));
@@ -199,7 +216,8 @@ impl Actor for Task {
                 let waker = futures_util::task::noop_waker();
                 let mut task = Context::from_waker(&waker);
                 let mut turn = Turn { task: &mut task, full: false, snapshot: None, now: self.clock.now() };
-                if let Err(status) = self.work.completed(epoch, &mut turn) {
+                let completed = self.guarded(|work, _| work.completed(epoch, &mut turn));
+                if let Err(status) = completed.flatten() {
                     (self.report)(TaskEvent::Failed(status));
                 }
             }
@@ -215,7 +233,10 @@ impl Actor for Task {
         let mut now = start;
         loop {
             let mut turn = Turn { task, full: false, snapshot: None, now };
-            let polled = self.work.poll(&mut turn, &self.meter);
+            let polled = match self.guarded(|work, meter| work.poll(&mut turn, meter)) {
+                Ok(polled) => polled,
+                Err(status) => return self.fail(status),
+            };
             now = self.clock.now();
             match polled {
                 Poll::Ready(Ok(false)) => {
@@ -227,7 +248,7 @@ impl Actor for Task {
                 Poll::Ready(Ok(true)) => {
                     self.account(start, now, Doing::Idle);
                     let mut turn = Turn { task, full: false, snapshot: None, now };
-                    let last = match self.work.last_words(&mut turn) {
+                    let last = match self.guarded(|work, _| work.last_words(&mut turn)).flatten() {
                         Ok(last) => last,
                         Err(status) => return self.fail(status),
                     };

@@ -6,7 +6,8 @@ use afflux_stream::{JobSettings, OnError};
 use afflux_wire::Status;
 
 /// Keys that a job's request may set.
-const KEYS: [&str; 4] = ["pipeline.parallelism", "pipeline.linger_ms", "source.on_error", "replay"];
+const KEYS: [&str; 5] =
+    ["pipeline.parallelism", "pipeline.linger_ms", "pipeline.chaining", "source.on_error", "replay"];
 
 /// Reads texts over `defaults`.
 ///
@@ -31,6 +32,13 @@ pub(super) fn job_settings(
             "pipeline.linger_ms" | "linger_ms" => {
                 settings.linger_ms =
                     value.parse().map_err(|_| wrong("a number of milliseconds, such as 10"))?;
+            }
+            "pipeline.chaining" | "chaining" => {
+                settings.chaining = match value.as_str() {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(wrong("`on` or `off`")),
+                };
             }
             "source.on_error" => {
                 settings.on_error = match value.as_str() {
@@ -71,6 +79,8 @@ mod tests {
     #[test]
     fn a_setting_is_read_or_refused_with_what_was_expected() {
         assert_eq!(read("source.on_error", "skip").unwrap().on_error, OnError::Skip);
+        assert!(!read("pipeline.chaining", "off").unwrap().chaining);
+        assert!(read("pipeline.chaining", "no").unwrap_err().message.contains("`off`"));
         assert_eq!(read("replay", "20000x").unwrap().replay, Some(20000.0));
         assert!(read("replay", "fast").unwrap_err().message.contains("20000x"));
         assert!(read("source.on_eror", "skip").unwrap_err().message.contains("`source.on_error`"));

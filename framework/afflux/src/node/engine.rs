@@ -25,6 +25,7 @@ fn defaults(settings: &Settings) -> JobSettings {
         parallelism: u32::try_from(settings.pipeline_parallelism).unwrap_or(u32::MAX),
         linger_ms: settings.pipeline_linger_ms,
         on_error: if settings.source_on_error == "skip" { OnError::Skip } else { OnError::Fail },
+        chaining: settings.pipeline_chaining == "on",
         replay: None,
     }
 }

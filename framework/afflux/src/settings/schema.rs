@@ -184,6 +184,8 @@ settings! {
     pipeline_parallelism: u64 = "pipeline.parallelism", Kind::Integer { min: 0, max: 32_768 }, "0" unit "tasks";
     /// A record waits at most this long for its batch to fill.
     pipeline_linger_ms: u64 = "pipeline.linger_ms", Kind::Integer { min: 0, max: 60_000 }, "10" unit "ms";
+    /// Whether operators without an exchange between them run as one actor; off: an actor for each one with a name.
+    pipeline_chaining: String = "pipeline.chaining", Kind::Choice(&["on", "off"]), "on";
     /// What a record that cannot be read does: `fail` stops the pipeline, `skip` counts it and goes on.
     source_on_error: String = "source.on_error", Kind::Choice(&["fail", "skip"]), "fail";
     /// Bytes that may be on their way on one channel between two tasks.

@@ -134,6 +134,7 @@ impl<T> SourceInput<T> {
     /// Reads some rows of some split into the held batch; `Ok(false)` when none has any now.
     fn read(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
         let rows_max = if self.pace.is_some() { PACED_ROWS_MAX } else { BATCH_ROWS_MAX };
+        let _at = self.meter.enter();
         let count = self.splits.len();
         for _ in 0..count {
             let index = if self.turn >= count { 0 } else { self.turn };

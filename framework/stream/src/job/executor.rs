@@ -1,5 +1,6 @@
 //! Makes the tasks of a deployment on one node.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use afflux_actor::{ActorHandle, ActorMetrics, Clock, Spec, StopReason, Threads};
@@ -13,7 +14,7 @@ use crate::context::{LocalEdges, TaskContext};
 use crate::flow::Plan;
 use crate::meter::TaskMeter;
 use crate::snapshot::Restore;
-use crate::task::{Task, TaskEvent, TaskMail, TaskReport};
+use crate::task::{Task, TaskEvent, TaskMail, TaskReport, panicked};
 
 /// Takes what the tasks of a deployment tell.
 pub type JobReport = Arc<dyn Fn(TaskId, TaskEvent) + Send + Sync>;
@@ -128,7 +129,9 @@ impl Executor {
                 spec = spec.caller(Arc::clone(caller));
             }
             let handle = self.threads.slot(slot).spawn(spec, move || {
-                let made = factory(&context).map(|work| {
+                let made = catch_unwind(AssertUnwindSafe(|| factory(&context)));
+                let made = made.unwrap_or_else(|payload| Err(panicked(&*payload, &context.meter)));
+                let made = made.map(|work| {
                     Task::new(work, Arc::clone(&context.meter), Arc::clone(&told), context.clock.clone())
                 });
                 if let Err(status) = &made {

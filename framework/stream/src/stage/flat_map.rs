@@ -41,6 +41,7 @@ where
 
     /// Goes on until all is done (`false`) or the output is full (`true`).
     fn run(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
+        let _at = self.meter.enter();
         loop {
             if let Some((rest, time)) = &mut self.open {
                 let room = BATCH_ROWS_MAX.saturating_sub(self.out.len());

@@ -157,10 +157,9 @@ impl<P: Step> Fused<P> {
 impl<P: Step> Stage<P::In> for Fused<P> {
     fn batch(&mut self, batch: &mut Batch<P::In>, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.meter.records_in(batch.len());
-        if batch.is_timed() {
-            self.timed(batch)
-        } else {
-            self.untimed(batch)
+        {
+            let _at = self.meter.enter();
+            if batch.is_timed() { self.timed(batch) } else { self.untimed(batch) }
         }
         batch.clear();
         self.meter.records_out(self.out.len());

@@ -68,6 +68,7 @@ where
 {
     fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.meter.records_in(batch.len());
+        let _at = self.meter.enter();
         for row in &mut batch.rows {
             let key = self.key.key(row);
             let hash = key.key_hash();

@@ -204,6 +204,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
     /// Emits fired windows until none is left (`false`) or the output is full (`true`).
     fn fire(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
         let Some(watermark) = self.passing else { return Ok(false) };
+        let _at = self.meter.enter();
         loop {
             if self.firing.is_none() {
                 // The global window fires at the end of time only.
@@ -270,6 +271,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
 impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> {
     fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.meter.records_in(batch.len());
+        let _at = self.meter.enter();
         match self.tumbling {
             None => self.add_all(batch),
             Some(tumbling) => self.add_by_time(batch, tumbling),

@@ -24,12 +24,14 @@ impl<T> Stage<T> for Write<T> {
     fn batch(&mut self, batch: &mut Batch<T>, _: &mut Turn<'_, '_>) -> Result<()> {
         self.meter.records_in(batch.len());
         self.meter.records_out(batch.len());
+        let _at = self.meter.enter();
         self.writer.write(batch)?;
         batch.clear();
         Ok(())
     }
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
+        let _at = self.meter.enter();
         match mark {
             Mark::Watermark(t) => self.writer.watermark(t),
             Mark::Idle => Ok(()),
