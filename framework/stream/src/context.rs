@@ -19,6 +19,7 @@ use crate::gate::input::{From, InputGate};
 use crate::gate::local::{LocalQueue, LocalReceiver, LocalSender};
 use crate::gate::output::{OutputGate, Wire};
 use crate::gate::partition::{RoundRobin, Routing};
+use crate::graph::Exchange;
 use crate::meter::TaskMeter;
 use crate::snapshot::Restore;
 use crate::source::{IoContext, OnError, Split};
@@ -159,6 +160,25 @@ impl TaskContext {
         for id in ids {
             for from in 0..self.width(id.from_chain) {
                 channels.push(self.source(*id, from)?);
+            }
+        }
+        Ok(InputGate::new(channels))
+    }
+
+    /// The gate of the edges that end in this task, each with how records cross it.
+    pub(crate) fn input_of<T: DeserializeOwned + Send + 'static>(
+        &self,
+        edges: &[(EdgeId, Exchange)],
+    ) -> Result<InputGate<T>> {
+        let mut channels = Vec::new();
+        for (id, exchange) in edges {
+            match exchange {
+                Exchange::Forward => channels.push(self.source(*id, self.subtask)?),
+                _ => {
+                    for from in 0..self.width(id.from_chain) {
+                        channels.push(self.source(*id, from)?);
+                    }
+                }
             }
         }
         Ok(InputGate::new(channels))

@@ -83,6 +83,11 @@ impl Flow {
         &self.settings
     }
 
+    /// Whether both build the same pipeline.
+    pub(crate) fn is(&self, other: &Flow) -> bool {
+        Rc::ptr_eq(&self.draft, &other.draft)
+    }
+
     /// Adds a source. The name identifies its positions in checkpoints.
     pub fn source<S: Source>(&self, name: &str, source: S) -> SourceStream<S> {
         let chain = self.new_chain(self.settings.parallelism.max(1));
@@ -135,14 +140,7 @@ impl Flow {
                 cx.meter.operator(&name),
                 Arc::clone(&cx.meter),
             );
-            Ok(Box::new(Chain {
-                input: Box::new(input),
-                first,
-                batch: Default::default(),
-                ending: false,
-                backpressured: false,
-                report: Arc::clone(&cx.report),
-            }))
+            Ok(Box::new(Chain::new(Box::new(input), first, &cx.report)))
         });
         Stream::new(self.clone(), chain, timed, open)
     }

@@ -10,7 +10,9 @@ use crate::flow::Open;
 use crate::gate::partition::{ByKey, Routing};
 use crate::graph::{Exchange, OperatorKind};
 use crate::keyed::KeyOf;
+use crate::operator::{KeyedOperator, SideMakers, SideOutputs};
 use crate::stage::Next;
+use crate::stage::process::{ProcessParts, ProcessStage};
 use crate::stage::reduce::Reduce;
 use crate::stage::window::{WindowParts, WindowStage};
 use crate::stream::{Record, Stream};
@@ -22,21 +24,89 @@ use crate::window::{DropLate, Global, SideLate, Tumbling};
 pub struct KeyedStream<T: 'static, F: KeyOf<T>> {
     stream: Stream<T>,
     key: Arc<F>,
+    /// Whether the records of a key are in one task already.
+    grouped: bool,
 }
 
 impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
     pub(crate) fn new(stream: Stream<T>, key: F) -> Self {
-        let key = Arc::new(key);
-        let routing = Arc::clone(&key);
-        let to = stream.flow.width_behind(stream.chain);
-        let stream = stream
+        Self { stream, key: Arc::new(key), grouped: false }
+    }
+
+    /// A stream that is grouped by this key already.
+    pub(crate) fn grouped(stream: Stream<T>, key: Arc<F>) -> Self {
+        Self { stream, key, grouped: true }
+    }
+
+    pub(crate) fn parts(self) -> (Stream<T>, Arc<F>) {
+        (self.stream, self.key)
+    }
+
+    /// Sends the records of each key to one task.
+    pub(crate) fn group(self) -> Self {
+        if self.grouped {
+            return self;
+        }
+        let routing = Arc::clone(&self.key);
+        let to = self.stream.flow.width_behind(self.stream.chain);
+        let stream = self
+            .stream
             .exchange(to, Exchange::Hash, move || Routing::Split(Box::new(ByKey::new(Arc::clone(&routing)))));
-        Self { stream, key }
+        Self { stream, key: self.key, grouped: true }
+    }
+
+    /// Runs an operator of one's own on each key. The name identifies its state in checkpoints;
+    /// `make` makes the operator of each task.
+    pub fn operate<O>(
+        self,
+        name: &str,
+        detail: &str,
+        make: impl Fn() -> O + Send + Sync + 'static,
+    ) -> Stream<O::Output>
+    where
+        O: KeyedOperator<Key = F::Key, Input = T>,
+    {
+        self.operate_with_sides(name, detail, make).0
+    }
+
+    /// The same, with the side outputs of the operator, each to be taken by its tag.
+    pub fn operate_with_sides<O>(
+        self,
+        name: &str,
+        detail: &str,
+        make: impl Fn() -> O + Send + Sync + 'static,
+    ) -> (Stream<O::Output>, SideOutputs)
+    where
+        O: KeyedOperator<Key = F::Key, Input = T>,
+    {
+        let this = self.group();
+        let Stream { flow, chain, timed, .. } = &this.stream;
+        let (flow, chain, timed) = (flow.clone(), *chain, *timed);
+        flow.add_operator(name, OperatorKind::Keyed, detail, chain);
+        let makers = Arc::new(SideMakers::default());
+        let sides = SideOutputs { flow: flow.clone(), chain, timed, makers: Arc::clone(&makers) };
+        let (operator, key, before) = (name.to_owned(), this.key, this.stream.into_open());
+        let open: Open<O::Output> = Arc::new(move |cx, next| {
+            let parts = ProcessParts {
+                operator: operator.clone(),
+                subtask: cx.subtask,
+                parallelism: cx.parallelism(),
+                key: Arc::clone(&key),
+                work: make(),
+                sides: makers.open(cx)?,
+                timed,
+                clock: cx.clock.clone(),
+                meter: cx.meter.operator(&operator),
+                next,
+            };
+            before(cx, Box::new(ProcessStage::new(parts, cx.restore.as_deref())?))
+        });
+        (Stream::new(flow, chain, timed, open), sides)
     }
 
     /// Gathers the records of each key in windows.
     pub fn window<W>(self, window: W) -> Windowed<T, F, W> {
-        Windowed { keyed: self, window, policy: PhantomData }
+        Windowed { keyed: self.group(), window, policy: PhantomData }
     }
 
     /// Folds the records of each key into one: every record yields the new value.
@@ -45,7 +115,8 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
         T: Clone,
         R: Fn(T, T) -> T + Send + Sync + 'static,
     {
-        let Stream { flow, chain, timed, .. } = &self.stream;
+        let this = self.group();
+        let Stream { flow, chain, timed, .. } = &this.stream;
         let (flow, chain, timed) = (flow.clone(), *chain, *timed);
         flow.add_operator(name, OperatorKind::Keyed, "reduce", chain);
         flow.warn(
@@ -53,8 +124,8 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
             "keeps one record for every key it has ever seen; its state grows with the number of keys and \
              nothing removes one. Put `.window(…)` in front of it, or accept it for a bounded set of keys",
         );
-        let (operator, key, reduce) = (name.to_owned(), self.key, Arc::new(reduce));
-        let before = self.stream.into_open();
+        let (operator, key, reduce) = (name.to_owned(), this.key, Arc::new(reduce));
+        let before = this.stream.into_open();
         let open: Open<T> = Arc::new(move |cx, next| {
             let stage = Reduce::new(
                 operator.clone(),
@@ -121,14 +192,7 @@ impl<T: Record, F: KeyOf<T>> Windowed<T, F, Tumbling, SideLate> {
             Ok(Some(Box::new(gate) as Next<T>))
         });
         let open: Open<T> = Arc::new(move |cx, first| {
-            Ok(Box::new(Chain {
-                input: Box::new(cx.forward_input::<T>(edge)?),
-                first,
-                batch: Default::default(),
-                ending: false,
-                backpressured: false,
-                report: Arc::clone(&cx.report),
-            }))
+            Ok(Box::new(Chain::new(Box::new(cx.forward_input::<T>(edge)?), first, &cx.report)))
         });
         (results, Stream::new(flow, side, true, open))
     }

@@ -38,6 +38,7 @@ pub(crate) struct Meter {
     records_out: AtomicU64,
     late: AtomicU64,
     errors: AtomicU64,
+    unread: AtomicU64,
 }
 
 impl Meter {
@@ -53,6 +54,10 @@ impl Meter {
     }
     pub(crate) fn late(&self, n: usize) {
         self.late.fetch_add(n as u64, Relaxed);
+    }
+    /// Rows for side outputs that nobody reads.
+    pub(crate) fn unread(&self, n: usize) {
+        self.unread.fetch_add(n as u64, Relaxed);
     }
     pub(crate) fn set_errors(&self, n: u64) {
         self.errors.store(n, Relaxed);
@@ -90,6 +95,9 @@ pub struct OperatorReading {
     pub late: u64,
     /// Inputs that were skipped because they could not be read.
     pub errors: u64,
+    /// Rows given to side outputs that nobody reads.
+    #[serde(default)]
+    pub unread: u64,
 }
 
 /// What one task has counted.
@@ -144,6 +152,7 @@ impl TaskMeter {
                     records_out: m.records_out.load(Relaxed),
                     late: m.late.load(Relaxed),
                     errors: m.errors.load(Relaxed),
+                    unread: m.unread.load(Relaxed),
                 })
                 .collect(),
             busy_s: seconds(&self.time.busy_ns),

@@ -21,7 +21,7 @@ pub(crate) struct Table<K, V> {
 /// The table takes its tag from the top bits of a hash. Those are the key group, nearly constant
 /// within one task: other bits go there.
 #[inline(always)]
-const fn spread(hash: u64) -> u64 {
+pub(crate) const fn spread(hash: u64) -> u64 {
     hash.rotate_left(24)
 }
 
@@ -32,6 +32,16 @@ impl<K: Key, V> Table<K, V> {
 
     pub(crate) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// The table itself; its hashes are [`spread`].
+    pub(crate) const fn inner(&self) -> &HashTable<(K, V)> {
+        &self.table
+    }
+
+    /// The table itself, to change.
+    pub(crate) const fn inner_mut(&mut self) -> &mut HashTable<(K, V)> {
+        &mut self.table
     }
 
     /// The value of a key, made when it is absent.

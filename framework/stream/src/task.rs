@@ -77,6 +77,13 @@ pub(crate) struct Chain<T> {
     pub(crate) report: TaskReport,
 }
 
+impl<T> Chain<T> {
+    pub(crate) fn new(input: Box<dyn Input<T>>, first: Next<T>, report: &TaskReport) -> Self {
+        let report = Arc::clone(report);
+        Self { input, first, batch: Batch::default(), ending: false, backpressured: false, report }
+    }
+}
+
 impl<T> Work for Chain<T> {
     fn poll(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Poll<Result<bool>> {
         self.backpressured = false;

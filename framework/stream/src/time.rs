@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -64,6 +64,14 @@ impl std::ops::Sub<Duration> for Timestamp {
 /// Whole milliseconds of a duration, at most `i64::MAX`.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The calendar's milliseconds since 1970-01-01T00:00:00Z.
+pub(crate) fn millis_since_epoch(wall: SystemTime) -> i64 {
+    match wall.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => millis(since),
+        Err(before) => -millis(before.duration()),
+    }
 }
 
 impl fmt::Display for Timestamp {

@@ -8,6 +8,7 @@ pub(crate) mod branch;
 pub(crate) mod count;
 pub(crate) mod flat_map;
 pub(crate) mod fused;
+pub(crate) mod process;
 pub(crate) mod reduce;
 pub(crate) mod tell;
 pub(crate) mod window;
