@@ -146,6 +146,13 @@ pub trait Event {
     fn event_time(&self) -> Timestamp;
 }
 
+/// A shared record is as old as the record.
+impl<T: Event> Event for std::sync::Arc<T> {
+    fn event_time(&self) -> Timestamp {
+        T::event_time(self)
+    }
+}
+
 /// This many milliseconds.
 pub const fn millis_of(n: u64) -> Duration {
     Duration::from_millis(n)

@@ -1,0 +1,16 @@
+//! Nexmark: the queries of an online auction as pipelines of Afflux, one readable file each.
+//!
+//! Reading order: [`events`] (what happens at the auction), [`Log`] (where a pipeline reads it),
+//! [`queries`] (what is asked, `q0` first), [`Tally`] and [`Digest`] (how two answers are compared).
+//!
+//! The package is a library: `tests/bench` runs the queries over as many nodes as it is told, and the
+//! tests beside compare their answers with those of an independent engine.
+
+pub mod events;
+pub mod queries;
+
+mod digest;
+mod source;
+
+pub use digest::{Answer, Column, Digest, Tally};
+pub use source::{Log, Select};

@@ -1,0 +1,108 @@
+//! The queries. Each reads the [`Log`] and ends in a sink of its rows; [`build`] finds one by its name.
+
+mod q0;
+mod q1;
+mod q13;
+mod q14;
+mod q15;
+mod q16;
+mod q17;
+mod q18;
+mod q19;
+mod q2;
+mod q21;
+mod q22;
+mod q7;
+mod q8;
+
+use std::sync::Arc;
+
+use afflux::prelude::*;
+
+use crate::digest::Tally;
+use crate::events::Bid;
+use crate::source::Log;
+
+pub use q0::q0;
+pub use q1::{InEuro, q1};
+pub use q2::{Picked, q2};
+pub use q7::{Highest, q7};
+pub use q8::{NewSeller, q8};
+pub use q13::{Enriched, SIDE_ROWS, q13, side_table};
+pub use q14::{Calculated, TimeOfDay, q14};
+pub use q15::{DayStats, q15};
+pub use q16::{ChannelStats, q16};
+pub use q17::{AuctionStats, q17};
+pub use q18::{LastBid, q18};
+pub use q19::{Ranked, q19};
+pub use q21::{WithChannel, q21};
+pub use q22::{WithDirectories, q22};
+
+/// The names of all queries.
+pub const QUERIES: &[&str] =
+    &["q0", "q1", "q2", "q7", "q8", "q13", "q14", "q15", "q16", "q17", "q18", "q19", "q21", "q22"];
+
+/// No event comes more than this after a later one.
+pub(crate) const OUT_OF_ORDER: std::time::Duration = secs(4);
+
+/// How watermarks follow the events.
+pub(crate) fn in_order() -> BoundedOutOfOrder {
+    BoundedOutOfOrder::by(OUT_OF_ORDER)
+}
+
+/// A bid, as most answers hold it.
+pub(crate) type SharedBid = Arc<Bid>;
+
+/// Builds the query of this name, ending in the tally.
+///
+/// # Errors
+/// When there is none of this name.
+pub fn build(query: &str, flow: &Flow, log: &Log, out: Tally) -> afflux_stream::Result<()> {
+    match query {
+        "q0" => q0(flow, log, out),
+        "q1" => q1(flow, log, out),
+        "q2" => q2(flow, log, out),
+        "q7" => q7(flow, log, out),
+        "q8" => q8(flow, log, out),
+        "q13" => q13(flow, log, out),
+        "q14" => q14(flow, log, out),
+        "q15" => q15(flow, log, out),
+        "q16" => q16(flow, log, out),
+        "q17" => q17(flow, log, out),
+        "q18" => q18(flow, log, out),
+        "q19" => q19(flow, log, out),
+        "q21" => q21(flow, log, out),
+        "q22" => q22(flow, log, out),
+        other => {
+            return Err(Status::invalid(format!(
+                "there is no query `{other}`; there are: {}",
+                QUERIES.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A price band of the statistics: below 10,000, below 1,000,000, and above.
+pub(crate) const fn band(price: u64) -> usize {
+    if price < 10_000 {
+        0
+    } else if price < 1_000_000 {
+        1
+    } else {
+        2
+    }
+}
+
+/// What every query's file needs.
+pub(crate) mod prelude {
+    pub(crate) use std::sync::Arc;
+
+    pub(crate) use afflux::prelude::*;
+    pub(crate) use afflux_stream::Sink;
+
+    pub(crate) use super::{SharedBid, band, in_order};
+    pub(crate) use crate::digest::{Answer, Column};
+    pub(crate) use crate::events::{Bid, Entry, Person};
+    pub(crate) use crate::source::Log;
+}

@@ -1,0 +1,42 @@
+//! q19: the ten highest bids of each auction.
+
+use super::prelude::*;
+
+/// One of the highest bids of an auction.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Ranked {
+    /// The bid.
+    pub bid: SharedBid,
+    /// 1 for the highest.
+    pub rank: u64,
+}
+
+/// Bids kept of an auction.
+const KEPT_MAX: usize = 10;
+
+/// Ranks the bids of each auction by their price and keeps ten.
+pub fn q19(flow: &Flow, log: &Log, out: impl Sink<Ranked>) {
+    flow.source("bids", log.bids())
+        .watermarks(in_order())
+        .key_by(|bid| bid.auction)
+        .window(Global)
+        .aggregate("highest", fold(Vec::new, keep_highest, |_, _, bids| bids))
+        .flat_map(|bids| bids.into_iter().zip(1..).map(|(bid, rank)| Ranked { bid, rank }))
+        .sink("answer", out);
+}
+
+/// Puts `bid` in its place among those kept, the highest first, equal ones as they came.
+fn keep_highest(kept: &mut Vec<SharedBid>, bid: &SharedBid) {
+    let place = kept.partition_point(|kept| kept.price >= bid.price);
+    if place < KEPT_MAX {
+        kept.truncate(KEPT_MAX - 1);
+        kept.insert(place, Arc::clone(bid));
+    }
+}
+
+impl Answer for Ranked {
+    const COLUMNS: &'static [Column] = &[Column::Sum, Column::Sum];
+    fn cells(&self) -> impl AsRef<[i64]> {
+        [self.bid.price as i64, self.rank as i64]
+    }
+}
