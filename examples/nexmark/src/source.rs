@@ -218,7 +218,8 @@ mod tests {
         let log = Log::new(1_000, 500);
         for partitions in [2, 3, 4] {
             let shares: Vec<Share> = (0..partitions).map(|p| log.share(p, partitions)).collect();
-            let woven: Vec<Entry> = (0..1_000).map(|i| shares[i % partitions][i / partitions].clone()).collect();
+            let woven: Vec<Entry> =
+                (0..1_000).map(|i| shares[i % partitions][i / partitions].clone()).collect();
             assert_eq!(woven, *log.entries());
         }
     }

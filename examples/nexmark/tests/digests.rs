@@ -3,14 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+use std::sync::LazyLock;
 
-use afflux_actor::{Clock, Threads};
-use afflux_nexmark::queries::{QUERIES, build};
-use afflux_nexmark::{Log, Tally};
-use afflux_stream::job::run_local;
-use afflux_stream::{Flow, JobSettings};
+use afflux_nexmark::queries::QUERIES;
+use afflux_nexmark::{Log, answer};
 
 /// What DuckDB says of the first 60,000 events of an auction with 500 a second.
 const EXPECTED: &str = include_str!("data/expected-60000-events-rate-500.tsv");
@@ -25,15 +21,7 @@ fn expected() -> BTreeMap<&'static str, &'static str> {
 }
 
 fn digest(query: &str, parallelism: u32) -> String {
-    let tally = Tally::default();
-    let flow = Flow::new(query, JobSettings { parallelism, ..JobSettings::default() });
-    build(query, &flow, &LOG, tally.clone()).unwrap();
-    let plan = flow.finish().unwrap();
-    afflux_actor::test::system(|| async move {
-        let threads = Arc::new(Threads::inline_slots(2).unwrap());
-        run_local(&plan, threads, Clock::starting_at(SystemTime::UNIX_EPOCH)).await.unwrap()
-    });
-    tally.digest().to_string()
+    answer(query, &LOG, parallelism).unwrap().to_string()
 }
 
 /// Each query on its own thread would wait for the same log; so a few, each with some of the queries.
@@ -66,7 +54,6 @@ fn every_query_has_a_digest_or_a_test_of_its_own() {
 
 #[test]
 fn an_unknown_query_is_refused_with_those_there_are() {
-    let flow = Flow::new("q99", JobSettings::default());
-    let error = build("q99", &flow, &LOG, Tally::default()).unwrap_err().message;
+    let error = answer("q99", &LOG, 1).unwrap_err().to_string();
     assert!(error.contains("`q99`") && error.contains("q22"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Benchmarks of Afflux, one JSON line a run with `--json`; see `docs/performance.md`.
 //!
 //! `afflux-bench stream w1|w2|w3|w4 --records N --parallelism P --nodes K`
+//! `afflux-bench nexmark q0|…|q22 --events N --rate R --parallelism P --nodes K --digest`
 //! `afflux-bench rpc r1|r2|r3|r4|r5|connections --outstanding N --payload BYTES --seconds S`
 
 // Shared with the peers, who use more of it.
@@ -9,6 +10,7 @@
 mod args;
 mod connections;
 mod local;
+mod nexmark;
 mod open_loop;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/report.rs"]
@@ -37,18 +39,18 @@ mod kit {
     }
 }
 
-/// Words are bound by the allocator; nodes use the same one.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Prints a report: as one JSON line where `--json` was given, else as a table.
 fn show(report: &report::Report) {
-    let line = report.json();
+    show_line(&report.json());
+}
+
+/// Prints a JSON object, as [`show`] does.
+fn show_line(line: &str) {
     if std::env::args().any(|word| word == "--json") {
         println!("{line}");
         return;
     }
-    let fields: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+    let fields: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
     for (name, value) in fields.as_object().into_iter().flatten() {
         if !value.is_null() {
             println!("{name:<10} {value}");
@@ -58,6 +60,8 @@ fn show(report: &report::Report) {
 
 const HELP: &str = "\
 afflux-bench stream w1|w2|w3|w4 [--records N] [--parallelism P] [--nodes K]
+afflux-bench nexmark q0|…|q22 [--events N] [--rate R] [--parallelism P] [--nodes K] [--digest]
+afflux-bench nexmark events --out DIR [--events N] [--rate R]      the events as JSON lines, for an independent engine
 afflux-bench rpc r1|r2|r3 [--outstanding N] [--payload BYTES] [--seconds S] [--transport tcp|memory] [--busy N]
 afflux-bench rpc r2 --rate N [--seconds S]      calls at a rate, latency from when each was due (cpu_s: the server's alone)
 afflux-bench rpc r4|r5 [--records N]      items sent, and received, a million a stream
@@ -74,15 +78,18 @@ Examples:
   afflux-bench rpc r2 --outstanding 256 --seconds 10";
 
 fn main() {
-    let words = std::env::args().skip(1).filter(|word| word != "--json");
+    let words = std::env::args().skip(1).filter(|word| word != "--json" && word != nexmark::DIGEST);
     let outcome = Args::parse(words).and_then(|mut args| {
-        let suite = args.word("a suite (stream, rpc, local)").map_err(|e| format!("{e}\n\n{HELP}"))?;
+        let suite =
+            args.word("a suite (stream, nexmark, rpc, local)").map_err(|e| format!("{e}\n\n{HELP}"))?;
         match suite.as_str() {
             "stream" => stream::run(args),
+            "nexmark" => nexmark::run(args),
             "rpc" => rpc::run(args),
             "local" => local::run(args),
             "rpc-server" => rpc::server(args),
             "stream-node" => stream::node(args),
+            "nexmark-node" => nexmark::node(args),
             other => Err(format!("unknown suite `{other}`\n\n{HELP}")),
         }
     });

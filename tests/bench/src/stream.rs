@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use afflux_actor::{ActorMetrics, Clock, Threads};
 use afflux_mesh::{Mesh, MeshConfig, MeshMetrics, Transport};
-use afflux_stream::job::{Deployment, Executor, place};
+use afflux_stream::job::{Deployment, Executor, Running, place};
 use afflux_stream::{
     Batch, BoundedOutOfOrder, Flow, Global, IoContext, JobSettings, Late, Plan, Sink, SinkWriter, TaskEvent,
     Timestamp, Tumbling, fold, generate, millis_of,
@@ -173,22 +173,32 @@ struct Share {
     results: u64,
 }
 
-/// Runs this node's tasks; `exchange` gives the address away and returns those of all nodes.
-fn work(
-    workload: &str,
-    records: u64,
+/// Which of how many processes this one is.
+pub(crate) type Seat = (usize, usize);
+
+/// What a process found out by running its tasks.
+pub(crate) struct Ran {
+    pub(crate) wall_s: f64,
+    pub(crate) cpu_s: f64,
+    pub(crate) running: Running,
+}
+
+/// Runs this node's tasks. `exchange` gives the address away and returns those of all nodes; `prepare` is
+/// called before the clock starts; `share` makes of the run what this process tells about it.
+pub(crate) fn drive<S: serde::Serialize>(
+    plan: &Plan,
     parallelism: u32,
-    (index, nodes): (usize, usize),
+    (index, nodes): Seat,
     exchange: impl FnOnce(Option<String>) -> Result<Vec<String>, String>,
-) -> Result<Share, String> {
-    let tally = Arc::new(Tally::default());
-    let plan = plan(workload, records, parallelism, &tally)?;
+    prepare: impl FnOnce(&Deployment, &NodeId),
+    share: impl FnOnce(&Ran) -> Result<S, String>,
+) -> Result<S, String> {
     let names: Vec<NodeId> = (0..nodes).map(|n| NodeId::new(format!("bench-{n}"))).collect();
     let node = names[index].clone();
     let slots = (parallelism as usize).div_ceil(nodes);
     let deployment = Deployment {
         job: "bench".into(),
-        pipeline: workload.into(),
+        pipeline: plan.graph().pipeline.clone(),
         attempt: Attempt(1),
         settings: (**plan.settings()).clone(),
         build: String::new(),
@@ -199,7 +209,7 @@ fn work(
         restore: None,
         restore_from: None,
     };
-    let counted = Arc::clone(&tally);
+    prepare(&deployment, &node);
     afflux_actor::system(|| async move {
         let threads = Arc::new(Threads::start(slots, 1).map_err(|e| e.to_string())?);
         let mesh = if nodes > 1 {
@@ -231,7 +241,7 @@ fn work(
         let (sender, mut events) = tokio::sync::mpsc::channel(1024);
         let running = executor
             .deploy(
-                &plan,
+                plan,
                 Arc::new(deployment),
                 None,
                 Arc::new(move |id, event| {
@@ -239,7 +249,7 @@ fn work(
                 }),
             )
             .map_err(|e| e.to_string())?;
-        if workload == "slow" {
+        if plan.graph().pipeline == SLOW {
             return watch_memory(index).await;
         }
         let mut left = running.tasks.len();
@@ -252,35 +262,54 @@ fn work(
             }
         }
         let (wall_s, cpu_s) = mark.spent()?;
-        let results = if workload_counts(&running) == 0 {
-            counted.results.load(Relaxed)
-        } else {
-            workload_counts(&running)
-        };
-        let share = Share {
-            wall_s,
-            cpu_s,
-            rss_mb: peak_rss_mb()?,
-            checksum: if counted.results.load(Relaxed) == 0 {
-                results
-            } else {
-                counted.checksum.load(Relaxed)
-            },
-            results,
-        };
+        let ran = Ran { wall_s, cpu_s, running };
+        let share = share(&ran)?;
         if nodes > 1 {
             println!("{}", serde_json::to_string(&share).map_err(|e| e.to_string())?);
             // The others may still be reading: whoever started this process ends it.
             std::future::pending::<()>().await;
         }
-        drop(running);
+        drop(ran);
         Ok(share)
     })
     .map_err(|e| e.to_string())?
 }
 
+/// The workload that is no race: see [`watch_memory`].
+const SLOW: &str = "slow";
+
+fn work(
+    workload: &str,
+    records: u64,
+    parallelism: u32,
+    seat: Seat,
+    exchange: impl FnOnce(Option<String>) -> Result<Vec<String>, String>,
+) -> Result<Share, String> {
+    let tally = Arc::new(Tally::default());
+    let plan = plan(workload, records, parallelism, &tally)?;
+    drive(
+        &plan,
+        parallelism,
+        seat,
+        exchange,
+        |_, _| {},
+        |ran| {
+            let summed = tally.results.load(Relaxed);
+            let counted = workload_counts(&ran.running);
+            let results = if counted == 0 { summed } else { counted };
+            Ok(Share {
+                wall_s: ran.wall_s,
+                cpu_s: ran.cpu_s,
+                rss_mb: peak_rss_mb()?,
+                checksum: if summed == 0 { results } else { tally.checksum.load(Relaxed) },
+                results,
+            })
+        },
+    )
+}
+
 /// Prints this process's resident memory after 10 and after 60 seconds and their ratio.
-async fn watch_memory(index: usize) -> Result<Share, String> {
+async fn watch_memory<S>(index: usize) -> Result<S, String> {
     let mut seen = Vec::new();
     for wait in [10, 50] {
         tokio::time::sleep(std::time::Duration::from_secs(wait)).await;
@@ -296,7 +325,7 @@ async fn watch_memory(index: usize) -> Result<Share, String> {
 }
 
 /// Records that reached W1's counter.
-fn workload_counts(running: &afflux_stream::job::Running) -> u64 {
+fn workload_counts(running: &Running) -> u64 {
     running
         .tasks
         .iter()
@@ -316,7 +345,9 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
     let shares = if nodes == 1 {
         vec![work(&workload, records, parallelism, (0, 1), |_| Ok(Vec::new()))?]
     } else {
-        spawn(&workload, records, parallelism.max(nodes as u32), nodes)?
+        let parallelism = parallelism.max(nodes as u32);
+        let words = ["stream-node", &workload, "--records", &records.to_string()];
+        spawn(&words, parallelism, nodes)?
     };
     let sum = |f: fn(&Share) -> f64| shares.iter().map(f).sum::<f64>();
     let report = Report {
@@ -348,13 +379,18 @@ impl Drop for Node {
     }
 }
 
-fn spawn(workload: &str, records: u64, parallelism: u32, nodes: usize) -> Result<Vec<Share>, String> {
+/// Starts the processes of a run with these words, and returns what each tells.
+pub(crate) fn spawn<S: serde::de::DeserializeOwned>(
+    words: &[&str],
+    parallelism: u32,
+    nodes: usize,
+) -> Result<Vec<S>, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut children = Vec::new();
     for index in 0..nodes {
         let mut child = Command::new(&program)
-            .args(["stream-node", workload])
-            .args(["--records", &records.to_string(), "--parallelism", &parallelism.to_string()])
+            .args(words)
+            .args(["--parallelism", &parallelism.to_string()])
             .args(["--nodes", &nodes.to_string(), "--index", &index.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -391,10 +427,13 @@ pub(crate) fn node(mut args: Args) -> Result<(), String> {
     let nodes = args.count("nodes", 1)?;
     let index: usize = args.number("index", 0)?;
     args.finish()?;
-    work(&workload, records, parallelism, (index, nodes), |address| {
-        println!("{}", address.unwrap_or_default());
-        let addresses = line(&mut std::io::stdin().lock())?;
-        Ok(addresses.split(' ').map(str::to_owned).collect())
-    })?;
+    work(&workload, records, parallelism, (index, nodes), introduce)?;
     Ok(())
+}
+
+/// Tells whoever started this process its address and hears those of all.
+pub(crate) fn introduce(address: Option<String>) -> Result<Vec<String>, String> {
+    println!("{}", address.unwrap_or_default());
+    let addresses = line(&mut std::io::stdin().lock())?;
+    Ok(addresses.split(' ').map(str::to_owned).collect())
 }

@@ -1,0 +1,45 @@
+//! A query run to its end in this process.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use afflux::actor::{Clock, Threads, system};
+use afflux_stream::job::run_local;
+use afflux_stream::{Flow, JobSettings, Plan};
+
+use crate::digest::{Digest, Tally};
+use crate::queries::build;
+use crate::source::Log;
+
+/// Threads of a run's tasks.
+const SLOTS: usize = 2;
+
+/// Runs a query over a log at a parallelism and returns the digest of its answer.
+///
+/// ```
+/// use afflux_nexmark::{Log, answer};
+/// assert_eq!(answer("q22", &Log::new(1_000, 500), 2).unwrap().to_string(), "[920, 3230, 3207, 3318]");
+/// ```
+///
+/// # Errors
+/// When there is no such query, or a task fails.
+pub fn answer(query: &str, log: &Log, parallelism: u32) -> afflux::Result<Digest> {
+    let tally = Tally::default();
+    let flow = Flow::new(query, JobSettings { parallelism, ..JobSettings::default() });
+    build(query, &flow, log, tally.clone())?;
+    run(flow.finish()?)?;
+    Ok(tally.digest())
+}
+
+/// Runs a plan to its end. The clock begins at 1970: queries are about time in their events, or about
+/// time that passes.
+///
+/// # Errors
+/// When a task fails.
+pub fn run(plan: Plan) -> afflux::Result {
+    system(|| async move {
+        let threads = Arc::new(Threads::start(SLOTS, 1)?);
+        run_local(&plan, threads, Clock::starting_at(SystemTime::UNIX_EPOCH)).await?;
+        afflux::Result::Ok(())
+    })?
+}
