@@ -22,19 +22,20 @@ pub use self::read::ROW_BYTES_MAX;
 pub use self::write::HELD_ROWS_MAX;
 
 /// Names of the files that a directory stands for.
-const EXTENSIONS: &[&str] = &[".csv", ".csv.gz"];
+pub(crate) const EXTENSIONS: &[&str] = &[".csv"];
 
 /// CSV files with a header row (RFC 4180, UTF-8) of records `T`: a [`Source`] and a [`Sink`].
 ///
-/// **As a source**, the path is a file, a directory (its `.csv` and `.csv.gz` files) or a pattern
-/// with `*` in its last part; each file is a split. A name that ends in `.gz` is decompressed.
+/// **As a source**, the path is a file, a directory (its `.csv`, `.csv.gz` and `.csv.zst` files) or a
+/// pattern with `*` in its last part, or a list of these ([`Csv::paths`]); each file is a split. A name
+/// that ends in `.gz` or `.zst` is decompressed.
 /// Columns are found by their names in the header, fields of `T` by theirs; columns that `T` does
 /// not have are passed over, and so is the order. An empty field is `None` for an `Option`. A row
 /// that is no `T` stops the pipeline, or is counted and skipped under
 /// [`OnError::Skip`](afflux_stream::OnError::Skip).
 ///
 /// **As a sink**, the header is the names of `T`'s fields. Rows go to `PATH.part`, which becomes
-/// `PATH` when the input has ended: whoever sees `PATH` sees all of it. With several tasks each
+/// `PATH` when the input has ended: whoever sees `PATH` sees all of it. `.gz` and `.zst` are compressed. With several tasks each
 /// writes a file of its own, `NAME-0-of-4.csv` and so on; [`Csv::ordered_by_window`] writes one.
 ///
 /// ```
@@ -53,7 +54,7 @@ const EXTENSIONS: &[&str] = &[".csv", ".csv.gz"];
 /// assert!(flow.finish().is_ok());
 /// ```
 pub struct Csv<T> {
-    path: PathBuf,
+    paths: Vec<PathBuf>,
     rows: PhantomData<fn(T) -> T>,
 }
 
@@ -65,7 +66,19 @@ pub struct OrderedCsv<T> {
 impl<T> Csv<T> {
     /// The file, directory or pattern to read, or the file to write.
     pub fn path(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), rows: PhantomData }
+        Self { paths: vec![path.into()], rows: PhantomData }
+    }
+
+    /// Several files, directories or patterns to read, in this order; each file is a split. As a
+    /// sink, the first is written.
+    pub fn paths<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> Self {
+        Self { paths: paths.into_iter().map(Into::into).collect(), rows: PhantomData }
+    }
+
+    /// The file to write.
+    fn target_path(&self) -> Result<&Path> {
+        let first = self.paths.first().map(PathBuf::as_path);
+        first.ok_or_else(|| Status::invalid("the list of paths is empty; name the file to write"))
     }
 
     /// One task writes all rows, by event time, and rows of one event time sorted.
@@ -84,16 +97,7 @@ impl<T: DeserializeOwned + Send + 'static> Source for Csv<T> {
     type Item = T;
 
     fn splits(&self, _: &IoContext) -> Result<Vec<Split>> {
-        let found = file::find(&self.path, EXTENSIONS)?;
-        found
-            .into_iter()
-            .map(|file| {
-                let id = file.path.to_str().ok_or_else(|| {
-                    Status::invalid(format!("the path {} is not UTF-8; rename it", file::shown(&file.path)))
-                })?;
-                Ok(Split { id: id.to_owned(), payload: Vec::new(), size: Some(file.bytes) })
-            })
-            .collect()
+        file::splits(&self.paths, EXTENSIONS)
     }
 
     fn open(
@@ -112,7 +116,7 @@ impl<T: DeserializeOwned + Send + 'static> Source for Csv<T> {
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Sink<T> for Csv<T> {
     fn open(&self, state: Option<&[u8]>, cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
-        let path = path_of_task(&self.path, cx.subtask, cx.parallelism);
+        let path = file::path_of_task(self.target_path()?, cx.subtask, cx.parallelism);
         Ok(Box::new(CsvWriter::open(path, None, state)?))
     }
 
@@ -121,14 +125,14 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Sink<T> for Csv<T> {
     }
 
     fn target(&self) -> Option<String> {
-        Some(self.path.display().to_string())
+        self.paths.first().map(|path| path.display().to_string())
     }
 }
 
 impl<T: Serialize + DeserializeOwned + Ord + Send + 'static> Sink<T> for OrderedCsv<T> {
     fn open(&self, state: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
         let sort: fn(&mut [T]) = <[T]>::sort;
-        Ok(Box::new(CsvWriter::open(self.csv.path.clone(), Some(sort), state)?))
+        Ok(Box::new(CsvWriter::open(self.csv.target_path()?.to_owned(), Some(sort), state)?))
     }
 
     fn kind(&self) -> &'static str {
@@ -136,7 +140,7 @@ impl<T: Serialize + DeserializeOwned + Ord + Send + 'static> Sink<T> for Ordered
     }
 
     fn target(&self) -> Option<String> {
-        Some(self.csv.path.display().to_string())
+        Sink::target(&self.csv)
     }
 
     fn single(&self) -> bool {
@@ -144,30 +148,9 @@ impl<T: Serialize + DeserializeOwned + Ord + Send + 'static> Sink<T> for Ordered
     }
 }
 
-/// `out/x.csv` for the only task, `out/x-0-of-4.csv` for the first of four.
-fn path_of_task(path: &Path, subtask: u32, parallelism: u32) -> PathBuf {
-    if parallelism <= 1 {
-        return path.to_owned();
-    }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let name = format!("{stem}-{subtask}-of-{parallelism}");
-    match path.extension() {
-        Some(extension) => path.with_file_name(format!("{name}.{}", extension.to_string_lossy())),
-        None => path.with_file_name(name),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tasks_that_write_beside_each_other_have_files_of_their_own() {
-        let path = |path: &str, n| path_of_task(Path::new(path), 1, n).to_str().unwrap().to_owned();
-        assert_eq!(path("out/x.csv", 1), "out/x.csv");
-        assert_eq!(path("out/x.csv", 4), "out/x-1-of-4.csv");
-        assert_eq!(path("x", 2), "x-1-of-2");
-    }
 
     #[test]
     fn only_an_ordered_file_wants_all_rows_in_one_task() {

@@ -83,7 +83,7 @@ enum Trouble {
 impl<T: DeserializeOwned> CsvReader<T> {
     /// Opens a file at its beginning or behind the rows of a position.
     pub(super) fn open(path: &Path, position: Option<&[u8]>, on_error: OnError) -> Result<Self> {
-        let opened = file::open(path)?;
+        let opened = file::open(path, 0)?;
         let mut text = Metered { bytes: opened.bytes, left: 0 };
         text.refill();
         let mut reader = Self {
@@ -216,7 +216,6 @@ impl<T: DeserializeOwned> CsvReader<T> {
     #[cold]
     fn trouble(&self, error: &csv::Error) -> Trouble {
         let begins = error.position().unwrap_or_else(|| self.csv.position()).clone();
-        let place = format!("{} near line {}", self.path.display(), begins.line());
         match error.kind() {
             ErrorKind::Utf8 { err, .. } => {
                 let column = self.header.get(err.field()).unwrap_or("?");
@@ -228,23 +227,14 @@ impl<T: DeserializeOwned> CsvReader<T> {
                 Trouble::Row { what, begins }
             }
             ErrorKind::Io(error) => {
-                let gzip = file::is_gzip(&self.path);
-                let (code, what) = match error.kind() {
-                    io::ErrorKind::Other => (Code::InvalidArgument, error.to_string()),
-                    io::ErrorKind::UnexpectedEof if gzip => {
-                        (Code::DataLoss, "the compressed file is cut off; copy it again".to_owned())
-                    }
-                    io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if gzip => (
-                        Code::DataLoss,
-                        format!(
-                            "not gzip data, as the name says, or damaged ({error}); rename it or copy it again"
-                        ),
-                    ),
-                    _ => (Code::Unavailable, error.to_string()),
-                };
-                Trouble::File(Status::new(code, format!("{place}: {what}")))
+                let taken = self.taken.load(Relaxed);
+                Trouble::File(file::unreadable(&self.path, Some(begins.line()), error, taken))
             }
-            _ => Trouble::File(Status::invalid(format!("{place}: {error}"))),
+            _ => Trouble::File(Status::invalid(format!(
+                "{} near line {}: {error}",
+                self.path.display(),
+                begins.line()
+            ))),
         }
     }
 }
@@ -254,7 +244,7 @@ impl<T: DeserializeOwned> CsvReader<T> {
 /// The parser's own count stands before the line end of the row before where lines end in CR LF,
 /// and before blank lines; an error is worth reading the file again.
 fn line_at(path: &Path, byte: u64) -> Result<u64> {
-    let text = BufReader::new(file::open(path)?.bytes);
+    let text = BufReader::new(file::open(path, 0)?.bytes);
     let mut line = 1;
     for (at, next) in (0_u64..).zip(text.bytes()) {
         match next.map_err(|e| file::refused("read", path, &e))? {

@@ -35,7 +35,7 @@ const FOREIGN: [(&[&str], &[&str]); 5] = [
     (&["actix", "actix-rt"], &["afflux-actor"]),
     (&["actix-web"], &["afflux", "afflux-connectors"]),
     (&["clap", "indicatif", "toml", "tracing-subscriber"], &["afflux", "afflux-tidy"]),
-    (&["csv", "flate2"], &["afflux-connectors", "afflux-flights"]),
+    (&["csv", "flate2", "ruzstd"], &["afflux-connectors", "afflux-flights"]),
     (&["syn", "quote", "proc-macro2"], &["afflux-macros"]),
 ];
 

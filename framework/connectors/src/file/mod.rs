@@ -1,19 +1,82 @@
-//! Files by path, directory or glob; plain or compressed; and errors that say where one looked.
+//! Files by path, directory, pattern or list; plain or compressed; and errors that say where one looked.
+
+mod output;
+mod read;
+mod zstd;
 
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use afflux_stream::Result;
+use afflux_stream::{Result, Split};
 use afflux_wire::{Code, Status};
-use flate2::bufread::MultiGzDecoder;
 
-/// Bytes of a compressed file that are read at once.
-const COMPRESSED_BUFFER_BYTES: usize = 256 * 1024;
+pub(crate) use self::output::Output;
+pub(crate) use self::read::{open, unreadable};
+
+/// How the bytes of a file are packed, which the end of its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Packing {
+    /// As they are.
+    Plain,
+    /// `.gz`: gzip members, RFC 1952.
+    Gzip,
+    /// `.zst`: Zstandard frames, RFC 8878.
+    Zstd,
+}
+
+impl Packing {
+    pub(crate) fn of(path: &Path) -> Self {
+        match path.extension() {
+            Some(e) if e.eq_ignore_ascii_case("gz") => Packing::Gzip,
+            Some(e) if e.eq_ignore_ascii_case("zst") => Packing::Zstd,
+            _ => Packing::Plain,
+        }
+    }
+}
+
+/// The splits behind some paths: each file once, in the order of the paths and of their names.
+pub(crate) fn splits(paths: &[PathBuf], extensions: &[&str]) -> Result<Vec<Split>> {
+    if paths.is_empty() {
+        return Err(Status::invalid("the list of paths is empty; name a file, a directory or a pattern"));
+    }
+    let mut splits: Vec<Split> = Vec::new();
+    for path in paths {
+        for file in find(path, extensions)? {
+            let id = name_of(&file.path)?;
+            if splits.iter().all(|s| s.id != id) {
+                splits.push(Split { id, payload: Vec::new(), size: Some(file.bytes) });
+            }
+        }
+    }
+    Ok(splits)
+}
+
+/// A path as the name of a split.
+fn name_of(path: &Path) -> Result<String> {
+    let name = path.to_str().map(str::to_owned);
+    name.ok_or_else(|| Status::invalid(format!("the path {} is not UTF-8; rename it", shown(path))))
+}
+
+/// Whether a name ends in one of these, or in one of these and `.gz` or `.zst`.
+pub(crate) fn has_extension(name: &str, extensions: &[&str]) -> bool {
+    let bare = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(name);
+    extensions.iter().any(|e| bare.ends_with(e))
+}
+
+/// `out/x.csv` for the only task, `out/x-0-of-4.csv` for the first of four; `.csv.gz` stays together.
+pub(crate) fn path_of_task(path: &Path, subtask: u32, parallelism: u32) -> PathBuf {
+    if parallelism <= 1 {
+        return path.to_owned();
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let packed = if Packing::of(path) == Packing::Plain { name.len() } else { name.rfind('.').unwrap_or(0) };
+    let bare = name.get(..packed).unwrap_or(&name);
+    let dot = bare.rfind('.').filter(|at| *at > 0).unwrap_or(packed);
+    let (stem, extensions) = name.split_at(dot);
+    path.with_file_name(format!("{stem}-{subtask}-of-{parallelism}{extensions}"))
+}
 
 /// A file to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +107,7 @@ pub(crate) fn find(path: &Path, extensions: &[&str]) -> Result<Vec<Found>> {
         let Some(name) = name.to_str() else { continue };
         let wanted = match pattern {
             Some(pattern) => matches(pattern, name),
-            None => extensions.iter().any(|e| name.ends_with(e)),
+            None => has_extension(name, extensions),
         };
         let path = directory.join(name);
         if wanted && !name.starts_with('.') {
@@ -55,7 +118,10 @@ pub(crate) fn find(path: &Path, extensions: &[&str]) -> Result<Vec<Found>> {
         }
     }
     if found.is_empty() {
-        let wanted = pattern.map_or_else(|| extensions.join(" or "), |p| format!("`{p}`"));
+        let wanted = pattern.map_or_else(
+            || format!("{} (also with .gz or .zst)", extensions.join(" or ")),
+            |p| format!("`{p}`"),
+        );
         return Err(Status::not_found(format!(
             "no file of {} matches {wanted}{}; name a file, a directory or a pattern such as `data/*.csv`",
             shown(listed),
@@ -83,44 +149,6 @@ fn matches(pattern: &str, name: &str) -> bool {
         }
     }
     rest.is_empty()
-}
-
-/// A file being read, decompressed when its name ends in `.gz`, and how much of it was.
-pub(crate) struct Opened {
-    pub(crate) bytes: Box<dyn Read + Send>,
-    /// Bytes taken from the file, compressed ones if it is compressed.
-    pub(crate) taken: Arc<AtomicU64>,
-}
-
-/// Opens a file.
-pub(crate) fn open(path: &Path) -> Result<Opened> {
-    let file = File::open(path).map_err(|e| refused("read", path, &e))?;
-    let taken = Arc::new(AtomicU64::new(0));
-    let file = Counted { file, taken: Arc::clone(&taken) };
-    let bytes: Box<dyn Read + Send> = if is_gzip(path) {
-        Box::new(MultiGzDecoder::new(BufReader::with_capacity(COMPRESSED_BUFFER_BYTES, file)))
-    } else {
-        Box::new(file)
-    };
-    Ok(Opened { bytes, taken })
-}
-
-/// Whether the name says that the file is compressed.
-pub(crate) fn is_gzip(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"))
-}
-
-struct Counted {
-    file: File,
-    taken: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.file.read(buffer)?;
-        self.taken.fetch_add(bytes as u64, Relaxed);
-        Ok(bytes)
-    }
 }
 
 /// A path as messages write it.
@@ -180,16 +208,16 @@ mod tests {
     #[test]
     fn a_directory_and_a_pattern_give_files_in_the_order_of_their_names() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["b.csv", "a.csv.gz", "note.txt", ".hidden.csv", "c.csv.part"] {
+        for name in ["b.csv", "a.csv.gz", "a.csv.zst", "note.txt", ".hidden.csv", "c.csv.part"] {
             fs::write(dir.path().join(name), "x").unwrap();
         }
         fs::create_dir(dir.path().join("d.csv")).unwrap();
         let names = |path: &Path| -> Vec<String> {
-            let found = find(path, &[".csv", ".csv.gz"]).unwrap();
+            let found = find(path, &[".csv"]).unwrap();
             found.iter().map(|f| f.path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
         };
-        assert_eq!(names(dir.path()), ["a.csv.gz", "b.csv"]);
-        assert_eq!(names(&dir.path().join("*.csv*")), ["a.csv.gz", "b.csv", "c.csv.part"]);
+        assert_eq!(names(dir.path()), ["a.csv.gz", "a.csv.zst", "b.csv"]);
+        assert_eq!(names(&dir.path().join("*.csv*")), ["a.csv.gz", "a.csv.zst", "b.csv", "c.csv.part"]);
         assert_eq!(names(&dir.path().join("note.txt")), ["note.txt"]);
     }
 
@@ -204,7 +232,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let status = find(&dir.path().join("*.csv"), &[]).unwrap_err();
         assert!(status.message.contains("matches `*.csv`"), "{status}");
-        let status = find(dir.path(), &[".csv", ".csv.gz"]).unwrap_err();
-        assert!(status.message.contains(".csv or .csv.gz"), "{status}");
+        let status = find(dir.path(), &[".json", ".csv"]).unwrap_err();
+        assert!(status.message.contains(".json or .csv (also with .gz"), "{status}");
+    }
+
+    #[test]
+    fn tasks_that_write_beside_each_other_have_files_of_their_own() {
+        let path = |path: &str, n| path_of_task(Path::new(path), 1, n).to_str().unwrap().to_owned();
+        assert_eq!(path("out/x.csv", 1), "out/x.csv");
+        assert_eq!(path("out/x.csv", 4), "out/x-1-of-4.csv");
+        assert_eq!(path("out/x.y.csv.gz", 4), "out/x.y-1-of-4.csv.gz");
+        assert_eq!(path("x.gz", 2), "x-1-of-2.gz");
+        assert_eq!(path("x", 2), "x-1-of-2");
+    }
+
+    #[test]
+    fn a_list_gives_each_file_once() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.csv", "b.csv"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let paths = [dir.path().join("b.csv"), dir.path().to_owned()];
+        let splits = splits(&paths, &[".csv"]).unwrap();
+        let names: Vec<_> = splits.iter().map(|s| s.id.rsplit('/').next().unwrap()).collect();
+        assert_eq!(names, ["b.csv", "a.csv"]);
+        assert!(super::splits(&[], &[".csv"]).unwrap_err().message.contains("empty"));
     }
 }
