@@ -10,6 +10,7 @@
 mod aggregate;
 mod batch;
 mod context;
+mod errors;
 mod flow;
 mod gate;
 mod generate;
@@ -38,6 +39,12 @@ mod window;
 pub use aggregate::{Aggregate, Fold, fold};
 pub use batch::{BATCH_ROWS_MAX, Batch, Element, Mark};
 pub use context::{JobSettings, Placement};
+#[doc(hidden)]
+pub use errors::ErrorAction;
+pub use errors::{
+    DeadLetter, DeadReason, ERROR_TEXT_BYTES_MAX, ErrorPolicy, Errors, FailJob, RECORD_TEXT_BYTES_MAX, Replay,
+    SkipRecord, ToDeadLetters, replay,
+};
 pub use flow::{Flow, Plan};
 pub use generate::{Generate, generate, vec_source};
 pub use graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
+use crate::errors::DeadReason;
+
 thread_local! {
     /// Where a panic that is being unwound came from.
     static CULPRIT: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -39,6 +41,8 @@ pub(crate) struct Meter {
     late: AtomicU64,
     errors: AtomicU64,
     unread: AtomicU64,
+    dead_errors: AtomicU64,
+    dead_timeouts: AtomicU64,
 }
 
 impl Meter {
@@ -58,6 +62,16 @@ impl Meter {
     /// Rows for side outputs that nobody reads.
     pub(crate) fn unread(&self, n: usize) {
         self.unread.fetch_add(n as u64, Relaxed);
+    }
+    pub(crate) fn errors(&self, n: usize) {
+        self.errors.fetch_add(n as u64, Relaxed);
+    }
+    pub(crate) fn dead_letter(&self, reason: DeadReason) {
+        let counter = match reason {
+            DeadReason::Error => &self.dead_errors,
+            DeadReason::Timeout => &self.dead_timeouts,
+        };
+        counter.fetch_add(1, Relaxed);
     }
     pub(crate) fn set_errors(&self, n: u64) {
         self.errors.store(n, Relaxed);
@@ -93,11 +107,17 @@ pub struct OperatorReading {
     pub records_out: u64,
     /// Records that came after their window was purged.
     pub late: u64,
-    /// Inputs that were skipped because they could not be read.
+    /// Inputs that were skipped because they could not be read or processed.
     pub errors: u64,
     /// Rows given to side outputs that nobody reads.
     #[serde(default)]
     pub unread: u64,
+    /// Dead letters for which a closure gave an error.
+    #[serde(default)]
+    pub dead_errors: u64,
+    /// Dead letters for which no answer came in time.
+    #[serde(default)]
+    pub dead_timeouts: u64,
 }
 
 /// What one task has counted.
@@ -153,6 +173,8 @@ impl TaskMeter {
                     late: m.late.load(Relaxed),
                     errors: m.errors.load(Relaxed),
                     unread: m.unread.load(Relaxed),
+                    dead_errors: m.dead_errors.load(Relaxed),
+                    dead_timeouts: m.dead_timeouts.load(Relaxed),
                 })
                 .collect(),
             busy_s: seconds(&self.time.busy_ns),

@@ -29,6 +29,7 @@ use crate::time::{BoundedOutOfOrder, Event, Timestamp, millis};
 
 mod branch;
 mod exchange;
+mod fallible;
 
 /// What a record needs so that it can cross from one task to another.
 pub trait Record: Serialize + DeserializeOwned + Send + 'static {}

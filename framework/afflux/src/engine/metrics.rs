@@ -17,6 +17,8 @@ struct Sums {
     records_out: u64,
     late: u64,
     errors: u64,
+    dead_errors: u64,
+    dead_timeouts: u64,
     busy_s: f64,
     idle_s: f64,
     backpressured_s: f64,
@@ -41,6 +43,7 @@ pub struct OperatorMetrics {
     records_out: IntCounterVec,
     late: IntCounterVec,
     errors: IntCounterVec,
+    dead: IntCounterVec,
     busy: CounterVec,
     idle: CounterVec,
     backpressured: CounterVec,
@@ -74,8 +77,15 @@ impl OperatorMetrics {
                 &LABELS,
             )?,
             errors: IntCounterVec::new(
-                opts("operator_errors_total", "Inputs that were skipped because they could not be read"),
+                opts(
+                    "operator_errors_total",
+                    "Inputs that were skipped because they could not be read or processed",
+                ),
                 &LABELS,
+            )?,
+            dead: IntCounterVec::new(
+                opts("dead_letters_total", "Records that an operator could not process and gave to a side stream"),
+                &["pipeline", "operator", "reason"],
             )?,
             busy: CounterVec::new(opts("operator_busy_seconds_total", "Time at work"), &LABELS)?,
             idle: CounterVec::new(opts("operator_idle_seconds_total", "Time without input"), &LABELS)?,
@@ -118,6 +128,8 @@ fn take(totals: &mut Totals, pipeline: &str, first: &str, meter: &TaskMeter, liv
         sums.records_out += operator.records_out;
         sums.late += operator.late;
         sums.errors += operator.errors;
+        sums.dead_errors += operator.dead_errors;
+        sums.dead_timeouts += operator.dead_timeouts;
         if operator.name == first {
             sums.busy_s += reading.busy_s;
             sums.idle_s += reading.idle_s;
@@ -132,7 +144,7 @@ fn take(totals: &mut Totals, pipeline: &str, first: &str, meter: &TaskMeter, liv
 
 impl Collector for OperatorMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        let integers = [&self.records_in, &self.records_out, &self.late, &self.errors];
+        let integers = [&self.records_in, &self.records_out, &self.late, &self.errors, &self.dead];
         let floats = [&self.busy, &self.idle, &self.backpressured];
         let mut all: Vec<&Desc> = integers.into_iter().flat_map(Collector::desc).collect();
         all.extend(floats.into_iter().flat_map(Collector::desc));
@@ -166,11 +178,18 @@ impl Collector for OperatorMetrics {
                 let counter = counter.with_label_values(&labels);
                 counter.inc_by((value - counter.get()).max(0.0));
             }
+            for (reason, value) in [("error", sums.dead_errors), ("timeout", sums.dead_timeouts)] {
+                // Most operators can have none: a series is made by the first.
+                if value > 0 {
+                    let counter = self.dead.with_label_values(&[pipeline.as_str(), operator, reason]);
+                    counter.inc_by(value.saturating_sub(counter.get()));
+                }
+            }
             if let Some(seconds) = sums.watermark_s {
                 self.watermark.with_label_values(&labels).set(seconds);
             }
         }
-        let integers = [&self.records_in, &self.records_out, &self.late, &self.errors];
+        let integers = [&self.records_in, &self.records_out, &self.late, &self.errors, &self.dead];
         let floats = [&self.busy, &self.idle, &self.backpressured];
         let mut all: Vec<MetricFamily> = integers.into_iter().flat_map(Collector::collect).collect();
         all.extend(floats.into_iter().flat_map(Collector::collect));

@@ -6,11 +6,13 @@
 
 pub(crate) mod branch;
 pub(crate) mod count;
+pub(crate) mod faults;
 pub(crate) mod flat_map;
 pub(crate) mod fused;
 pub(crate) mod process;
 pub(crate) mod reduce;
 pub(crate) mod tell;
+pub(crate) mod try_map;
 pub(crate) mod window;
 pub(crate) mod write;
 
