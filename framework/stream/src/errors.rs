@@ -294,7 +294,10 @@ mod tests {
             attempt: 3,
         };
         let text = serde_json::to_string(&letter).unwrap();
-        assert!(text.contains("\"reason\":\"timeout\",\"at\":\"2013-01-01T10:15:00Z\",\"attempt\":3"), "{text}");
+        assert!(
+            text.contains("\"reason\":\"timeout\",\"at\":\"2013-01-01T10:15:00Z\",\"attempt\":3"),
+            "{text}"
+        );
         assert_eq!(serde_json::from_str::<DeadLetter<(i32, String)>>(&text).unwrap(), letter);
     }
 }

@@ -42,8 +42,8 @@ pub use context::{JobSettings, Placement};
 #[doc(hidden)]
 pub use errors::ErrorAction;
 pub use errors::{
-    DeadLetter, DeadReason, ERROR_TEXT_BYTES_MAX, ErrorPolicy, Errors, FailJob, RECORD_TEXT_BYTES_MAX, Replay,
-    SkipRecord, ToDeadLetters, replay,
+    DeadLetter, DeadReason, ERROR_TEXT_BYTES_MAX, ErrorPolicy, Errors, FailJob, RECORD_TEXT_BYTES_MAX,
+    Replay, SkipRecord, ToDeadLetters, replay,
 };
 pub use flow::{Flow, Plan};
 pub use generate::{Generate, generate, vec_source};

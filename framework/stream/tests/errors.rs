@@ -138,16 +138,23 @@ fn a_failing_record_fails_the_job_with_operator_error_and_record() {
         carrier: String,
     }
     let flow = flow(2);
-    flow.source("flights", generate(3_000, |i| Flight { carrier: format!("c{i}").repeat(if i == 2_000 { 500 } else { 1 }) }))
-        .untimed()
-        .try_map(
-            "classify",
-            |f| if f.carrier.len() > 100 { Err("carrier is too long") } else { Ok(f.carrier.len() as u64) },
-            Errors::Fail,
-        )
-        .count("n");
+    flow.source(
+        "flights",
+        generate(3_000, |i| Flight { carrier: format!("c{i}").repeat(if i == 2_000 { 500 } else { 1 }) }),
+    )
+    .untimed()
+    .try_map(
+        "classify",
+        |f| if f.carrier.len() > 100 { Err("carrier is too long") } else { Ok(f.carrier.len() as u64) },
+        Errors::Fail,
+    )
+    .count("n");
     let error = run(flow).unwrap_err();
-    assert!(error.message.contains("operator classify: carrier is too long; the record: Flight { carrier: \"c2000c2000"));
+    assert!(
+        error
+            .message
+            .contains("operator classify: carrier is too long; the record: Flight { carrier: \"c2000c2000")
+    );
     assert!(error.message.len() < 600, "{}", error.message.len());
     assert_eq!(error.code, afflux_wire::Code::InvalidArgument);
 }

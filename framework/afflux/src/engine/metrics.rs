@@ -84,7 +84,10 @@ impl OperatorMetrics {
                 &LABELS,
             )?,
             dead: IntCounterVec::new(
-                opts("dead_letters_total", "Records that an operator could not process and gave to a side stream"),
+                opts(
+                    "dead_letters_total",
+                    "Records that an operator could not process and gave to a side stream",
+                ),
                 &["pipeline", "operator", "reason"],
             )?,
             busy: CounterVec::new(opts("operator_busy_seconds_total", "Time at work"), &LABELS)?,

@@ -215,6 +215,7 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
 
     /// Goes on with the kept rows until none is left (`false`) or the output is full (`true`).
     fn run(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
+        let _at = self.core.parts.meter.enter();
         let now = self.now();
         let keys = Arc::clone(&self.core.parts.key);
         for row in self.rows.by_ref() {
@@ -265,6 +266,7 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
     /// Fires what the watermark has reached, then passes it on: `false`. `true`: there is more.
     fn fire(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
         let Some(watermark) = self.passing else { return Ok(false) };
+        let _at = self.core.parts.meter.enter();
         let now = self.now();
         let mut fired = 0;
         loop {
@@ -327,6 +329,7 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
 
     /// Fires some of what the clock has reached: `true` when something was.
     pub(crate) fn fire_clock(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
+        let _at = self.core.parts.meter.enter();
         let now = self.now();
         let mut fired = false;
         for _ in 0..FIRINGS_PER_TURN_MAX {
