@@ -20,8 +20,13 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Settings that a job's request may carry.
-const JOB_SETTINGS: [&str; 4] =
-    ["pipeline.parallelism", "pipeline.linger_ms", "pipeline.chaining", "source.on_error"];
+const JOB_SETTINGS: [&str; 5] = [
+    "pipeline.parallelism",
+    "pipeline.linger_ms",
+    "pipeline.chaining",
+    "source.on_error",
+    "checkpoint.interval_ms",
+];
 
 /// How following ended.
 pub(crate) enum Followed {

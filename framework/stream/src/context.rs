@@ -62,13 +62,22 @@ pub struct JobSettings {
     /// Whether operators without an exchange between them run as one actor. Off: each one that has
     /// a name gets an actor of its own.
     pub chaining: bool,
+    /// Milliseconds between two checkpoints; 0: only when somebody asks.
+    pub checkpoint_interval_ms: u64,
     /// Replays event time at this multiple of its speed; as fast as possible when absent.
     pub replay: Option<f64>,
 }
 
 impl Default for JobSettings {
     fn default() -> Self {
-        Self { parallelism: 1, linger_ms: 10, on_error: OnError::Fail, chaining: true, replay: None }
+        Self {
+            parallelism: 1,
+            linger_ms: 10,
+            on_error: OnError::Fail,
+            chaining: true,
+            checkpoint_interval_ms: 0,
+            replay: None,
+        }
     }
 }
 

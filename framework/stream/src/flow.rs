@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use afflux_wire::Status;
 
@@ -40,6 +41,7 @@ pub(crate) struct SourceSpec {
     pub(crate) operator: String,
     pub(crate) chain: u32,
     pub(crate) splits: SplitsFn,
+    pub(crate) acknowledges: bool,
 }
 
 /// A pipeline under construction: sources are added here, the rest on the streams they give.
@@ -68,6 +70,18 @@ pub struct Plan {
     factories: Arc<Vec<Factory>>,
     sources: Vec<SourceSpec>,
     warnings: Arc<Vec<String>>,
+}
+
+/// Between two rounds of confirmations: how long a message stays unacknowledged that has been dealt with.
+pub const ROUND_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The epochs that a job starts by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epochs {
+    /// Checkpoints, so long after each other.
+    Checkpoints(Duration),
+    /// Rounds of confirmations.
+    Rounds(Duration),
 }
 
 impl Flow {
@@ -106,6 +120,7 @@ impl Flow {
         self.draft.borrow_mut().sources.push(SourceSpec {
             operator: name.clone(),
             chain,
+            acknowledges: source.acknowledges(),
             splits: Arc::new(move |cx| lister.splits(cx)),
         });
         let timed = time.is_some();
@@ -333,6 +348,16 @@ impl Plan {
     /// ```
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What is to be started by itself, and how often: checkpoints where `checkpoint_interval_ms` says
+    /// so, rounds of confirmations where only a source needs them.
+    pub fn epochs(&self) -> Option<Epochs> {
+        match self.settings.checkpoint_interval_ms {
+            0 if self.sources.iter().any(|s| s.acknowledges) => Some(Epochs::Rounds(ROUND_INTERVAL)),
+            0 => None,
+            ms => Some(Epochs::Checkpoints(Duration::from_millis(ms))),
+        }
     }
 
     /// Parallel tasks of each chain.

@@ -45,7 +45,7 @@ pub use errors::{
     DeadLetter, DeadReason, ERROR_TEXT_BYTES_MAX, ErrorPolicy, Errors, FailJob, RECORD_TEXT_BYTES_MAX,
     Replay, SkipRecord, ToDeadLetters, replay,
 };
-pub use flow::{Flow, Plan};
+pub use flow::{Epochs, Flow, Plan, ROUND_INTERVAL};
 pub use generate::{Generate, generate, vec_source};
 pub use graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
 pub use harness::Harness;
@@ -57,7 +57,7 @@ pub use meter::{OperatorReading, TaskMeter, TaskReading};
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};
 pub use sink::{Sink, SinkWriter};
-pub use snapshot::{Part, Restore, TaskSnapshot};
+pub use snapshot::{Part, ROUND, Restore, TaskSnapshot, is_round};
 pub use source::{IoContext, OnError, ReadState, Source, Split, SplitReader};
 pub use stage::fused::{Filter, Map, Step, Whole};
 pub use stage::tell::{TELL_IN_FLIGHT_MAX, TELL_ROWS_MAX};

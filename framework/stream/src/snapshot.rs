@@ -28,6 +28,15 @@ pub struct Part {
     pub bytes: Vec<u8>,
 }
 
+/// The bit that tells a round of confirmations from a checkpoint. Both are epochs: barriers flow, sinks
+/// confirm what came before them, and sources hear of the completion. A round saves nothing.
+pub const ROUND: u64 = 1 << 63;
+
+/// Whether an epoch is a round of confirmations.
+pub fn is_round(epoch: u64) -> bool {
+    epoch & ROUND != 0
+}
+
 /// What one task saved at one barrier.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskSnapshot {

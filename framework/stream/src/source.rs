@@ -111,6 +111,17 @@ pub trait Source: Send + Sync + 'static {
 
     /// Kind of source, shown in graphs, such as `csv`.
     fn kind(&self) -> &'static str;
+
+    /// Whether somebody outside waits to hear that a record is done with: a broker that keeps a message
+    /// until it is acknowledged. The job then tells [`SplitReader::completed`] again and again without
+    /// being asked: with every checkpoint where `checkpoint.interval_ms` says so; otherwise by rounds of
+    /// confirmations, which save nothing: all tasks are done with what was read before
+    /// [`SplitReader::barrier`], and all sinks have confirmed it ([`SinkWriter::poll_flush`]).
+    ///
+    /// [`SinkWriter::poll_flush`]: crate::SinkWriter::poll_flush
+    fn acknowledges(&self) -> bool {
+        false
+    }
 }
 
 /// Reads one split.
@@ -139,6 +150,11 @@ pub trait SplitReader<T>: Send {
         0
     }
 
-    /// The epoch is durable everywhere: what lies before its position is no longer needed.
+    /// A barrier goes out behind the last row handed out: [`SplitReader::completed`] with this epoch
+    /// will speak of the rows so far. An epoch may be given up without a word; a later one covers it.
+    fn barrier(&mut self, _epoch: u64) {}
+
+    /// The epoch is durable everywhere, or confirmed where nothing is saved: what lies before its
+    /// barrier is no longer needed.
     fn completed(&mut self, _epoch: u64) {}
 }

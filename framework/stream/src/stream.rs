@@ -275,6 +275,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
                 in_flight: Default::default(),
                 waiting,
                 ending: false,
+                round: false,
                 meter: cx.meter.operator(&operator),
                 next,
             };
@@ -305,7 +306,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
                     status
                 })?;
                 let meter = cx.meter.operator(&operator);
-                let stage = Write { operator: operator.clone(), subtask: cx.subtask, writer, meter };
+                let stage = Write::new(operator.clone(), cx.subtask, writer, meter);
                 open(cx, Box::new(stage))
             }),
         );

@@ -18,7 +18,7 @@ use crate::Result;
 use crate::batch::{Batch, Mark};
 use crate::gate::input::Input;
 use crate::meter::{TaskMeter, culprit};
-use crate::snapshot::TaskSnapshot;
+use crate::snapshot::{TaskSnapshot, is_round};
 use crate::stage::{Next, Turn};
 
 /// Longest stretch of work in one poll, so that a neighbour on the thread gets its turn.
@@ -27,7 +27,7 @@ const WORK_PER_POLL: Duration = Duration::from_micros(50);
 /// What a task tells its worker.
 #[derive(Debug)]
 pub enum TaskEvent {
-    /// Its part of an epoch.
+    /// Its part of an epoch; without parts where the epoch is a round of confirmations.
     Snapshot(TaskSnapshot),
     /// All input read, all output written. Where its splits ended is part of every later epoch.
     Finished(TaskSnapshot),
@@ -75,12 +75,43 @@ pub(crate) struct Chain<T> {
     pub(crate) ending: bool,
     pub(crate) backpressured: bool,
     pub(crate) report: TaskReport,
+    /// A barrier that the stages have and a sink has not yet confirmed, with what they saved.
+    barrier: Option<(u64, Option<TaskSnapshot>)>,
 }
 
 impl<T> Chain<T> {
     pub(crate) fn new(input: Box<dyn Input<T>>, first: Next<T>, report: &TaskReport) -> Self {
-        let report = Arc::clone(report);
-        Self { input, first, batch: Batch::default(), ending: false, backpressured: false, report }
+        Self {
+            input,
+            first,
+            batch: Batch::default(),
+            ending: false,
+            backpressured: false,
+            report: Arc::clone(report),
+            barrier: None,
+        }
+    }
+
+    /// Ready when no barrier is held back.
+    fn poll_barrier(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        while let Some((epoch, snapshot)) = &mut self.barrier {
+            turn.snapshot = snapshot.take();
+            let resumed = self.first.resume(turn);
+            let (epoch, saved) = (*epoch, turn.snapshot.take());
+            match resumed? {
+                Poll::Ready(false) => {
+                    self.barrier = None;
+                    let nothing = TaskSnapshot { epoch, parts: Vec::new() };
+                    (self.report)(TaskEvent::Snapshot(saved.unwrap_or(nothing)));
+                }
+                Poll::Ready(true) => *snapshot = saved,
+                Poll::Pending => {
+                    *snapshot = saved;
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -88,6 +119,10 @@ impl<T> Work for Chain<T> {
     fn poll(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Poll<Result<bool>> {
         self.backpressured = false;
         turn.full = false;
+        if self.poll_barrier(turn)?.is_pending() {
+            self.backpressured = true;
+            return Poll::Pending;
+        }
         if self.first.poll_ready(turn)?.is_pending() {
             self.backpressured = true;
             return Poll::Pending;
@@ -115,15 +150,19 @@ impl<T> Work for Chain<T> {
                 match mark {
                     Mark::Watermark(t) => meter.watermark_ms.store(t.millis(), Relaxed),
                     Mark::Barrier(epoch) => {
-                        turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
+                        if !is_round(epoch) {
+                            turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
+                        }
+                        self.input.barrier(epoch);
                         self.input.save(turn)?;
                     }
                     Mark::End => self.ending = true,
                     Mark::Idle => {}
                 }
                 self.first.mark(mark, turn)?;
-                if let Some(snapshot) = turn.snapshot.take() {
-                    (self.report)(TaskEvent::Snapshot(snapshot));
+                if let Mark::Barrier(epoch) = mark {
+                    self.barrier = Some((epoch, turn.snapshot.take()));
+                    self.backpressured = self.poll_barrier(turn)?.is_pending();
                 }
                 Poll::Ready(Ok(false))
             }

@@ -11,7 +11,7 @@ use afflux_stream::OperatorKind;
 use afflux_stream::job::{
     Action, CheckpointFile, Coordinator, Deployment, Event, JobState, Storage, TaskId, place,
 };
-use afflux_stream::{JobSettings, Plan};
+use afflux_stream::{Epochs, JobSettings, Plan};
 use afflux_wire::{Attempt, Code, NodeId, Status};
 
 use super::pipelines::Pipelines;
@@ -26,6 +26,8 @@ use crate::progress::{JobProgress, OperatorProgress};
 const ENDED_JOBS_MAX: usize = 100;
 /// How long a task's loss of its neighbour waits for the news of the node that died.
 const SUSPICION: Duration = Duration::from_millis(700);
+/// Tries to tell the desk, whose mailbox may be full, that an epoch is due.
+const EPOCH_TRIES_MAX: u32 = 100;
 /// Longest wait for nodes that a request counts on.
 const NODES_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at who is there.
@@ -38,7 +40,8 @@ const READINGS_DEADLINE: Duration = Duration::from_secs(1);
 #[service(name = "afflux.job-reports", version = "1.0")]
 pub enum JobReports {
     /// A task has `finished`, `failed` (`epoch` is the code, `body` the message), has `saved` its
-    /// part of an epoch (`body` is the file as JSON) or could not (`save_failed`).
+    /// part of an epoch (`body` is the file as JSON) or could not (`save_failed`), or has passed the
+    /// barrier of a round of confirmations (`confirmed`).
     Report {
         /// The job's id.
         job: String,
@@ -62,6 +65,12 @@ pub enum JobReports {
         node: String,
         /// How that was noticed.
         reason: String,
+    },
+    /// The next epoch of a job that starts them by itself is due.
+    #[rpc(oneway)]
+    EpochDue {
+        /// The job's id.
+        job: String,
     },
     /// A suspicion is due: fail the job with what its task told, if no node was found dead.
     #[rpc(oneway)]
@@ -397,6 +406,13 @@ impl JobsHandler for JobDesk {
         {
             settings.parallelism = nodes.iter().map(|(_, slots)| *slots).sum();
         }
+        if settings.checkpoint_interval_ms > 0 && self.parts.storage.is_none() {
+            return Err(Status::precondition(format!(
+                "checkpoint.interval_ms is {}, and there is no checkpoint storage: set `checkpoint.dir`",
+                settings.checkpoint_interval_ms
+            ))
+            .into());
+        }
         let plan = self.parts.pipelines.plan(&request.pipeline, settings.clone())?;
         let names: Vec<NodeId> = nodes.into_iter().map(|(node, _)| node).collect();
         let id = self.new_id(&request.pipeline);
@@ -425,6 +441,7 @@ impl JobsHandler for JobDesk {
         };
         self.jobs.insert(id.clone(), entry);
         self.drive(&id, VecDeque::new(), actions).await;
+        self.arm_epoch(&id);
         self.prune();
         self.show_now(&id)
     }
@@ -462,6 +479,26 @@ impl JobsHandler for JobDesk {
 impl JobDesk {
     fn show_now(&self, job: &str) -> Result<JobInfo, Fault<NoError>> {
         Ok(self.find(job)?.info(job, (self.parts.now_ms)()))
+    }
+
+    /// Tells this desk when the next epoch of a job is due, if it starts them by itself.
+    fn arm_epoch(&self, job: &str) {
+        let Some(entry) = self.jobs.get(job).filter(|e| !e.coordinator.state().is_terminal()) else {
+            return;
+        };
+        let Some(Epochs::Checkpoints(after) | Epochs::Rounds(after)) = entry.plan.epochs() else { return };
+        let client = self.parts.mesh.client_on::<JobReports>(&self.parts.node);
+        let (clock, job) = (self.parts.clock.clone(), job.to_owned());
+        self.parts.io.spawn_with(move || async move {
+            for _ in 0..EPOCH_TRIES_MAX {
+                clock.sleep(after).await;
+                match client.epoch_due(job.clone()).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::debug!(%job, %error, "the desk did not take a due epoch"),
+                }
+            }
+            tracing::warn!(%job, "the desk took no due epoch: no more begin by themselves");
+        });
     }
 
     /// `JOB` (its latest checkpoint) or `JOB/EPOCH`.
@@ -518,8 +555,9 @@ impl JobReportsHandler for JobDesk {
             }
             "save_failed" => {
                 tracing::error!(%job, %task, epoch, error = body, "a checkpoint failed");
-                return Ok(());
+                Event::SaveFailed(attempt, epoch)
             }
+            "confirmed" => Event::TaskConfirmed(attempt, epoch, task),
             _ => {
                 let code = Code::from_number(u8::try_from(epoch).unwrap_or(0));
                 let event = Event::TaskFailed(attempt, task, Status::new(code, body));
@@ -552,6 +590,20 @@ impl JobReportsHandler for JobDesk {
         for job in jobs {
             self.event(&job, Event::NodeDown(NodeId::new(node.as_str()), reason.clone())).await;
         }
+        Ok(())
+    }
+
+    async fn epoch_due(&mut self, _: &mut Cx, job: String) -> Result<(), Fault<NoError>> {
+        let Some(entry) = self.jobs.get(&job).filter(|e| !e.coordinator.state().is_terminal()) else {
+            return Ok(());
+        };
+        let due = match entry.plan.epochs() {
+            Some(Epochs::Checkpoints(_)) => Event::Checkpoint,
+            Some(Epochs::Rounds(_)) => Event::Round,
+            None => return Ok(()),
+        };
+        self.event(&job, due).await;
+        self.arm_epoch(&job);
         Ok(())
     }
 

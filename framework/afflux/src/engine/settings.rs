@@ -6,8 +6,14 @@ use afflux_stream::{JobSettings, OnError};
 use afflux_wire::Status;
 
 /// Keys that a job's request may set.
-const KEYS: [&str; 5] =
-    ["pipeline.parallelism", "pipeline.linger_ms", "pipeline.chaining", "source.on_error", "replay"];
+const KEYS: [&str; 6] = [
+    "pipeline.parallelism",
+    "pipeline.linger_ms",
+    "pipeline.chaining",
+    "source.on_error",
+    "checkpoint.interval_ms",
+    "replay",
+];
 
 /// Reads texts over `defaults`.
 ///
@@ -39,6 +45,10 @@ pub(super) fn job_settings(
                     "off" => false,
                     _ => return Err(wrong("`on` or `off`")),
                 };
+            }
+            "checkpoint.interval_ms" => {
+                settings.checkpoint_interval_ms =
+                    value.parse().map_err(|_| wrong("a number of milliseconds, such as 10000, or 0"))?;
             }
             "source.on_error" => {
                 settings.on_error = match value.as_str() {

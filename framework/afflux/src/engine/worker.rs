@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use afflux_mesh::Mesh;
 use afflux_stream::job::{Deployment, Executor, Running, Storage, TaskId};
-use afflux_stream::{OperatorReading, Restore, TaskEvent, TaskReading};
+use afflux_stream::{OperatorReading, Restore, TaskEvent, TaskReading, is_round};
 use afflux_wire::{NodeId, Status};
 
 use super::desk::JobReportsClient;
@@ -186,6 +186,9 @@ impl WorkerActor {
                         ("finished", 0, serde_json::to_string(&last).unwrap_or_default())
                     }
                     TaskEvent::Failed(status) => ("failed", u64::from(status.code.number()), status.message),
+                    TaskEvent::Snapshot(snapshot) if is_round(snapshot.epoch) => {
+                        ("confirmed", snapshot.epoch, String::new())
+                    }
                     TaskEvent::Snapshot(snapshot) => {
                         let epoch = snapshot.epoch;
                         let saved = match &storage {

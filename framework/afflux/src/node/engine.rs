@@ -26,6 +26,7 @@ fn defaults(settings: &Settings) -> JobSettings {
         linger_ms: settings.pipeline_linger_ms,
         on_error: if settings.source_on_error == "skip" { OnError::Skip } else { OnError::Fail },
         chaining: settings.pipeline_chaining == "on",
+        checkpoint_interval_ms: settings.checkpoint_interval_ms,
         replay: None,
     }
 }

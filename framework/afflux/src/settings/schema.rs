@@ -192,6 +192,8 @@ settings! {
     channel_credit_bytes: u64 = "channel.credit_bytes", Kind::Integer { min: 4_096, max: 1_073_741_824 }, "262144" unit "bytes";
     /// Directory of the checkpoints. Empty: none are written.
     checkpoint_dir: String = "checkpoint.dir", Kind::Text, "";
+    /// Between two checkpoints of a job. 0: only when somebody asks.
+    checkpoint_interval_ms: u64 = "checkpoint.interval_ms", Kind::Integer { min: 0, max: 86_400_000 }, "0" unit "ms";
     /// On the way out, others still find this node for this long while it answers.
     drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0" unit "ms";
     /// Calls that were taken before a shutdown get this long to be answered.

@@ -26,6 +26,8 @@ pub(crate) trait Input<T> {
     fn poll_next(&mut self, into: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Poll<Result<Option<Mark>>>;
     /// Starts an epoch: sources only.
     fn trigger(&mut self, _epoch: u64) {}
+    /// A barrier of this epoch passes: sources only.
+    fn barrier(&mut self, _epoch: u64) {}
     /// Saves its own state while a barrier passes.
     fn save(&mut self, _turn: &mut Turn<'_, '_>) -> Result<()> {
         Ok(())

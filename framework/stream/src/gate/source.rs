@@ -230,6 +230,12 @@ impl<T> Input<T> for SourceInput<T> {
         self.barrier = Some(epoch);
     }
 
+    fn barrier(&mut self, epoch: u64) {
+        for split in &mut self.splits {
+            split.reader.barrier(epoch);
+        }
+    }
+
     fn save(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
         let positions: Vec<(String, Vec<u8>, i64, bool)> = self

@@ -13,7 +13,7 @@ use afflux_wire::{Attempt, Code, NodeId, Status};
 
 use super::deployment::{Deployment, TaskId};
 use super::storage::{CheckpointFile, Manifest};
-use crate::snapshot::TaskSnapshot;
+use crate::snapshot::{ROUND, TaskSnapshot};
 
 /// Where a job stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,10 +60,16 @@ pub enum Event {
     TaskFailed(Attempt, TaskId, Status),
     /// A task's part of an epoch is stored.
     TaskSaved(Attempt, u64, CheckpointFile),
+    /// A task has passed the barrier of a round of confirmations.
+    TaskConfirmed(Attempt, u64, TaskId),
+    /// A task's part of an epoch could not be stored.
+    SaveFailed(Attempt, u64),
     /// A node is gone.
     NodeDown(NodeId, String),
     /// Somebody wants a checkpoint.
     Checkpoint,
+    /// A round of confirmations is due.
+    Round,
     /// A manifest was written, or not.
     Committed(u64, Result<(), Status>),
     /// Somebody wants an end.
@@ -100,6 +106,11 @@ pub struct Coordinator {
     next_epoch: u64,
     epochs: BTreeMap<u64, BTreeMap<TaskId, CheckpointFile>>,
     committing: Option<u64>,
+    next_round: u64,
+    /// The round under way, and who has passed its barrier.
+    round: Option<(u64, BTreeSet<TaskId>)>,
+    /// A checkpoint was asked for during a round: it is taken when that is over.
+    wanted: bool,
     last_completed: Option<u64>,
 }
 
@@ -126,6 +137,9 @@ impl Coordinator {
             next_epoch,
             epochs: BTreeMap::new(),
             committing: None,
+            next_round: 1,
+            round: None,
+            wanted: false,
             last_completed: None,
         };
         (coordinator, actions)
@@ -183,7 +197,9 @@ impl Coordinator {
                 }
                 self.finished.insert(task, last);
                 if self.finished.len() < self.tasks.len() {
-                    return self.try_commit();
+                    let mut actions = self.try_commit();
+                    actions.extend(self.try_confirm());
+                    return actions;
                 }
                 let reason = Status::new(Code::Cancelled, "the job has finished");
                 self.end(JobState::Finished, &reason)
@@ -212,10 +228,41 @@ impl Coordinator {
                 if self.state != JobState::Running || !self.epochs.is_empty() {
                     return Vec::new();
                 }
+                if self.round.is_some() {
+                    self.wanted = true;
+                    return Vec::new();
+                }
                 let epoch = self.next_epoch;
                 self.next_epoch += 1;
                 self.epochs.insert(epoch, BTreeMap::new());
-                self.nodes.iter().map(|n| Action::Trigger(n.clone(), epoch)).collect()
+                self.trigger(epoch)
+            }
+            Event::Round => {
+                if self.state != JobState::Running || !self.epochs.is_empty() || self.round.is_some() {
+                    return Vec::new();
+                }
+                let epoch = self.next_round | ROUND;
+                self.next_round += 1;
+                self.round = Some((epoch, BTreeSet::new()));
+                self.trigger(epoch)
+            }
+            Event::TaskConfirmed(attempt, epoch, task) => {
+                match &mut self.round {
+                    Some((under_way, passed))
+                        if *under_way == epoch && attempt == self.deployment.attempt =>
+                    {
+                        passed.insert(task);
+                    }
+                    _ => return Vec::new(),
+                }
+                self.try_confirm()
+            }
+            Event::SaveFailed(attempt, epoch) => {
+                // Given up, so that a later one can begin.
+                if attempt == self.deployment.attempt && self.committing != Some(epoch) {
+                    self.epochs.remove(&epoch);
+                }
+                Vec::new()
             }
             Event::TaskSaved(attempt, epoch, file) => {
                 if attempt != self.deployment.attempt {
@@ -266,6 +313,25 @@ impl Coordinator {
         self.deployment.placement.get(task.chain as usize)?.get(task.subtask as usize)
     }
 
+    fn trigger(&self, epoch: u64) -> Vec<Action> {
+        self.nodes.iter().map(|n| Action::Trigger(n.clone(), epoch)).collect()
+    }
+
+    fn try_confirm(&mut self) -> Vec<Action> {
+        let Some((epoch, passed)) = &self.round else { return Vec::new() };
+        if !self.tasks.iter().all(|t| passed.contains(t) || self.finished.contains_key(t)) {
+            return Vec::new();
+        }
+        let epoch = *epoch;
+        self.round = None;
+        let mut actions: Vec<Action> =
+            self.nodes.iter().map(|n| Action::Completed(n.clone(), epoch)).collect();
+        if std::mem::take(&mut self.wanted) {
+            actions.extend(self.step(Event::Checkpoint));
+        }
+        actions
+    }
+
     fn try_commit(&mut self) -> Vec<Action> {
         if self.committing.is_some() {
             return Vec::new();
@@ -287,5 +353,80 @@ impl Coordinator {
         };
         self.committing = Some(epoch);
         vec![Action::Commit(Box::new(manifest))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Flow, JobSettings, generate};
+
+    fn coordinator() -> Coordinator {
+        let flow = Flow::new("p", JobSettings { parallelism: 2, ..JobSettings::default() });
+        flow.source("in", generate(10, |i| i)).untimed().count("n");
+        let plan = flow.finish().unwrap();
+        let node = NodeId::new("a");
+        let deployment = Deployment {
+            job: "p-1".into(),
+            pipeline: "p".into(),
+            attempt: Attempt(1),
+            settings: JobSettings::default(),
+            build: String::new(),
+            fingerprint: 0,
+            graph: plan.graph().clone(),
+            placement: crate::job::place(&plan.widths(), std::slice::from_ref(&node)),
+            splits: Vec::new(),
+            restore: None,
+            restore_from: None,
+        };
+        let (mut coordinator, _) = Coordinator::new(Arc::new(deployment));
+        coordinator.step(Event::Deployed(node, Ok(())));
+        coordinator
+    }
+
+    fn task(subtask: u32) -> TaskId {
+        TaskId { chain: 0, subtask }
+    }
+
+    fn saved(subtask: u32) -> CheckpointFile {
+        CheckpointFile { task: task(subtask), name: "f".into(), bytes: 0, crc32: 0 }
+    }
+
+    #[test]
+    fn a_round_completes_when_every_task_has_passed_or_finished_and_writes_nothing() {
+        let mut job = coordinator();
+        let node = NodeId::new("a");
+        let first = ROUND | 1;
+        assert_eq!(job.step(Event::Round), [Action::Trigger(node.clone(), first)]);
+        assert_eq!(job.step(Event::Round), [], "one at a time");
+        assert_eq!(job.step(Event::TaskConfirmed(Attempt(1), ROUND | 7, task(0))), [], "another round");
+        assert_eq!(job.step(Event::TaskConfirmed(Attempt(2), first, task(0))), [], "another attempt");
+        assert_eq!(job.step(Event::TaskConfirmed(Attempt(1), first, task(0))), []);
+        let done = job.step(Event::TaskFinished(Attempt(1), task(1), TaskSnapshot::default()));
+        assert_eq!(done, [Action::Completed(node, first)]);
+        assert_eq!(job.last_completed(), None, "nothing is durable");
+    }
+
+    #[test]
+    fn a_checkpoint_asked_for_in_a_round_comes_behind_it() {
+        let mut job = coordinator();
+        let node = NodeId::new("a");
+        job.step(Event::Round);
+        assert_eq!(job.step(Event::Checkpoint), []);
+        job.step(Event::TaskConfirmed(Attempt(1), ROUND | 1, task(0)));
+        let done = job.step(Event::TaskConfirmed(Attempt(1), ROUND | 1, task(1)));
+        assert_eq!(done, [Action::Completed(node.clone(), ROUND | 1), Action::Trigger(node, 1)]);
+        assert_eq!(job.step(Event::Round), [], "the checkpoint is under way");
+    }
+
+    #[test]
+    fn a_checkpoint_that_could_not_be_stored_does_not_block_the_next() {
+        let mut job = coordinator();
+        let node = NodeId::new("a");
+        assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node.clone(), 1)]);
+        job.step(Event::TaskSaved(Attempt(1), 1, saved(0)));
+        assert_eq!(job.step(Event::SaveFailed(Attempt(1), 1)), []);
+        assert_eq!(job.step(Event::TaskSaved(Attempt(1), 1, saved(1))), [], "given up for good");
+        assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node, 2)]);
     }
 }

@@ -15,7 +15,7 @@ use super::executor::{Executor, Running};
 use crate::Result;
 use crate::flow::Plan;
 use crate::meter::TaskReading;
-use crate::snapshot::{Restore, TaskSnapshot};
+use crate::snapshot::{ROUND, Restore, TaskSnapshot};
 use crate::task::TaskEvent;
 
 /// Events of tasks that wait to be read.
@@ -114,6 +114,15 @@ impl LocalRun {
         self.running.completed(epoch);
         let saved = self.snapshots.remove(&epoch).unwrap_or_default();
         Ok(Restore::new(saved.into_iter().chain(self.finished.iter().cloned())))
+    }
+
+    /// Makes a round of confirmations: the sinks have confirmed what the sources had read when it began,
+    /// and the sources know. Each `round` is greater than the one before.
+    ///
+    /// # Errors
+    /// As [`LocalRun::checkpoint`].
+    pub async fn confirm(&mut self, round: u64) -> Result<()> {
+        self.checkpoint(round | ROUND).await.map(|_| ())
     }
 
     /// Waits for the end.

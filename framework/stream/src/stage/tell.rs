@@ -16,6 +16,7 @@ use super::{Next, Stage, Turn};
 use crate::Result;
 use crate::batch::{Batch, Mark};
 use crate::meter::Meter;
+use crate::snapshot::is_round;
 use afflux_wire::contract::Caller;
 
 /// State name of what was not yet acknowledged.
@@ -39,6 +40,8 @@ pub(crate) struct Tell<T> {
     pub(crate) in_flight: VecDeque<(Telling, Vec<T>)>,
     pub(crate) waiting: Vec<T>,
     pub(crate) ending: bool,
+    /// A round of confirmations waits for every acknowledgement.
+    pub(crate) round: bool,
     pub(crate) meter: Arc<Meter>,
     pub(crate) next: Next<T>,
 }
@@ -92,7 +95,10 @@ impl<T: Clone + Serialize + DeserializeOwned> Stage<T> for Tell<T> {
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
         match mark {
-            Mark::Barrier(_) => {
+            Mark::Barrier(epoch) => {
+                if is_round(epoch) {
+                    self.round = true;
+                }
                 if let Some(snapshot) = &mut turn.snapshot {
                     let rows: Vec<&T> =
                         self.in_flight.iter().flat_map(|(_, rows)| rows).chain(&self.waiting).collect();
@@ -125,7 +131,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Stage<T> for Tell<T> {
             Poll::Ready(Ok(false)) => {}
             other => return other,
         }
-        if !self.ending {
+        if !self.ending && !self.round {
             return Poll::Ready(Ok(false));
         }
         loop {
@@ -133,6 +139,9 @@ impl<T: Clone + Serialize + DeserializeOwned> Stage<T> for Tell<T> {
             let before = self.in_flight.len();
             self.settle(turn)?;
             if self.in_flight.is_empty() && self.waiting.is_empty() {
+                if std::mem::take(&mut self.round) {
+                    return Poll::Ready(Ok(true));
+                }
                 self.ending = false;
                 self.next.mark(Mark::End, turn)?;
                 return Poll::Ready(Ok(true));

@@ -1,7 +1,7 @@
 //! The end of a stream in a sink.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use super::{Stage, Turn};
 use crate::Result;
@@ -14,44 +14,77 @@ pub(crate) const WRITER: &str = "writer";
 
 /// Hands rows to a [`SinkWriter`].
 pub(crate) struct Write<T> {
-    pub(crate) operator: String,
-    pub(crate) subtask: u32,
-    pub(crate) writer: Box<dyn SinkWriter<T>>,
-    pub(crate) meter: Arc<Meter>,
+    operator: String,
+    subtask: u32,
+    writer: Box<dyn SinkWriter<T>>,
+    meter: Arc<Meter>,
+    /// A barrier or the end, until the output has confirmed what came before it.
+    held: Option<Mark>,
+}
+
+impl<T> Write<T> {
+    pub(crate) fn new(
+        operator: String,
+        subtask: u32,
+        writer: Box<dyn SinkWriter<T>>,
+        meter: Arc<Meter>,
+    ) -> Self {
+        Self { operator, subtask, writer, meter, held: None }
+    }
+
+    fn poll_flush(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        let _at = self.meter.enter();
+        let polled = self.writer.poll_flush(turn.task);
+        self.meter.set_errors(self.writer.refused());
+        polled
+    }
 }
 
 impl<T> Stage<T> for Write<T> {
-    fn batch(&mut self, batch: &mut Batch<T>, _: &mut Turn<'_, '_>) -> Result<()> {
+    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.meter.records_in(batch.len());
         self.meter.records_out(batch.len());
         let _at = self.meter.enter();
         self.writer.write(batch)?;
         batch.clear();
+        if self.writer.poll_ready(turn.task)?.is_pending() {
+            turn.full = true;
+        }
         Ok(())
     }
 
-    fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
+    fn mark(&mut self, mark: Mark, _: &mut Turn<'_, '_>) -> Result<()> {
         let _at = self.meter.enter();
         match mark {
             Mark::Watermark(t) => self.writer.watermark(t),
             Mark::Idle => Ok(()),
-            Mark::Barrier(epoch) => {
-                let state = self.writer.snapshot(epoch)?;
-                match &mut turn.snapshot {
-                    Some(s) => s.put(&self.operator, WRITER, self.subtask, 1, &state),
-                    None => Ok(()),
-                }
+            // Taken up by `resume`, which the task calls before anything else.
+            Mark::Barrier(_) | Mark::End => {
+                self.held = Some(mark);
+                Ok(())
             }
-            Mark::End => self.writer.end(),
         }
     }
-    fn poll_ready(&mut self, _: &mut Turn<'_, '_>) -> Poll<Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        self.writer.poll_ready(turn.task)
     }
-    fn resume(&mut self, _: &mut Turn<'_, '_>) -> Poll<Result<bool>> {
+    fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<bool>> {
+        let Some(mark) = self.held else { return Poll::Ready(Ok(false)) };
+        ready!(self.poll_flush(turn))?;
+        match mark {
+            Mark::Barrier(epoch) => {
+                if let Some(snapshot) = &mut turn.snapshot {
+                    let state = self.writer.snapshot(epoch)?;
+                    snapshot.put(&self.operator, WRITER, self.subtask, 1, &state)?;
+                }
+            }
+            _ => ready!(self.writer.poll_end(turn.task))?,
+        }
+        self.held = None;
         Poll::Ready(Ok(false))
     }
-    fn flush(&mut self, _: &mut Turn<'_, '_>) -> Result<()> {
+    fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.poll_flush(turn)?.is_ready();
         Ok(())
     }
     fn completed(&mut self, epoch: u64, _: &mut Turn<'_, '_>) -> Result<()> {
