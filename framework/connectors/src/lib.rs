@@ -12,6 +12,8 @@ mod csv;
 mod file;
 mod lines;
 mod position;
+mod watch;
 
 pub use self::csv::{Csv, HELD_ROWS_MAX, OrderedCsv, ROW_BYTES_MAX};
 pub use self::lines::{JsonLines, LINE_BYTES_MAX, TextLines};
+pub use self::watch::{Files, WATCHED_FILES_MAX, WatchedFiles};

@@ -62,7 +62,7 @@ fn readings(count: usize) -> Vec<Reading> {
     let reading = |i: usize| Reading {
         at: i as i64 * 1000,
         sensor: ["north", "süd \"2\"", "two\nlines"][i % 3].to_owned(),
-        value: (i % 4 > 0).then_some(i as f64 / 8.0),
+        value: (!i.is_multiple_of(4)).then_some(i as f64 / 8.0),
     };
     (0..count).map(reading).collect()
 }

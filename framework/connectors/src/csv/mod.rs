@@ -17,12 +17,13 @@ use serde::de::DeserializeOwned;
 use self::read::CsvReader;
 use self::write::CsvWriter;
 use crate::file;
+use crate::watch::{Files, WatchedFiles};
 
 pub use self::read::ROW_BYTES_MAX;
 pub use self::write::HELD_ROWS_MAX;
 
 /// Names of the files that a directory stands for.
-pub(crate) const EXTENSIONS: &[&str] = &[".csv"];
+const EXTENSIONS: &[&str] = &[".csv"];
 
 /// CSV files with a header row (RFC 4180, UTF-8) of records `T`: a [`Source`] and a [`Sink`].
 ///
@@ -145,6 +146,15 @@ impl<T: Serialize + DeserializeOwned + Ord + Send + 'static> Sink<T> for Ordered
 
     fn single(&self) -> bool {
         true
+    }
+}
+
+impl Files {
+    /// CSV files, each with its header, as [`Csv`] reads them.
+    pub fn csv<T: DeserializeOwned + Send + 'static>(self) -> WatchedFiles<T> {
+        self.read_by(EXTENSIONS, "watched csv", |path, position, on_error| {
+            Ok(Box::new(CsvReader::open(path, position, on_error)?))
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::file;
+use crate::watch::{Files, WatchedFiles};
 
 pub(crate) use self::format::{decode_json, decode_text, encode_json, encode_text};
 pub(crate) use self::read::LineReader;
@@ -166,6 +167,22 @@ impl Sink<String> for TextLines {
 
     fn target(&self) -> Option<String> {
         self.paths.first().map(|path| path.display().to_string())
+    }
+}
+
+impl Files {
+    /// Files of JSON lines, as [`JsonLines`] reads them.
+    pub fn json<T: DeserializeOwned + Send + 'static>(self) -> WatchedFiles<T> {
+        self.read_by(JSON_EXTENSIONS, "watched json lines", |path, position, on_error| {
+            Ok(Box::new(LineReader::open(path, position, on_error, decode_json)?))
+        })
+    }
+
+    /// Text files, as [`TextLines`] reads them.
+    pub fn text(self) -> WatchedFiles<String> {
+        self.read_by(TEXT_EXTENSIONS, "watched text lines", |path, position, on_error| {
+            Ok(Box::new(LineReader::open(path, position, on_error, decode_text)?))
+        })
     }
 }
 
