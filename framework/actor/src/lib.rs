@@ -49,6 +49,7 @@
 mod actor;
 mod address;
 pub mod clock;
+mod detail;
 mod host;
 mod lanes;
 mod mailbox;
@@ -70,6 +71,7 @@ mod watch;
 pub use actor::{Actor, ActorHandle, Lifecycle, Spec};
 pub use address::Address;
 pub use clock::Clock;
+pub use detail::Detail;
 pub use metrics::ActorMetrics;
 pub use options::{Keyed, Options, Overflow, Restart, RestartPolicy};
 pub use place::Place;

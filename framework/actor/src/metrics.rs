@@ -12,6 +12,7 @@ use prometheus::{
 
 use afflux_wire::contract::WindowEvent;
 
+use crate::detail::Detail;
 use crate::watch::StopReason;
 
 /// 1 µs to 16.8 s in steps of four.
@@ -44,11 +45,21 @@ pub(crate) struct KindMetrics {
     pub(crate) rejected_cycle: IntCounter,
     replies: [IntCounter; 5],
     pub(crate) wait: Histogram,
-    pub(crate) handle: Histogram,
+    handle: Histogram,
+    /// Of single messages, in the detail for debugging only.
+    messages: Option<HistogramVec>,
     stops: IntCounterVec,
 }
 
 impl KindMetrics {
+    /// Observes the time in the handler of a message.
+    pub(crate) fn handled(&self, message: &str, seconds: f64) {
+        self.handle.observe(seconds);
+        if let Some(messages) = &self.messages {
+            messages.with_label_values(&[self.name, message]).observe(seconds);
+        }
+    }
+
     /// Counts what happened in a window of kept answers.
     pub(crate) fn window(&self, event: WindowEvent) {
         self.replies[window_index(event)].inc();
@@ -92,6 +103,7 @@ pub struct ActorMetrics {
     replies: IntCounterVec,
     wait: HistogramVec,
     handle: HistogramVec,
+    messages: Option<HistogramVec>,
     pub(crate) poll_delay: Histogram,
     pub(crate) workers: IntGauge,
     mailboxes: Mailboxes,
@@ -99,12 +111,24 @@ pub struct ActorMetrics {
 }
 
 impl ActorMetrics {
-    /// Metrics that `registry` exports.
+    /// Metrics that `registry` exports, in the standard detail.
     ///
     /// # Errors
     /// When one of the names is registered already.
     pub fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
-        let metrics = Self::build()?;
+        Self::in_detail(registry, Detail::Standard)
+    }
+
+    /// Metrics that `registry` exports; [`Detail::Debug`] observes the messages of a kind apart.
+    ///
+    /// # Errors
+    /// When one of the names is registered already.
+    pub fn in_detail(registry: &Registry, detail: Detail) -> Result<Arc<Self>, prometheus::Error> {
+        let mut metrics = Self::build()?;
+        metrics.messages = metrics.messages.filter(|_| detail == Detail::Debug);
+        if let Some(messages) = &metrics.messages {
+            registry.register(Box::new(messages.clone()))?;
+        }
         registry.register(Box::new(metrics.actors.clone()))?;
         registry.register(Box::new(metrics.spawned.clone()))?;
         for counters in [
@@ -133,7 +157,7 @@ impl ActorMetrics {
     /// Never: the names are constants, and a test builds them.
     pub fn unregistered() -> Arc<Self> {
         #[expect(clippy::expect_used, reason = "the names are constants, and a test builds them")]
-        Arc::new(Self::build().expect("the names of the actor metrics are valid"))
+        Arc::new(Self { messages: None, ..Self::build().expect("the names of the actor metrics are valid") })
     }
 
     fn build() -> Result<Self, prometheus::Error> {
@@ -178,6 +202,13 @@ impl ActorMetrics {
                 histogram("actor_handle_seconds", "Time in the handler, one message in 16"),
                 kind,
             )?,
+            messages: Some(HistogramVec::new(
+                histogram(
+                    "actor_message_handle_seconds",
+                    "Time in the handler of single messages, one in 16",
+                ),
+                &["kind", "message"],
+            )?),
             poll_delay: Histogram::with_opts(histogram(
                 "runtime_poll_delay_seconds",
                 "From wake to poll of a probe task on each thread",
@@ -213,6 +244,7 @@ impl ActorMetrics {
                 replies: WINDOW_EVENTS.map(|event| self.replies.with_label_values(&[name, event])),
                 wait: self.wait.with_label_values(&[name]),
                 handle: self.handle.with_label_values(&[name]),
+                messages: self.messages.clone(),
                 stops: self.stops.clone(),
             })
         }))
@@ -353,6 +385,18 @@ mod tests {
             "afflux_mailbox_wait_seconds_count{kind=\"Desk\"} 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_messages_of_a_kind_are_apart_for_debugging_only() {
+        for (detail, apart) in [(Detail::Minimal, false), (Detail::Standard, false), (Detail::Debug, true)] {
+            let registry = Registry::new();
+            ActorMetrics::in_detail(&registry, detail).unwrap().kind("Desk").handled("Place", 0.5);
+            let text = text(&registry);
+            assert!(text.contains("afflux_actor_handle_seconds_count{kind=\"Desk\"} 1"), "{text}");
+            let line = "afflux_actor_message_handle_seconds_sum{kind=\"Desk\",message=\"Place\"} 0.5";
+            assert_eq!(text.contains(line), apart, "{detail:?}: {text}");
         }
     }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use afflux_wire::contract::Mail as _;
 use afflux_wire::contract::{Cx, Panic};
 use afflux_wire::{Stage, Status};
 use futures_util::stream::FuturesUnordered;
@@ -29,8 +30,8 @@ struct Done {
     outcome: Result<(), Panic>,
     failure: Option<Status>,
     stop: Option<Status>,
-    /// Set for the messages whose duration is observed.
-    began: Option<Instant>,
+    /// Set for the messages whose duration is observed, with their name.
+    began: Option<(Instant, &'static str)>,
 }
 
 type Running = FuturesUnordered<Pin<Box<dyn Future<Output = Done>>>>;
@@ -52,9 +53,9 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &Rc<A>, cx:
             Next::End => return ending.unwrap_or(StopReason::Finished),
             Next::Stop(reason) => ending = Some(reason),
             Next::Done(done) => {
-                if let Some(began) = done.began {
+                if let Some((began, message)) = done.began {
                     let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
-                    seat.mailbox.kind().handle.observe(seconds);
+                    seat.mailbox.kind().handled(message, seconds);
                 }
                 if let Some(status) = done.failure {
                     seat.mailbox.kind().failed.inc();
@@ -79,7 +80,7 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &Rc<A>, cx:
                     continue;
                 }
                 let (state, mut cx) = (Rc::clone(state), cx.sibling());
-                let began = entry.admitted_at.map(|_| now);
+                let began = entry.admitted_at.map(|_| (now, entry.mail.method()));
                 let handling = trace::handling(&entry.mail, &mut cx, entry.admitted_at, now);
                 running.push(Box::pin(async move {
                     let handled = AssertUnwindSafe(A::handle_beside(&state, &mut cx, entry.mail));

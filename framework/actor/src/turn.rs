@@ -95,6 +95,7 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx:
             continue;
         }
         let handling = trace::handling(&entry.mail, cx, entry.admitted_at, now);
+        let observed = entry.admitted_at.map(|_| entry.mail.method());
         let outcome = if entry.mail.has_items() {
             let (path, kind) = (cx.path().clone(), Arc::clone(seat.mailbox.kind()));
             let method = entry.mail.method();
@@ -114,8 +115,8 @@ pub(crate) async fn serve<A: Actor>(seat: &mut Seat<A::Mail>, state: &mut A, cx:
         };
         let began = now;
         now = clock::now();
-        if entry.admitted_at.is_some() {
-            seat.mailbox.kind().handle.observe(now.saturating_duration_since(began).as_secs_f64());
+        if let Some(message) = observed {
+            seat.mailbox.kind().handled(message, now.saturating_duration_since(began).as_secs_f64());
         }
         match outcome {
             // A one-way call has nobody to tell: its failure is counted and logged here.

@@ -23,6 +23,7 @@ struct Inner {
     watcher: Watcher,
     misses: Mutex<Arc<AtomicU64>>,
     instances: GaugeVec,
+    slots: GaugeVec,
     reachable: Gauge,
     last_event: Gauge,
     heartbeat_misses: IntCounter,
@@ -59,6 +60,10 @@ impl RegistryMetrics {
             misses: Mutex::default(),
             instances: GaugeVec::new(
                 Opts::new("afflux_registry_instances", "Nodes in the last view."),
+                &["state"],
+            )?,
+            slots: GaugeVec::new(
+                Opts::new("afflux_slots", "Slots for tasks of the nodes in the last view."),
                 &["state"],
             )?,
             reachable: Gauge::new("afflux_registry_reachable", "1 while the registry answers.")?,
@@ -108,9 +113,10 @@ impl RegistryMetrics {
 }
 
 impl Inner {
-    fn families(&self) -> [&dyn Collector; 6] {
+    fn families(&self) -> [&dyn Collector; 7] {
         [
             &self.instances,
+            &self.slots,
             &self.reachable,
             &self.last_event,
             &self.heartbeat_misses,
@@ -131,6 +137,10 @@ impl Collector for RegistryMetrics {
         let ready = view.instances.iter().filter(|i| i.state == InstanceState::Ready).count();
         inner.instances.with_label_values(&["ready"]).set(ready as f64);
         inner.instances.with_label_values(&["draining"]).set((view.instances.len() - ready) as f64);
+        for (label, state) in [("ready", InstanceState::Ready), ("draining", InstanceState::Draining)] {
+            let slots = view.instances.iter().filter(|i| i.state == state).map(|i| f64::from(i.slots));
+            inner.slots.with_label_values(&[label]).set(slots.sum());
+        }
         inner.reachable.set(f64::from(u8::from(view.reachable)));
         if let Some(silence) = inner.watcher.silence() {
             let now = jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
@@ -159,7 +169,11 @@ mod tests {
         let metrics = prometheus::Registry::new();
         let publisher = Publisher::new();
         let registry = RegistryMetrics::new(&metrics, publisher.watcher()).unwrap();
-        publisher.seen(vec![Instance::new("a", Incarnation(1), "h:1")]);
+        let mut node = Instance::new("a", Incarnation(1), "h:1");
+        node.slots = 3;
+        publisher.seen(vec![node]);
+        assert_eq!(value(&metrics, "afflux_slots{state=\"ready\"}"), Some(3.0));
+        assert_eq!(value(&metrics, "afflux_slots{state=\"draining\"}"), Some(0.0));
         assert_eq!(value(&metrics, "afflux_registry_instances{state=\"ready\"}"), Some(1.0));
         assert_eq!(value(&metrics, "afflux_registry_reachable"), Some(1.0));
         assert!(value(&metrics, "afflux_registry_last_event_timestamp_seconds") > Some(1e9));

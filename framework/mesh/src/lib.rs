@@ -52,6 +52,7 @@ mod stream;
 mod target;
 #[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
 mod tls;
+mod traffic;
 mod transport;
 mod writer;
 

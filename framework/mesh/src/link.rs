@@ -39,6 +39,7 @@ use crate::inflight::InFlight;
 use crate::metrics::MeshMetrics;
 use crate::schemas::{Judged, Schemas};
 use crate::stream::Stream;
+use crate::traffic::Run;
 use crate::writer::DataQueue;
 
 /// Bytes of a frame around its params, at most: head, method's number, deadline, trace.
@@ -91,6 +92,9 @@ pub(crate) struct ControlState {
     closing_at: Option<Instant>,
     /// One-way calls in `buf`, and in the writer's hands.
     pub(crate) one_way: [u32; 2],
+    /// Bytes of calls and of answers since the last write.
+    pub(crate) asked: Run,
+    pub(crate) answers: Run,
 }
 
 /// A pair of connections to a peer.

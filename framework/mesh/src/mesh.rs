@@ -385,6 +385,11 @@ impl Mesh {
         })
     }
 
+    /// Counts that an actor was looked up by its name: `found`, `not_found`, or some node was `unavailable`.
+    pub fn looked_up(&self, result: &'static str) {
+        self.shared.metrics.looked_up(result);
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

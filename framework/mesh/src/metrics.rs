@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use afflux_actor::Detail;
 use afflux_wire::{Code, Kind};
 use parking_lot::Mutex;
 use prometheus::{
@@ -13,6 +14,7 @@ use crate::channel::{ChannelGauges, ChannelKey};
 use crate::ejection::GroupMetrics;
 use crate::latency::Latency;
 use crate::tls::Tls;
+use crate::traffic::Traffic;
 
 /// One call in this many has its duration observed.
 pub(crate) const SAMPLE_EVERY_CALLS: u64 = 16;
@@ -63,6 +65,9 @@ const COMPAT_ENDS: [&str; 13] = [
     "utf8",
 ];
 
+/// What came of looking an actor up.
+const LOOKUP_RESULTS: [&str; 3] = ["found", "not_found", "unavailable"];
+
 /// The metrics of one node's mesh.
 ///
 /// ```
@@ -71,6 +76,10 @@ const COMPAT_ENDS: [&str; 13] = [
 /// # let _ = metrics;
 /// ```
 pub struct MeshMetrics {
+    detail: Detail,
+    server_bytes: IntCounterVec,
+    client_bytes: IntCounterVec,
+    lookups: IntCounterVec,
     server_requests: IntCounterVec,
     server_seconds: HistogramVec,
     server_in_flight: IntGaugeVec,
@@ -108,11 +117,19 @@ pub struct MeshMetrics {
 }
 
 impl MeshMetrics {
-    /// Registers all of them.
+    /// Registers all of them, in the standard detail.
     ///
     /// # Errors
     /// When a name is taken.
     pub fn new(registry: &Registry) -> prometheus::Result<Arc<Self>> {
+        Self::in_detail(registry, Detail::Standard)
+    }
+
+    /// Registers all of them; [`Detail::Minimal`] counts the methods of a service together.
+    ///
+    /// # Errors
+    /// When a name is taken.
+    pub fn in_detail(registry: &Registry, detail: Detail) -> prometheus::Result<Arc<Self>> {
         let counter = |name: &str, help: &str, labels: &[&str]| {
             let vec = IntCounterVec::new(Opts::new(format!("afflux_{name}"), help), labels)?;
             registry.register(Box::new(vec.clone()))?;
@@ -136,6 +153,22 @@ impl MeshMetrics {
         let bytes = counter("wire_bytes_total", "Bytes on all links.", &["direction", "form"])?;
         let frames = counter("frames_total", "Frames received.", &["kind"])?;
         let metrics = Self {
+            detail,
+            server_bytes: counter(
+                "rpc_server_bytes_total",
+                "Params, results and items of requests from other nodes, without frames.",
+                &["service", "direction"],
+            )?,
+            client_bytes: counter(
+                "rpc_client_bytes_total",
+                "Params, results and items of calls to other nodes, without frames.",
+                &["service", "direction"],
+            )?,
+            lookups: counter(
+                "registry_lookups_total",
+                "Actors looked up by name on all nodes, by what came of it.",
+                &["result"],
+            )?,
             streams: streams.with_label_values::<&str>(&[]),
             items_in: items.with_label_values(&["taken"]),
             items_dropped: items.with_label_values(&["dropped"]),
@@ -254,6 +287,9 @@ impl MeshMetrics {
 
     /// A counter that is absent until its first count cannot be alerted on.
     fn export_zeros(&self) {
+        for result in LOOKUP_RESULTS {
+            self.lookups.with_label_values(&[result]);
+        }
         for role in ["dial", "accept"] {
             self.handshake_seconds.with_label_values(&[role]);
         }
@@ -324,7 +360,9 @@ impl MeshMetrics {
     }
 
     pub(crate) fn served(&self, service: &'static str, method: &'static str) -> ServedMetrics {
+        let method = self.detail.of_methods().unwrap_or(method);
         ServedMetrics {
+            traffic: traffic(&self.server_bytes, service),
             ok: self.server_requests.with_label_values(&[service, method, "OK"]),
             all: self.server_requests.clone(),
             seconds: self.server_seconds.with_label_values(&[service, method]),
@@ -335,10 +373,14 @@ impl MeshMetrics {
     }
 
     pub(crate) fn called(&self, target: &str, method: &str) -> CalledMetrics {
+        let together = self.detail.of_methods();
+        let label = together.unwrap_or(method);
         CalledMetrics {
-            ok: self.client_requests.with_label_values(&[target, method, "OK"]),
+            traffic: traffic(&self.client_bytes, target),
+            together,
+            ok: self.client_requests.with_label_values(&[target, label, "OK"]),
             all: self.client_requests.clone(),
-            seconds: self.client_seconds.with_label_values(&[target, method]),
+            seconds: self.client_seconds.with_label_values(&[target, label]),
             latency: self.latency(target, method),
         }
     }
@@ -385,6 +427,11 @@ impl MeshMetrics {
 
     pub(crate) fn closed(&self, role: &str, reason: &str) {
         self.closed.with_label_values(&[role, reason]).inc();
+    }
+
+    /// Counts that an actor was looked up: `found`, `not_found`, or some node was `unavailable`.
+    pub(crate) fn looked_up(&self, result: &str) {
+        self.lookups.with_label_values(&[result]).inc();
     }
 
     pub(crate) fn decode_error(&self, reason: &str) {
@@ -442,8 +489,16 @@ impl FrameCounts {
     }
 }
 
+fn traffic(bytes: &IntCounterVec, service: &str) -> Traffic {
+    Traffic {
+        came: bytes.with_label_values(&[service, "in"]),
+        left: bytes.with_label_values(&[service, "out"]),
+    }
+}
+
 /// The metrics of one method that is served here.
 pub(crate) struct ServedMetrics {
+    pub(crate) traffic: Traffic,
     ok: IntCounter,
     all: IntCounterVec,
     pub(crate) seconds: Histogram,
@@ -466,6 +521,9 @@ impl ServedMetrics {
 
 /// The metrics of one method that is called on other nodes.
 pub(crate) struct CalledMetrics {
+    pub(crate) traffic: Traffic,
+    /// The label of all methods, where they are counted together.
+    together: Option<&'static str>,
     ok: IntCounter,
     all: IntCounterVec,
     pub(crate) seconds: Histogram,
@@ -477,7 +535,35 @@ impl CalledMetrics {
     pub(crate) fn answered(&self, target: &str, method: &str, code: Option<Code>) {
         match code {
             None => self.ok.inc(),
-            Some(code) => self.all.with_label_values(&[target, method, code.as_str()]).inc(),
+            Some(code) => {
+                let label = self.together.unwrap_or(method);
+                self.all.with_label_values(&[target, label, code.as_str()]).inc();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_the_least_detail_the_methods_of_a_service_are_counted_together() {
+        let registry = Registry::new();
+        let metrics = MeshMetrics::in_detail(&registry, Detail::Minimal).expect("names are free");
+        for method in ["Place", "Get"] {
+            metrics.served("shop.orders", method).answered(Some(Code::NotFound));
+            metrics.called("shop.orders", method).answered("shop.orders", method, Some(Code::NotFound));
+        }
+        let families = registry.gather();
+        for name in ["afflux_rpc_server_requests_total", "afflux_rpc_client_requests_total"] {
+            let family = families.iter().find(|family| family.name() == name).expect("it is there");
+            let of = |metric: &prometheus::proto::Metric, label: &str| {
+                metric.get_label().iter().any(|l| l.name() == "method" && l.value() == label)
+            };
+            let all: f64 = family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum();
+            assert!(family.get_metric().iter().all(|metric| of(metric, "all")), "{family:?}");
+            assert_eq!(all, 2.0);
         }
     }
 }

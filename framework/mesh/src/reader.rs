@@ -27,6 +27,7 @@ use crate::link::{Link, Side};
 use crate::mesh::Shared;
 use crate::metrics::FrameCounts;
 use crate::services::ServiceTable;
+use crate::traffic::Run;
 use crate::transport::ReadHalf;
 
 /// Room for one read of a busy control connection.
@@ -115,6 +116,9 @@ struct Control<'a> {
     sink: Arc<dyn ResponseSink>,
     limits: Limits,
     counts: FrameCounts,
+    /// Bytes of requests, and of answers.
+    asked: Run,
+    answers: Run,
     last_request: u64,
     doorman: Doorman,
     wakers: Vec<Waker>,
@@ -129,6 +133,8 @@ impl<'a> Control<'a> {
             sink,
             limits: link.own_limits,
             counts: FrameCounts::new(),
+            asked: Run::default(),
+            answers: Run::default(),
             last_request: 0,
             doorman: Doorman::default(),
             wakers: Vec::new(),
@@ -155,10 +161,17 @@ impl Control<'_> {
                     break;
                 }
             }
-            self.counts.flush(&self.link.metrics);
+            self.flush_counts();
             self.wakers.drain(..).for_each(Waker::wake);
             result?;
         }
+    }
+
+    /// Tells the counters what one read has brought.
+    fn flush_counts(&mut self) {
+        self.counts.flush(&self.link.metrics);
+        self.asked.flush();
+        self.answers.flush();
     }
 
     #[inline]
@@ -181,8 +194,8 @@ impl Control<'_> {
             Frame::Response { id, result, meta } => {
                 self.counts.add(Kind::Response);
                 match result {
-                    Ok(bytes) => self.link.answered(id, Ok(&bytes), meta.load, now),
-                    Err(status) => self.link.answered(id, Err(status), meta.load, now),
+                    Ok(bytes) => self.link.answered(id, Ok(&bytes), meta.load, now, &mut self.answers),
+                    Err(status) => self.link.answered(id, Err(status), meta.load, now, &mut self.answers),
                 }
             }
             Frame::Notify { method, params, meta } => {
@@ -247,7 +260,7 @@ impl Control<'_> {
                     .stage(Stage::Admission)
                     .node(&self.link.peer)
                     .redirect(node.into(), Incarnation(incarnation));
-                self.link.answered(id, Err(status), 0, now);
+                self.link.answered(id, Err(status), 0, now, &mut self.answers);
             }
             Frame::Health(report) => {
                 if let Err(status) = self.shared.health_received(self.link, &report, now) {
@@ -296,6 +309,7 @@ impl Control<'_> {
         if let Err((status, reason)) = self.link.admit(id, method, now) {
             return self.refuse(id, method.service, status, reason);
         }
+        self.asked.add(&method.metrics.traffic.came, method.service, params.len());
         let reply = ReplyTo::new(Arc::clone(&self.sink), id);
         method.dispatch.dispatch(
             method.index,
@@ -341,6 +355,7 @@ impl Control<'_> {
                 if method.one_way {
                     method.metrics.answered(None);
                 }
+                self.asked.add(&method.metrics.traffic.came, method.service, params.len());
                 method.dispatch.dispatch(method.index, params, self.meta(meta, now, identity), None);
             }
             Err((status, reason)) => {
@@ -444,7 +459,7 @@ impl Data<'_> {
                 }
             }
             self.counts.flush(&self.link.metrics);
-            self.calls.counts.flush(&self.link.metrics);
+            self.calls.flush_counts();
             self.wakers.drain(..).for_each(Waker::wake);
             result?;
         }

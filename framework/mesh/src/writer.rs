@@ -53,6 +53,8 @@ pub(crate) async fn run_control(link: Arc<Link>, mut half: WriteHalf) {
             }
             std::mem::swap(&mut state.buf, &mut batch);
             state.one_way = [0, state.one_way[0]];
+            state.asked.flush();
+            state.answers.flush();
             Poll::Ready(true)
         })
         .await;

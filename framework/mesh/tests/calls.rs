@@ -9,7 +9,7 @@ use std::time::Duration;
 use afflux_mesh::{MeshConfig, PeerEvent, Policy};
 use afflux_wire::contract::{CallError, Target};
 use afflux_wire::{Code, Executed, Stage};
-use common::{Desk, Net, SECOND, SumsCall, over_both, until};
+use common::{Desk, Net, Node, SECOND, SumsCall, over_both, until};
 
 #[test]
 fn a_call_reaches_another_node_and_its_answer_comes_back() {
@@ -24,6 +24,13 @@ fn a_call_reaches_another_node_and_its_answer_comes_back() {
         assert_eq!(client.metric("afflux_rpc_client_requests_total", &["math.sums", "Add", "OK"]), 100.0);
         assert_eq!(server.metric("afflux_rpc_server_requests_total", &["math.sums", "Add", "OK"]), 100.0);
         assert_eq!(server.metric("afflux_rpc_server_requests_in_flight", &["math.sums"]), 0.0);
+        // Sums below 128 are a byte each, and what one side sends comes to the other.
+        let bytes = |side: &Node, name, way| side.metric(name, &["math.sums", way]);
+        assert_eq!(bytes(&client, "afflux_rpc_client_bytes_total", "in"), 100.0);
+        until(|| bytes(&server, "afflux_rpc_server_bytes_total", "out") == 100.0).await;
+        let params = bytes(&client, "afflux_rpc_client_bytes_total", "out");
+        assert!(params >= 300.0, "{params}");
+        assert_eq!(bytes(&server, "afflux_rpc_server_bytes_total", "in"), params);
     });
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use afflux_actor::{ActorMetrics, Clock, Serves, Threads, cpu_quota};
+use afflux_actor::{ActorMetrics, Clock, Detail, Serves, Threads, cpu_quota};
 use afflux_mesh::{CompatConfig, CompatMode, Mesh, MeshConfig, MeshMetrics, Transport};
 use afflux_registry::{Coordination, Instance, Registration, RegistrationState};
 use afflux_wire::{Incarnation, Limits};
@@ -188,9 +188,10 @@ impl NodeBuilder {
             false => Threads::start(slots, usize::try_from(settings.node_io_threads).unwrap_or(1))?,
         });
         let place = threads.io();
-        let actor_metrics = ActorMetrics::new(&metrics)?;
+        let detail = Detail::of(&settings.metrics_detail).unwrap_or_default();
+        let actor_metrics = ActorMetrics::in_detail(&metrics, detail)?;
         threads.probe(&actor_metrics);
-        let mesh_metrics = MeshMetrics::new(&metrics)?;
+        let mesh_metrics = MeshMetrics::in_detail(&metrics, detail)?;
         process::register(&metrics, process::build_id())?;
         process::register_config(&metrics, &settings)?;
 

@@ -26,6 +26,7 @@ impl Client {
         if let Some((id, services)) = self.mesh().named_actor(&ActorPath::new(name))
             && services.contains(&S::NAME)
         {
+            self.mesh().looked_up("found");
             return Ok(ActorRef::new(id));
         }
         let mut found = self.lookup_all::<S>(name).await?;
@@ -38,7 +39,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub async fn lookup_all<S: Service>(&self, name: &str) -> Result<Vec<ActorRef<S>>> {
-        let view = self.view().await?;
+        let view = self.view().await.inspect_err(|_| self.mesh().looked_up("unavailable"))?;
         let asked = view.instances.iter().filter(|instance| instance.is_identified()).map(|instance| async {
             let answer = self.node(&instance.node).actors(name.to_owned()).deadline(ASK_TIMEOUT).await;
             (instance.node.clone(), answer)
@@ -66,8 +67,10 @@ impl Client {
             }
         }
         if !found.is_empty() {
+            self.mesh().looked_up("found");
             return Ok(found);
         }
+        self.mesh().looked_up(if silent.is_empty() { "not_found" } else { "unavailable" });
         let status = if silent.is_empty() {
             let mut text = format!(
                 "none of {} nodes has an actor `{name}` that serves {}",

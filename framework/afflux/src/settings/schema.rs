@@ -178,6 +178,8 @@ settings! {
     log_level: String = "log.level", Kind::Text, "info";
     /// Of a million calls that begin outside any trace, this many begin one that is recorded.
     trace_sample_per_million: u64 = "trace.sample_per_million", Kind::Integer { min: 0, max: 1_000_000 }, "10000" unit "calls";
+    /// How much is told apart in metrics: `minimal` (the methods of a service together), `standard`, `debug` (also each message of an actor).
+    metrics_detail: String = "metrics.detail", Kind::Choice(&["minimal", "standard", "debug"]), "standard";
     /// Where spans of recorded calls go, of a program with the feature `otlp`: a collector's `http://HOST:PORT`, OTLP over HTTP. Empty: nowhere.
     trace_otlp_endpoint: String = "trace.otlp_endpoint", Kind::Text, "";
     /// Tasks of each operator. 0: one per slot of the cluster.

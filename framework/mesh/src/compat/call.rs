@@ -104,7 +104,7 @@ async fn execute(shared: &Arc<Shared>, asked: &Asked, one_way: &mut bool) -> Res
         token: asked.who.token.clone(),
         ..CallMeta::default()
     };
-    let served = Served::begin(&method);
+    let served = Served::begin(&method, params.len());
     let result = if method.one_way {
         shared.tell_raw(&method.target, &method.name, params, meta).map(|()| Answer::Value(vec![0xc0]))
     } else if method.is_stream {
@@ -116,7 +116,8 @@ async fn execute(shared: &Arc<Shared>, asked: &Asked, one_way: &mut bool) -> Res
     } else {
         shared.call_raw_with(&method.target, &method.name, params, meta).await.map(Answer::Value)
     };
-    served.end(result.as_ref().err().map(|status| status.code));
+    let bytes = if let Ok(Answer::Value(value)) = &result { value.len() } else { 0 };
+    served.end(result.as_ref().err().map(|status| status.code), bytes);
     result
 }
 
@@ -139,16 +140,18 @@ struct Served<'a> {
 }
 
 impl<'a> Served<'a> {
-    fn begin(method: &'a Method) -> Self {
+    fn begin(method: &'a Method, bytes: usize) -> Self {
         if let Some(metrics) = &method.metrics {
+            metrics.traffic.came.inc_by(bytes as u64);
             metrics.in_flight.inc();
         }
         Self { method, started: clock::now(), ended: false }
     }
 
-    fn end(mut self, code: Option<Code>) {
+    fn end(mut self, code: Option<Code>, bytes: usize) {
         self.ended = true;
         if let Some(metrics) = &self.method.metrics {
+            metrics.traffic.left.inc_by(bytes as u64);
             metrics.answered(code);
             metrics.seconds.observe((clock::now() - self.started).as_secs_f64());
         }

@@ -182,7 +182,8 @@ impl ResponseSink for Link {
         let mut code = self.uncancel(&incoming, result.err().map(|status| status.code));
         if !incoming.cancelled && !state.closed {
             match (result, large) {
-                (Ok(_), Some(large)) => {
+                (Ok(bytes), Some(large)) => {
+                    incoming.method.metrics.traffic.left.inc_by(bytes.len() as u64);
                     if let Err(status) = large.and_then(|body| self.push_large(body)) {
                         code = Some(status.code);
                         let status = status.executed(Executed::Yes).stage(Stage::Reply).node(&self.node);
@@ -194,6 +195,8 @@ impl ResponseSink for Link {
                     let load = if tells_load(id) { incoming.method.metrics.in_flight.get() - 1 } else { 0 };
                     let meta = Meta { load: u32::try_from(load).unwrap_or(0), ..Meta::default() };
                     drop(state.append(|buf| put_response_ok(buf, id, bytes, &meta)));
+                    let method = &incoming.method;
+                    state.answers.add(&method.metrics.traffic.left, method.service, bytes.len());
                 }
                 (Err(status), _) => {
                     let status = located(status, &self.node);

@@ -21,6 +21,7 @@ use crate::inflight::Pending;
 use crate::metrics::{CalledMetrics, SAMPLE_EVERY_CALLS};
 use crate::services::full_name;
 use crate::stream::{Body, Stream};
+use crate::traffic::Run;
 
 /// The deadline of a stream that has none: ten years.
 const DEADLINE_NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -156,7 +157,8 @@ impl Link {
                 true => put_notify(buf, name, params, &wire_meta),
                 false => put_request(buf, id, name, params, &wire_meta),
             };
-            let stream = streaming.then(|| Stream::called(self, id));
+            let traffic = || state.bound.get(at as usize).map(|bound| bound.metrics.traffic.clone());
+            let stream = streaming.then(|| Stream::called(self, id, traffic()));
             if let Some(stream) = &stream {
                 slot = Some(Arc::clone(stream) as Arc<dyn ResponseSlot>);
                 self.add_stream(id, stream);
@@ -178,6 +180,14 @@ impl Link {
             }
             if id == state.next_id {
                 state.next_id += 2;
+            }
+            let ControlState { bound, asked, .. } = &mut *state;
+            if let Some(bound) = bound.get(at as usize) {
+                asked.add(&bound.metrics.traffic.left, &bound.service, params.len());
+                if on_data {
+                    // The control connection's writer may have nothing to do for a while.
+                    asked.flush();
+                }
             }
             state.calls += 1;
             let mut earlier = false;
@@ -316,13 +326,23 @@ impl Link {
     }
 
     /// An answer came.
-    pub(crate) fn answered(&self, id: u64, result: Result<&[u8], Status>, load: u32, now: Instant) {
+    pub(crate) fn answered(
+        &self,
+        id: u64,
+        result: Result<&[u8], Status>,
+        load: u32,
+        now: Instant,
+        came: &mut Run,
+    ) {
         let mut state = self.control.lock();
         // An answer to a call that was cancelled meanwhile: nobody waits.
         let Some(pending) = state.in_flight.remove(id) else { return };
         let own = state.in_flight.len() as u32;
         self.in_flight.store(own, Ordering::Relaxed);
         self.count(&state, &pending, result.as_ref().err().map(|status| status.code), now);
+        if let (Ok(bytes), Some(bound)) = (&result, state.bound.get(pending.method as usize)) {
+            came.add(&bound.metrics.traffic.came, &bound.service, bytes.len());
+        }
         if let Some(Bound { health: Some(health), .. }) = state.bound.get(pending.method as usize) {
             health.ended(verdict(result.as_ref().err()), now);
             if load > 0 {

@@ -128,7 +128,8 @@ impl Control<'_> {
         let chain = chain_of(&meta).map_err(|status| of((status, "chain")))?;
         self.link.check_streams_of_peer().map_err(of)?;
         self.link.admit(id, method, now).map_err(of)?;
-        let stream = Stream::served(self.link, id, method.kind.streams());
+        self.asked.add(&method.metrics.traffic.came, method.service, params.len());
+        let stream = Stream::served(self.link, id, method.kind.streams(), method.metrics.traffic.clone());
         self.link.add_stream(id, &stream);
         let meta = CallMeta { chain, ..self.meta(meta, now, identity) };
         method.dispatch.dispatch(method.index, params, meta, Some(ReplyTo::stream(stream)));
@@ -164,7 +165,10 @@ impl Control<'_> {
             Some(stream) if !stream.is_caller() => stream.half_closed(result.map(drop)),
             // Of a call that was cancelled meanwhile: nobody waits.
             None => {}
-            Some(_) => self.link.answered(id, result.as_deref().map_err(Clone::clone), 0, clock::now()),
+            Some(_) => {
+                let result = result.as_deref().map_err(Clone::clone);
+                self.link.answered(id, result, 0, clock::now(), &mut self.answers);
+            }
         }
     }
 
@@ -187,7 +191,8 @@ impl Control<'_> {
                 self.notify(method, &params, meta, now, &services);
             }
             Frame::Response { id, result, meta } => {
-                self.link.answered(id, result.as_deref().map_err(Clone::clone), meta.load, now);
+                let result = result.as_deref().map_err(Clone::clone);
+                self.link.answered(id, result, meta.load, now, &mut self.answers);
             }
             Frame::Open { id, method, params, meta } => {
                 if let Err(text) = self.link.check_id_of_parts(id) {

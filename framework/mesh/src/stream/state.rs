@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::body::{Body, Budget};
 use super::half::{Came, Receiving, Sending, keep};
 use crate::link::Link;
+use crate::traffic::Traffic;
 
 /// Credits of a stream between two ends of one process.
 const BESIDE_WINDOW: u64 = 2_048;
@@ -55,6 +56,8 @@ pub(crate) struct Stream {
     /// Whether this side called.
     caller: bool,
     bytes_max: usize,
+    /// Counts the bytes of items, and of the result.
+    traffic: Option<Traffic>,
     send: Mutex<Sending>,
     recv: Mutex<Receiving>,
     call: Mutex<Call>,
@@ -64,13 +67,21 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    fn make(carrier: Carrier, caller: bool, parties: u8, windows: (u64, u64), bytes_max: usize) -> Arc<Self> {
+    fn make(
+        carrier: Carrier,
+        caller: bool,
+        parties: u8,
+        windows: (u64, u64),
+        bytes_max: usize,
+        traffic: Option<Traffic>,
+    ) -> Arc<Self> {
         let (theirs, ours) = windows;
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             carrier,
             caller,
             bytes_max,
+            traffic,
             send: Mutex::new(Sending::new(theirs, parties)),
             recv: Mutex::new(Receiving::new(ours)),
             call: Mutex::default(),
@@ -79,28 +90,28 @@ impl Stream {
         })
     }
 
-    fn over(link: &Arc<Link>, id: u64, caller: bool, parties: u8) -> Arc<Self> {
+    fn over(link: &Arc<Link>, id: u64, caller: bool, parties: u8, traffic: Option<Traffic>) -> Arc<Self> {
         let windows =
             (u64::from(link.limits.stream_credit_items), u64::from(link.own_limits.stream_credit_items));
         let bytes_max = link.limits.message_bytes_max as usize;
-        Self::make(Carrier::Link { link: Arc::clone(link), id }, caller, parties, windows, bytes_max)
+        Self::make(Carrier::Link { link: Arc::clone(link), id }, caller, parties, windows, bytes_max, traffic)
     }
 
     /// The side of the caller, over a link.
-    pub(crate) fn called(link: &Arc<Link>, id: u64) -> Arc<Self> {
-        Self::over(link, id, true, 1)
+    pub(crate) fn called(link: &Arc<Link>, id: u64, traffic: Option<Traffic>) -> Arc<Self> {
+        Self::over(link, id, true, 1, traffic)
     }
 
     /// The side that is called, over a link; `streams`: whether its method sends items.
-    pub(crate) fn served(link: &Arc<Link>, id: u64, streams: bool) -> Arc<Self> {
-        Self::over(link, id, false, if streams { 2 } else { 1 })
+    pub(crate) fn served(link: &Arc<Link>, id: u64, streams: bool, traffic: Traffic) -> Arc<Self> {
+        Self::over(link, id, false, if streams { 2 } else { 1 }, Some(traffic))
     }
 
     /// Both sides of a call within this process: the caller's, and the one that is called.
     pub(crate) fn pair(streams: bool) -> (Arc<Self>, Arc<Self>) {
         let side = |caller, parties| {
             let windows = (BESIDE_WINDOW, BESIDE_WINDOW);
-            Self::make(Carrier::Beside(OnceLock::new()), caller, parties, windows, BESIDE_BYTES_MAX)
+            Self::make(Carrier::Beside(OnceLock::new()), caller, parties, windows, BESIDE_BYTES_MAX, None)
         };
         let (caller, called) = (side(true, 1), side(false, if streams { 2 } else { 1 }));
         for (one, other) in [(&caller, &called), (&called, &caller)] {
@@ -188,6 +199,7 @@ impl Stream {
                 return Turned::More;
             }
             if let Some((first, packet)) = send.take_packet() {
+                self.items_left(packet.items.len());
                 let body = Body::new(id, |buf| put_item(buf, id, first, packet.count, &packet.items));
                 budget.end(packet.items.len());
                 send.body = body.ok();
@@ -200,6 +212,7 @@ impl Stream {
                 send.body = None;
             }
         } else if let Some((first, packet)) = send.take_packet() {
+            self.items_left(packet.items.len());
             if put_item_header(out, id, first, packet.count, packet.items.len()).is_ok() {
                 out.extend_from_slice(&packet.items);
             }
@@ -231,6 +244,12 @@ impl Stream {
             link.forget_stream(id);
         }
         Turned::Done
+    }
+
+    fn items_left(&self, bytes: usize) {
+        if let Some(traffic) = &self.traffic {
+            traffic.left.inc_by(bytes as u64);
+        }
     }
 
     /// The end of what this side sends is decided.
@@ -312,6 +331,9 @@ impl Stream {
         count: u32,
         items: Bytes,
     ) -> Result<bool, (&'static str, String)> {
+        if let Some(traffic) = &self.traffic {
+            traffic.came.inc_by(items.len() as u64);
+        }
         let came = self.recv.lock().came(first_seq, count, items);
         if self.caller {
             self.open(Ok(()));
@@ -400,6 +422,7 @@ impl ResponseSink for Stream {
     fn respond(&self, _: u64, result: Result<&[u8], &Status>) {
         match result {
             Ok(bytes) => {
+                self.items_left(bytes.len());
                 let mut send = self.send.lock();
                 send.result = Bytes::copy_from_slice(bytes);
                 let over = send.leave();
