@@ -14,8 +14,8 @@ pub use crate::contract::{
 };
 #[cfg(feature = "node")]
 pub use crate::stream::{
-    Aggregate, BoundedOutOfOrder, Event, Flow, Global, Key, Late, Timestamp, Tumbling, Window, fold,
-    generate, hours, millis_of, minutes, secs,
+    Aggregate, Ahead, BoundedOutOfOrder, Event, Flow, Global, Key, Late, Monotonous, Timestamp, Tumbling,
+    Watermarks, Window, fold, generate, hours, millis_of, minutes, secs,
 };
 #[cfg(feature = "node")]
 pub use crate::{App, connectors::Csv};

@@ -1,7 +1,7 @@
 //! What is computed: flows of records, their time, keys and windows.
 
 pub use afflux_stream::{
-    Aggregate, BoundedOutOfOrder, Event, Flow, Fold, Generate, Global, Key, KeyBytes, KeyedStream, Late,
-    Record, Sink, SinkWriter, Source, SourceStream, Stream, Timestamp, Tumbling, Window, Windowed, fold,
-    generate, hours, millis_of, minutes, secs, vec_source,
+    Aggregate, Ahead, BoundedOutOfOrder, Event, Flow, Fold, Generate, Global, Key, KeyBytes, KeyedStream,
+    Late, Monotonous, Record, Sink, SinkWriter, Source, SourceStream, SplitWatermark, Stream, Timestamp,
+    Tumbling, Watermarks, Window, Windowed, fold, generate, hours, millis_of, minutes, secs, vec_source,
 };

@@ -10,17 +10,18 @@ use afflux_wire::Status;
 
 use crate::Result;
 use crate::context::{EdgeId, JobSettings, TaskContext};
-use crate::gate::source::{OpenSplit, POSITIONS, SourceInput, TimePolicy};
 use crate::graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
 use crate::source::{IoContext, Source, Split};
 use crate::stage::Next;
-use crate::stream::{SourceStream, Stream};
-use crate::task::{Chain, Work};
+use crate::stream::SourceStream;
+use crate::task::Work;
 
 /// Makes the chain up to a point, given what comes behind it.
 pub(crate) type Open<T> = Arc<dyn Fn(&TaskContext, Next<T>) -> Result<Box<dyn Work>> + Send + Sync>;
 /// Makes a whole chain.
 pub(crate) type Factory = Arc<dyn Fn(&TaskContext) -> Result<Box<dyn Work>> + Send + Sync>;
+/// Makes the stage that takes what a source diverts.
+pub(crate) type Aside<T> = Arc<dyn Fn(&TaskContext) -> Result<Next<T>> + Send + Sync>;
 type SplitsFn = Arc<dyn Fn(&IoContext) -> Result<Vec<Split>> + Send + Sync>;
 
 #[derive(Default)]
@@ -109,55 +110,8 @@ impl Flow {
         SourceStream { flow: self.clone(), name: name.to_owned(), chain, source: Arc::new(source) }
     }
 
-    pub(crate) fn open_source<S: Source>(
-        &self,
-        name: String,
-        chain: u32,
-        source: Arc<S>,
-        time: Option<TimePolicy<S::Item>>,
-    ) -> Stream<S::Item> {
-        let lister = Arc::clone(&source);
-        self.draft.borrow_mut().sources.push(SourceSpec {
-            operator: name.clone(),
-            chain,
-            acknowledges: source.acknowledges(),
-            splits: Arc::new(move |cx| lister.splits(cx)),
-        });
-        let timed = time.is_some();
-        let open: Open<S::Item> = Arc::new(move |cx, first| {
-            let io = cx.io(&name);
-            let mut saved: Vec<(String, Vec<u8>, i64, bool)> = Vec::new();
-            if let Some(restore) = &cx.restore {
-                let parts = restore.get::<Vec<(String, Vec<u8>, i64, bool)>>(&name, POSITIONS)?;
-                saved.extend(parts.into_iter().flat_map(|(_, rows)| rows));
-            }
-            let splits = cx
-                .splits
-                .iter()
-                .map(|split| {
-                    let known = saved.iter().find(|(id, ..)| *id == split.id);
-                    let position = known.map(|(_, position, ..)| position.as_slice());
-                    Ok(OpenSplit {
-                        reader: source.open(split, position, &io)?,
-                        split: split.clone(),
-                        latest: known.map_or(i64::MIN, |k| k.2),
-                        ended: known.is_some_and(|k| k.3),
-                    })
-                })
-                .collect::<Result<Vec<_>>>()?;
-            let input = SourceInput::new(
-                name.clone(),
-                cx.subtask,
-                splits,
-                time.clone(),
-                cx.settings.replay,
-                cx.clock.clone(),
-                cx.meter.operator(&name),
-                Arc::clone(&cx.meter),
-            );
-            Ok(Box::new(Chain::new(Box::new(input), first, &cx.report)))
-        });
-        Stream::new(self.clone(), chain, timed, open)
+    pub(crate) fn add_source(&self, source: SourceSpec) {
+        self.draft.borrow_mut().sources.push(source);
     }
 
     pub(crate) fn new_chain(&self, parallelism: u32) -> u32 {

@@ -22,6 +22,7 @@ mod keyed;
 mod keyed_stream;
 mod merge;
 mod meter;
+mod opened;
 mod operator;
 mod partitioning;
 mod sink;
@@ -34,6 +35,7 @@ mod table;
 mod task;
 mod time;
 mod timers;
+mod watermark;
 mod window;
 
 pub use aggregate::{Aggregate, Fold, fold};
@@ -53,7 +55,7 @@ pub use key::{KEY_GROUPS, Key, KeyBytes, KeyGroup};
 pub use keyed::{ByRef, ByValue, KeyOf};
 pub use keyed_stream::{KeyedStream, NoPolicy, Windowed};
 pub use merge::{Either, EitherKey};
-pub use meter::{OperatorReading, TaskMeter, TaskReading};
+pub use meter::{OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter, TaskReading};
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};
 pub use sink::{Sink, SinkWriter};
@@ -64,7 +66,11 @@ pub use stage::tell::{TELL_IN_FLIGHT_MAX, TELL_ROWS_MAX};
 pub use state::{Life, ListState, MapState, State, StateField, ValueState};
 pub use stream::{Record, SourceStream, Stream};
 pub use task::{TaskEvent, TaskMail, TaskReport};
-pub use time::{BoundedOutOfOrder, Event, Timestamp, hours, millis_of, minutes, secs};
+pub use time::{Event, Timestamp, hours, millis_of, minutes, secs};
+pub use watermark::{
+    Ahead, BoundedOutOfOrder, DropAhead, Guard, IDLE_AFTER_DEFAULT, Monotonous, NoGuard, SideAhead,
+    SplitWatermark, Watermarks,
+};
 pub use window::{DropLate, Global, Late, SideLate, Tumbling, Window};
 
 /// The result of everything a pipeline does.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,12 +43,16 @@ pub(crate) struct Meter {
     unread: AtomicU64,
     dead_errors: AtomicU64,
     dead_timeouts: AtomicU64,
+    future: AtomicU64,
 }
 
 impl Meter {
     /// To be held while a closure of the user runs.
     pub(crate) fn enter(self: &Arc<Self>) -> Entered {
         Entered(Arc::clone(self))
+    }
+    pub(crate) fn future(&self, n: usize) {
+        self.future.fetch_add(n as u64, Relaxed);
     }
     pub(crate) fn records_in(&self, n: usize) {
         self.records_in.fetch_add(n as u64, Relaxed);
@@ -86,9 +90,85 @@ pub(crate) struct TimeMeter {
     pub(crate) backpressured_ns: AtomicU64,
 }
 
+/// Where one split of a source is in event time.
+#[derive(Debug)]
+pub(crate) struct SplitMeter {
+    id: String,
+    latest_ms: AtomicI64,
+    watermark_ms: AtomicI64,
+    /// Bits: ended, idle, caught up.
+    state: AtomicU8,
+    read_at_ms: AtomicI64,
+}
+
+impl SplitMeter {
+    pub(crate) fn new(id: &str) -> Arc<Self> {
+        Arc::new(Self {
+            id: id.to_owned(),
+            latest_ms: AtomicI64::new(i64::MIN),
+            watermark_ms: AtomicI64::new(i64::MIN),
+            state: AtomicU8::new(0),
+            read_at_ms: AtomicI64::new(i64::MIN),
+        })
+    }
+
+    pub(crate) fn tell(
+        &self,
+        latest_ms: i64,
+        watermark_ms: i64,
+        (ended, idle, caught_up): (bool, bool, bool),
+        read_at_ms: Option<i64>,
+    ) {
+        self.latest_ms.store(latest_ms, Relaxed);
+        self.watermark_ms.store(watermark_ms, Relaxed);
+        self.state.store(u8::from(ended) | u8::from(idle) << 1 | u8::from(caught_up) << 2, Relaxed);
+        if let Some(at) = read_at_ms {
+            self.read_at_ms.store(at, Relaxed);
+        }
+    }
+
+    fn read(&self) -> SplitReading {
+        let state = self.state.load(Relaxed);
+        SplitReading {
+            id: self.id.clone(),
+            watermark_ms: self.watermark_ms.load(Relaxed),
+            latest_ms: self.latest_ms.load(Relaxed),
+            ended: state & 1 != 0,
+            idle: state & 2 != 0,
+            caught_up: state & 4 != 0,
+            read_at_ms: self.read_at_ms.load(Relaxed),
+        }
+    }
+}
+
+/// Splits that a task's reading shows: the slowest.
+pub const SPLITS_SHOWN_MAX: usize = 8;
+
+/// Where one split of a source is in event time. All times are in milliseconds since 1970, and
+/// `i64::MIN` before the first record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct SplitReading {
+    /// The split.
+    pub id: String,
+    /// No later record of the split is before this.
+    pub watermark_ms: i64,
+    /// The latest event time that was believed.
+    pub latest_ms: i64,
+    /// It has been read to its end.
+    pub ended: bool,
+    /// It is silent and holds no watermark back.
+    pub idle: bool,
+    /// Its reader has everything there is for now.
+    pub caught_up: bool,
+    /// When its last record was read, on the node's calendar.
+    pub read_at_ms: i64,
+}
+
 /// The counters of one task.
 #[derive(Debug, Default)]
 pub struct TaskMeter {
+    splits: parking_lot::Mutex<Vec<Arc<SplitMeter>>>,
     operators: parking_lot::Mutex<Vec<(String, Arc<Meter>)>>,
     pub(crate) time: TimeMeter,
     pub(crate) watermark_ms: AtomicI64,
@@ -118,6 +198,9 @@ pub struct OperatorReading {
     /// Dead letters for which no answer came in time.
     #[serde(default)]
     pub dead_timeouts: u64,
+    /// Records that were diverted because their event time was too far in the future.
+    #[serde(default)]
+    pub future: u64,
 }
 
 /// What one task has counted.
@@ -137,6 +220,10 @@ pub struct TaskReading {
     pub input_done: u64,
     /// How much input there is, when known, else 0.
     pub input_total: u64,
+    /// The slowest splits of a source, at most [`SPLITS_SHOWN_MAX`], those that hold the watermark
+    /// first.
+    #[serde(default)]
+    pub splits: Vec<SplitReading>,
 }
 
 impl TaskMeter {
@@ -158,6 +245,17 @@ impl TaskMeter {
         operators.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
+    pub(crate) fn split(&self, meter: &Arc<SplitMeter>) {
+        self.splits.lock().push(Arc::clone(meter));
+    }
+
+    fn slowest_splits(&self) -> Vec<SplitReading> {
+        let mut splits: Vec<SplitReading> = self.splits.lock().iter().map(|s| s.read()).collect();
+        splits.sort_by_key(|s| (s.ended, s.idle, s.watermark_ms));
+        splits.truncate(SPLITS_SHOWN_MAX);
+        splits
+    }
+
     /// The counts now.
     pub fn read(&self) -> TaskReading {
         let seconds = |ns: &AtomicU64| ns.load(Relaxed) as f64 / 1e9;
@@ -175,6 +273,7 @@ impl TaskMeter {
                     unread: m.unread.load(Relaxed),
                     dead_errors: m.dead_errors.load(Relaxed),
                     dead_timeouts: m.dead_timeouts.load(Relaxed),
+                    future: m.future.load(Relaxed),
                 })
                 .collect(),
             busy_s: seconds(&self.time.busy_ns),
@@ -183,6 +282,7 @@ impl TaskMeter {
             watermark_ms: self.watermark_ms.load(Relaxed),
             input_done: self.input_done.load(Relaxed),
             input_total: self.input_total.load(Relaxed),
+            splits: self.slowest_splits(),
         }
     }
 }

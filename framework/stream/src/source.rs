@@ -78,7 +78,8 @@ pub enum OnError {
 pub enum ReadState {
     /// There is, or may at once be, more.
     More,
-    /// All there is for now has been read; more may come.
+    /// All there is for now has been read; more may come. Only a split that has said so can be idle.
+    /// A reader that says it without rows is asked again when it wakes the task, or after 20 ms.
     CaughtUp,
     /// There will never be more.
     End,

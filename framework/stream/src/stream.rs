@@ -13,7 +13,6 @@ use afflux_wire::contract::{Handle, Params, Service, Target};
 
 use crate::flow::{Flow, Open};
 use crate::gate::partition::{RoundRobin, Routing};
-use crate::gate::source::TimePolicy;
 use crate::graph::{Exchange, OperatorKind};
 use crate::key::Key;
 use crate::keyed::{ByRef, ByValue};
@@ -25,7 +24,6 @@ use crate::stage::flat_map::FlatMap;
 use crate::stage::fused::{Filter, Fused, Map, Step, Whole};
 use crate::stage::tell::{Tell, TellFn, UNANSWERED};
 use crate::stage::write::{WRITER, Write};
-use crate::time::{BoundedOutOfOrder, Event, Timestamp, millis};
 
 mod branch;
 mod exchange;
@@ -45,36 +43,6 @@ pub struct SourceStream<S: Source> {
     pub(crate) name: String,
     pub(crate) chain: u32,
     pub(crate) source: Arc<S>,
-}
-
-impl<S: Source> SourceStream<S> {
-    /// Takes event time from the records, with watermarks by this strategy, each split its own.
-    pub fn watermarks(self, strategy: BoundedOutOfOrder) -> Stream<S::Item>
-    where
-        S::Item: Event,
-    {
-        self.watermarks_by(strategy, |row| row.event_time())
-    }
-
-    /// Takes event time from a closure, with watermarks by this strategy, each split its own.
-    pub fn watermarks_by(
-        self,
-        strategy: BoundedOutOfOrder,
-        time_of: impl Fn(&S::Item) -> Timestamp + Send + Sync + 'static,
-    ) -> Stream<S::Item> {
-        let time = TimePolicy {
-            time_of: Arc::new(move |rows: &[S::Item], times: &mut Vec<i64>| {
-                times.extend(rows.iter().map(|row| time_of(row).millis()));
-            }),
-            bound_ms: millis(strategy.bound()),
-        };
-        self.flow.open_source(self.name, self.chain, self.source, Some(time))
-    }
-
-    /// Records without event time: no windows over time behind it.
-    pub fn untimed(self) -> Stream<S::Item> {
-        self.flow.open_source(self.name, self.chain, self.source, None)
-    }
 }
 
 /// A stream of records. `P` is the stateless work that is not yet a stage, so that adjacent

@@ -173,36 +173,6 @@ pub const fn hours(n: u64) -> Duration {
     Duration::from_secs(n * 3600)
 }
 
-/// How a source's watermark follows its records: behind the latest by a fixed bound.
-///
-/// ```
-/// use afflux_stream::{BoundedOutOfOrder, hours};
-/// let strategy = BoundedOutOfOrder::by(hours(24));
-/// assert_eq!(strategy.bound(), hours(24));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BoundedOutOfOrder {
-    bound: Duration,
-}
-
-impl BoundedOutOfOrder {
-    /// No record is more than `bound` older than the latest one before it.
-    pub const fn by(bound: Duration) -> Self {
-        Self { bound }
-    }
-
-    /// The bound.
-    pub const fn bound(&self) -> Duration {
-        self.bound
-    }
-
-    /// Kept for readers of a pipeline: a bounded split at its end is always finished (+∞).
-    #[must_use]
-    pub const fn idle_at_end(self) -> Self {
-        self
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

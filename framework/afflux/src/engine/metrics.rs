@@ -19,6 +19,7 @@ struct Sums {
     errors: u64,
     dead_errors: u64,
     dead_timeouts: u64,
+    future: u64,
     busy_s: f64,
     idle_s: f64,
     backpressured_s: f64,
@@ -44,6 +45,7 @@ pub struct OperatorMetrics {
     late: IntCounterVec,
     errors: IntCounterVec,
     dead: IntCounterVec,
+    future: IntCounterVec,
     busy: CounterVec,
     idle: CounterVec,
     backpressured: CounterVec,
@@ -90,6 +92,13 @@ impl OperatorMetrics {
                 ),
                 &["pipeline", "operator", "reason"],
             )?,
+            future: IntCounterVec::new(
+                opts(
+                    "operator_future_records_total",
+                    "Records that were diverted because their event time was too far in the future",
+                ),
+                &LABELS,
+            )?,
             busy: CounterVec::new(opts("operator_busy_seconds_total", "Time at work"), &LABELS)?,
             idle: CounterVec::new(opts("operator_idle_seconds_total", "Time without input"), &LABELS)?,
             backpressured: CounterVec::new(
@@ -133,6 +142,7 @@ fn take(totals: &mut Totals, pipeline: &str, first: &str, meter: &TaskMeter, liv
         sums.errors += operator.errors;
         sums.dead_errors += operator.dead_errors;
         sums.dead_timeouts += operator.dead_timeouts;
+        sums.future += operator.future;
         if operator.name == first {
             sums.busy_s += reading.busy_s;
             sums.idle_s += reading.idle_s;
@@ -147,7 +157,8 @@ fn take(totals: &mut Totals, pipeline: &str, first: &str, meter: &TaskMeter, liv
 
 impl Collector for OperatorMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        let integers = [&self.records_in, &self.records_out, &self.late, &self.errors, &self.dead];
+        let integers =
+            [&self.records_in, &self.records_out, &self.late, &self.errors, &self.future, &self.dead];
         let floats = [&self.busy, &self.idle, &self.backpressured];
         let mut all: Vec<&Desc> = integers.into_iter().flat_map(Collector::desc).collect();
         all.extend(floats.into_iter().flat_map(Collector::desc));
@@ -169,6 +180,7 @@ impl Collector for OperatorMetrics {
                 (&self.records_out, sums.records_out),
                 (&self.late, sums.late),
                 (&self.errors, sums.errors),
+                (&self.future, sums.future),
             ] {
                 let counter = counter.with_label_values(&labels);
                 counter.inc_by(value.saturating_sub(counter.get()));
@@ -192,7 +204,8 @@ impl Collector for OperatorMetrics {
                 self.watermark.with_label_values(&labels).set(seconds);
             }
         }
-        let integers = [&self.records_in, &self.records_out, &self.late, &self.errors, &self.dead];
+        let integers =
+            [&self.records_in, &self.records_out, &self.late, &self.errors, &self.future, &self.dead];
         let floats = [&self.busy, &self.idle, &self.backpressured];
         let mut all: Vec<MetricFamily> = integers.into_iter().flat_map(Collector::collect).collect();
         all.extend(floats.into_iter().flat_map(Collector::collect));

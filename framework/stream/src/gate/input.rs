@@ -2,7 +2,9 @@
 //!
 //! The watermark of the gate is the least of its channels; a channel that has sent a barrier is
 //! not read until all have sent it (aligned checkpoints, Carbone et al. 2015). An ended channel
-//! counts as aligned for every later epoch and as having watermark +∞.
+//! counts as aligned for every later epoch and as having watermark +∞. An idle channel does not
+//! count for the watermark until its next batch or watermark, and the gate's watermark never falls
+//! when it comes back.
 
 use std::collections::VecDeque;
 use std::task::Poll;
@@ -60,7 +62,7 @@ pub(crate) struct InputGate<T> {
     watermark: Timestamp,
     idle: bool,
     barrier: Option<u64>,
-    /// Marks that follow the one just returned: at most a watermark and the end.
+    /// Marks that follow what was just returned: at most a watermark, an idle and the end.
     next: VecDeque<Mark>,
 }
 
@@ -80,19 +82,37 @@ impl<T: DeserializeOwned> InputGate<T> {
         }
     }
 
-    /// The gate's watermark after a change, if it rose.
-    fn rise(&mut self) -> Option<Mark> {
-        let least = self
-            .channels
-            .iter()
-            .filter(|c| !c.idle || c.ended)
-            .map(|c| if c.ended { Timestamp::MAX } else { c.watermark })
-            .min()?;
-        if least <= self.watermark {
-            return None;
+    /// The gate's mark after a change: a watermark that rose, or that nothing is to be expected.
+    ///
+    /// While all channels are idle the furthest of them counts, so that the result does not depend
+    /// on which of them fell silent first. Ended ones have +∞ only once all have ended.
+    fn rise(&mut self) -> [Option<Mark>; 2] {
+        let open = || self.channels.iter().filter(|c| !c.ended);
+        let active = open().filter(|c| !c.idle).map(|c| c.watermark).min();
+        let silent = open().map(|c| c.watermark).max();
+        let least = active.or(silent).unwrap_or(Timestamp::MAX);
+        let rose = (least > self.watermark).then_some(Mark::Watermark(least));
+        self.watermark = self.watermark.max(least);
+        let fell_silent = active.is_none() && silent.is_some() && !self.idle;
+        self.idle |= fell_silent;
+        [rose, fell_silent.then_some(Mark::Idle)]
+    }
+
+    /// The first of these, now; the others follow.
+    fn hand_on(&mut self, marks: impl IntoIterator<Item = Option<Mark>>) -> Option<Mark> {
+        let mut marks = marks.into_iter().flatten();
+        let first = marks.next();
+        self.next.extend(marks);
+        first
+    }
+
+    /// A channel counts again. Where all were idle, whoever is behind this gate is told so, by the
+    /// watermark that it has.
+    fn readmit(&mut self, index: usize) -> Option<Mark> {
+        if let Some(channel) = self.channels.get_mut(index) {
+            channel.idle = false;
         }
-        self.watermark = least;
-        Some(Mark::Watermark(least))
+        std::mem::take(&mut self.idle).then_some(Mark::Watermark(self.watermark))
     }
 
     /// The barrier, once every channel has sent it.
@@ -111,19 +131,15 @@ impl<T: DeserializeOwned> InputGate<T> {
         let channel = self.channels.get_mut(index)?;
         match mark {
             Mark::Watermark(t) => {
-                channel.watermark = t;
-                channel.idle = false;
-                self.idle = false;
-                self.rise()
+                channel.watermark = channel.watermark.max(t);
+                let readmitted = self.readmit(index);
+                let [rose, _] = self.rise();
+                rose.or(readmitted)
             }
             Mark::Idle => {
                 channel.idle = true;
-                let all = self.channels.iter().all(|c| c.idle || c.ended);
-                if all && !self.idle {
-                    self.idle = true;
-                    return Some(Mark::Idle);
-                }
-                self.rise()
+                let marks = self.rise();
+                self.hand_on(marks)
             }
             Mark::Barrier(epoch) => {
                 channel.aligned = true;
@@ -133,12 +149,9 @@ impl<T: DeserializeOwned> InputGate<T> {
             Mark::End => {
                 channel.ended = true;
                 let barrier = self.align();
-                let watermark = self.rise();
+                let [watermark, idle] = self.rise();
                 let end = self.channels.iter().all(|c| c.ended).then_some(Mark::End);
-                let mut marks = [barrier, watermark, end].into_iter().flatten();
-                let first = marks.next();
-                self.next.extend(marks);
-                first
+                self.hand_on([barrier, watermark, idle, end])
             }
         }
     }
@@ -212,8 +225,8 @@ impl<T: DeserializeOwned> Input<T> for InputGate<T> {
                     tried += 1;
                 }
                 Poll::Ready(Ok(None)) => {
-                    channel.idle = false;
-                    self.idle = false;
+                    let readmitted = self.readmit(index);
+                    self.next.extend(readmitted);
                     self.turn = index + 1;
                     return Poll::Ready(Ok(None));
                 }
@@ -228,5 +241,88 @@ impl<T: DeserializeOwned> Input<T> for InputGate<T> {
             }
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::local::{LocalQueue, LocalSender};
+    use std::sync::Arc;
+    use std::task::Context;
+
+    const fn at(ms: i64) -> Mark {
+        Mark::Watermark(Timestamp::from_millis(ms))
+    }
+
+    fn gate<const N: usize>() -> ([LocalSender<u32>; N], InputGate<u32>) {
+        let queues = [(); N].map(|()| LocalQueue::new());
+        let receivers = queues.iter().map(|q| From::Local(LocalReceiver::new(Arc::clone(q)))).collect();
+        (queues.map(LocalSender::new), InputGate::new(receivers))
+    }
+
+    /// What the gate gives until it has nothing: marks, and `None` for a batch.
+    fn drain(gate: &mut InputGate<u32>) -> Vec<Option<Mark>> {
+        let waker = futures_util::task::noop_waker();
+        let mut task = Context::from_waker(&waker);
+        let mut turn = Turn { task: &mut task, full: false, snapshot: None, now: std::time::Instant::now() };
+        let mut seen = Vec::new();
+        let mut batch = Batch::default();
+        while let Poll::Ready(got) = gate.poll_next(&mut batch, &mut turn) {
+            batch.clear();
+            seen.push(got.unwrap());
+        }
+        seen
+    }
+
+    #[test]
+    fn an_idle_channel_holds_nothing_back_and_comes_back_without_the_watermark_falling() {
+        let ([mut a, mut b], mut gate) = gate();
+        a.mark(at(10));
+        assert_eq!(drain(&mut gate), []);
+        b.mark(Mark::Idle);
+        assert_eq!(drain(&mut gate), [Some(at(10))]);
+        a.mark(at(20));
+        assert_eq!(drain(&mut gate), [Some(at(20))]);
+        b.send(&mut Batch::untimed(vec![1]));
+        b.mark(at(5));
+        assert_eq!(drain(&mut gate), [None], "5 is behind what was promised");
+        a.mark(at(30));
+        assert_eq!(drain(&mut gate), [], "and holds 30 back");
+        b.mark(at(25));
+        assert_eq!(drain(&mut gate), [Some(at(25))]);
+    }
+
+    #[test]
+    fn a_gate_is_idle_when_all_channels_are_at_the_furthest_of_them_and_says_when_it_is_not() {
+        for first in [0, 1] {
+            let (mut ends, mut gate) = gate::<2>();
+            ends[0].mark(at(10));
+            ends[1].mark(at(20));
+            assert_eq!(drain(&mut gate), [Some(at(10))]);
+            ends[first].mark(Mark::Idle);
+            ends[1 - first].mark(Mark::Idle);
+            let seen = drain(&mut gate);
+            assert_eq!(seen[seen.len() - 2..], [Some(at(20)), Some(Mark::Idle)], "{first} first");
+            ends[0].send(&mut Batch::untimed(vec![1]));
+            assert_eq!(drain(&mut gate), [None, Some(at(20))], "those behind must wait for it again");
+            ends[0].mark(Mark::Idle);
+            assert_eq!(drain(&mut gate), [Some(Mark::Idle)]);
+            ends[1].mark(at(15));
+            assert_eq!(drain(&mut gate), [Some(at(20))]);
+        }
+    }
+
+    #[test]
+    fn an_ended_channel_beside_an_idle_one_is_not_the_end_of_time() {
+        let ([mut a, mut b], mut gate) = gate();
+        a.mark(at(10));
+        b.mark(at(7));
+        b.mark(Mark::Idle);
+        a.mark(Mark::End);
+        let seen = drain(&mut gate);
+        assert_eq!(seen, [Some(at(7)), Some(Mark::Idle)]);
+        b.mark(Mark::End);
+        assert_eq!(drain(&mut gate), [Some(at(i64::MAX)), Some(Mark::End)]);
     }
 }

@@ -108,6 +108,10 @@ impl<T: Serialize> Out<T> {
             }
             self.watermark = Some(mark);
         }
+        // After an idle channel the same watermark says that it counts again.
+        if mark == Mark::Idle {
+            self.watermark = None;
+        }
         self.ended = mark == Mark::End;
         match &mut self.wire {
             Wire::Local(sender) => {

@@ -3,19 +3,22 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use afflux_actor::Clock;
 
+use super::align::AlignBoard;
 use super::input::Input;
+use super::split::OpenSplit;
 use crate::Result;
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
 use crate::meter::{Meter, TaskMeter};
-use crate::source::{ReadState, Split, SplitReader};
+use crate::source::ReadState;
 use crate::stage::Turn;
 use crate::time::Timestamp;
+use crate::watermark::MakeSplitWatermark;
 
 /// State name of the positions of a source's splits.
 pub(crate) const POSITIONS: &str = "positions";
@@ -24,144 +27,271 @@ const WATERMARK_BATCHES: u32 = 16;
 /// Rows that a paced source reads at a time, so that it can wait between them.
 const PACED_ROWS_MAX: usize = 64;
 
+/// When a reader that said it was caught up, and gave nothing, is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// State name of the watermarks of a source's splits.
+pub(crate) const WATERMARKS: &str = "watermarks";
+
+type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Appends the event times of rows.
 type TimeOf<T> = Arc<dyn Fn(&[T], &mut Vec<i64>) + Send + Sync>;
 
-/// How event times are found in rows, and how far the watermark stays behind.
-pub(crate) struct TimePolicy<T> {
+/// How the watermark of a split follows its rows.
+pub(crate) enum Advance<T> {
+    /// Behind the latest by so many milliseconds.
+    Behind(i64),
+    /// As the user's code says.
+    Custom(MakeSplitWatermark),
+    /// As some of the rows say.
+    Carried(Arc<dyn Fn(&T) -> Option<Timestamp> + Send + Sync>),
+}
+
+impl<T> Clone for Advance<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Advance::Behind(bound) => Advance::Behind(*bound),
+            Advance::Custom(make) => Advance::Custom(Arc::clone(make)),
+            Advance::Carried(of) => Advance::Carried(Arc::clone(of)),
+        }
+    }
+}
+
+/// How event times are found in rows, and what is made of them.
+#[doc(hidden)]
+pub struct TimePolicy<T> {
     pub(crate) time_of: TimeOf<T>,
-    pub(crate) bound_ms: i64,
+    pub(crate) advance: Advance<T>,
+    /// Silence after which a split that is caught up holds nothing back.
+    pub(crate) idle_after: Option<Duration>,
+    /// How far a split may be ahead of the slowest.
+    pub(crate) align_ms: Option<i64>,
+    /// How far a row may be ahead of the calendar.
+    pub(crate) skew_ms: Option<i64>,
 }
 
 impl<T> Clone for TimePolicy<T> {
     fn clone(&self) -> Self {
-        Self { time_of: Arc::clone(&self.time_of), bound_ms: self.bound_ms }
+        Self { time_of: Arc::clone(&self.time_of), advance: self.advance.clone(), ..*self }
     }
-}
-
-/// One split being read.
-pub(crate) struct OpenSplit<T> {
-    pub(crate) split: Split,
-    pub(crate) reader: Box<dyn SplitReader<T>>,
-    pub(crate) latest: i64,
-    pub(crate) ended: bool,
 }
 
 /// Replays event time at a multiple of its speed.
 struct Pace {
     rate: f64,
     start: Option<(Instant, i64)>,
-    due: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    due: Option<Sleep>,
+}
+
+/// What a [`SourceInput`] is made of.
+pub(crate) struct SourceParts<T> {
+    pub(crate) operator: String,
+    pub(crate) subtask: u32,
+    pub(crate) splits: Vec<OpenSplit<T>>,
+    pub(crate) time: Option<TimePolicy<T>>,
+    pub(crate) replay: Option<f64>,
+    /// Where the tasks of the source tell each other how far they are.
+    pub(crate) board: Option<Arc<AlignBoard>>,
+    /// The latest event time that is believed, for the stage that diverts the others.
+    pub(crate) limit: Arc<AtomicI64>,
+    pub(crate) clock: Clock,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) task: Arc<TaskMeter>,
 }
 
 /// A source task's input.
 pub(crate) struct SourceInput<T> {
-    operator: String,
-    subtask: u32,
-    splits: Vec<OpenSplit<T>>,
+    parts: SourceParts<T>,
     turn: usize,
-    time: Option<TimePolicy<T>>,
     watermark: Timestamp,
+    /// All splits that have not ended are idle, and those behind have been told.
+    idle: bool,
     batches: u32,
     barrier: Option<u64>,
     /// The last marks of an ended source.
     closing: u8,
     pace: Option<Pace>,
+    /// When to look again although no reader has woken the task.
+    alarm: Option<(Instant, Sleep)>,
     held: Batch<T>,
-    clock: Clock,
-    meter: Arc<Meter>,
-    task: Arc<TaskMeter>,
+}
+
+/// What a round over the splits has found.
+enum Found {
+    Rows,
+    /// Nothing; look again at this moment, when there is one.
+    Nothing(Option<Instant>),
 }
 
 impl<T> SourceInput<T> {
-    #[allow(clippy::too_many_arguments)] // one call site, each a part of the input
-    pub(crate) fn new(
-        operator: String,
-        subtask: u32,
-        splits: Vec<OpenSplit<T>>,
-        time: Option<TimePolicy<T>>,
-        replay: Option<f64>,
-        clock: Clock,
-        meter: Arc<Meter>,
-        task: Arc<TaskMeter>,
-    ) -> Self {
-        let total = splits.iter().map(|s| s.split.size.unwrap_or(0)).sum();
-        task.input_total.store(total, Relaxed);
-        let pace = replay.filter(|_| time.is_some()).map(|rate| Pace { rate, start: None, due: None });
-        Self {
-            operator,
-            subtask,
-            splits,
+    pub(crate) fn new(parts: SourceParts<T>) -> Self {
+        let total = parts.splits.iter().map(|s| s.split.size.unwrap_or(0)).sum();
+        parts.task.input_total.store(total, Relaxed);
+        if parts.time.is_some() {
+            for split in &parts.splits {
+                parts.task.split(split.meter());
+                split.tell(None);
+            }
+        }
+        let paced = parts.replay.filter(|_| parts.time.is_some());
+        let input = Self {
+            pace: paced.map(|rate| Pace { rate, start: None, due: None }),
+            parts,
             turn: 0,
-            time,
             watermark: Timestamp::MIN,
+            idle: false,
             batches: 0,
             barrier: None,
             closing: 0,
-            pace,
+            alarm: None,
             held: Batch::default(),
-            clock,
-            meter,
-            task,
-        }
+        };
+        input.tell_place();
+        input
     }
 
+    /// The source's mark after a change: a watermark that rose, or that nothing is to be expected.
+    ///
+    /// While all splits are idle the furthest of them counts, so that the result does not depend on
+    /// which of them fell silent first.
     fn rise(&mut self) -> Option<Mark> {
-        let bound = self.time.as_ref()?.bound_ms;
-        let least = self
-            .splits
-            .iter()
-            .filter(|s| !s.ended)
-            .map(|s| if s.latest == i64::MIN { i64::MIN } else { s.latest.saturating_sub(bound) })
-            .min()?;
-        let least = Timestamp::from_millis(least);
+        self.parts.time.as_ref()?;
         self.batches = 0;
-        if least <= self.watermark {
-            return None;
+        let open = || self.parts.splits.iter().filter(|s| !s.ended);
+        let active = open().filter(|s| s.is_active()).map(|s| s.watermark).min();
+        let least = match active {
+            Some(least) => least,
+            None => open().map(|s| s.watermark).max()?,
+        };
+        let least = Timestamp::from_millis(least);
+        if least > self.watermark {
+            self.watermark = least;
+            return Some(Mark::Watermark(least));
         }
-        self.watermark = least;
-        Some(Mark::Watermark(least))
+        if active.is_none() && !self.idle {
+            self.idle = true;
+            return Some(Mark::Idle);
+        }
+        None
     }
 
     fn count(&self, rows: usize) {
-        self.meter.records_in(rows);
-        self.meter.records_out(rows);
-        self.meter.set_errors(self.splits.iter().map(|s| s.reader.skipped()).sum());
-        let done = self.splits.iter().map(|s| s.reader.progress()).sum();
-        self.task.input_done.store(done, Relaxed);
+        let SourceParts { meter, splits, task, time, .. } = &self.parts;
+        meter.records_in(rows);
+        // Behind a guard the stage that diverts rows counts the others.
+        if time.as_ref().is_none_or(|time| time.skew_ms.is_none()) {
+            meter.records_out(rows);
+        }
+        meter.set_errors(splits.iter().map(|s| s.reader.skipped()).sum());
+        let done = splits.iter().map(|s| s.reader.progress()).sum();
+        task.input_done.store(done, Relaxed);
     }
 
-    /// Reads some rows of some split into the held batch; `Ok(false)` when none has any now.
-    fn read(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
+    /// The latest record of the slowest split, as far as this task knows.
+    fn place(&self) -> i64 {
+        let active = self.parts.splits.iter().filter(|s| s.is_active());
+        active.map(|s| s.latest).min().unwrap_or(i64::MAX)
+    }
+
+    fn tell_place(&self) {
+        if let Some(board) = &self.parts.board {
+            board.tell(self.parts.subtask, self.place());
+        }
+    }
+
+    /// The latest record up to which a split may be read on; `i64::MAX` without alignment.
+    fn ceiling(&self) -> i64 {
+        let (Some(board), Some(drift)) =
+            (&self.parts.board, self.parts.time.as_ref().and_then(|time| time.align_ms))
+        else {
+            return i64::MAX;
+        };
+        board.least().min(self.place()).saturating_add(drift)
+    }
+
+    /// Reads some rows of some split into the held batch.
+    fn read(&mut self, turn: &mut Turn<'_, '_>) -> Result<Found> {
+        let mut ceiling = self.ceiling();
+        if let Some(board) = &self.parts.board
+            && self.parts.splits.iter().any(|s| !s.ended && s.latest > ceiling)
+        {
+            board.wait(self.parts.subtask, turn.task);
+            ceiling = self.ceiling();
+        }
         let rows_max = if self.pace.is_some() { PACED_ROWS_MAX } else { BATCH_ROWS_MAX };
-        let _at = self.meter.enter();
-        let count = self.splits.len();
+        let _at = self.parts.meter.enter();
+        let count = self.parts.splits.len();
+        let mut again = None;
         for _ in 0..count {
             let index = if self.turn >= count { 0 } else { self.turn };
             self.turn = index + 1;
-            let Some(split) = self.splits.get_mut(index).filter(|s| !s.ended) else { continue };
+            let parts = &mut self.parts;
+            let Some(split) = parts.splits.get_mut(index) else { continue };
+            if split.ended || split.latest > ceiling {
+                continue;
+            }
             match split.reader.poll_read(turn.task, &mut self.held, rows_max) {
                 Poll::Pending => {}
                 Poll::Ready(Err(mut status)) => {
-                    status.message = format!("source {}: {}", self.operator, status.message);
+                    status.message = format!("source {}: {}", parts.operator, status.message);
                     return Err(status);
                 }
                 Poll::Ready(Ok(state)) => {
-                    split.ended = state == ReadState::End;
-                    if self.held.is_empty() {
+                    let rows = !self.held.is_empty();
+                    split.answered(state, rows);
+                    if !rows {
+                        match state {
+                            ReadState::More => again = Some(turn.now),
+                            ReadState::CaughtUp => {
+                                again.get_or_insert(turn.now + LOOK_AGAIN);
+                            }
+                            ReadState::End => split.tell(None),
+                        }
                         continue;
                     }
-                    if let Some(time) = &self.time {
+                    if let Some(time) = &parts.time {
+                        let wall = calendar_ms(&parts.clock);
+                        let limit = time.skew_ms.map_or(i64::MAX, |skew| wall.saturating_add(skew));
+                        parts.limit.store(limit, Relaxed);
                         (time.time_of)(&self.held.rows, &mut self.held.times);
-                        let latest = self.held.times.iter().copied().max().unwrap_or(i64::MIN);
-                        split.latest = split.latest.max(latest);
+                        split.advance(&self.held.rows, &self.held.times, limit, &time.advance);
+                        split.tell(Some(wall));
                     }
                     self.count(self.held.len());
-                    return Ok(true);
+                    self.tell_place();
+                    return Ok(Found::Rows);
                 }
             }
         }
-        Ok(false)
+        Ok(Found::Nothing(again))
+    }
+
+    /// Lets splits that have been silent for long enough go idle; returns when the next is due.
+    fn fall_silent(&mut self, now: Instant) -> Option<Instant> {
+        let idle_after = self.parts.time.as_ref()?.idle_after?;
+        let mut due: Option<Instant> = None;
+        for split in &mut self.parts.splits {
+            let at = split.silent(now, idle_after);
+            split.tell(None);
+            due = due.into_iter().chain(at).min();
+        }
+        due
+    }
+
+    /// Wakes the task at this moment.
+    fn wake_at(&mut self, at: Instant, turn: &mut Turn<'_, '_>) {
+        if at <= turn.now {
+            turn.task.waker().wake_by_ref();
+            return;
+        }
+        if self.alarm.as_ref().is_none_or(|(set, _)| *set != at) {
+            self.alarm = Some((at, Box::pin(self.parts.clock.sleep_until(at))));
+        }
+        if let Some((_, alarm)) = &mut self.alarm
+            && alarm.as_mut().poll(turn.task).is_ready()
+        {
+            self.alarm = None;
+            turn.task.waker().wake_by_ref();
+        }
     }
 
     /// Whether the held batch may go now.
@@ -175,7 +305,7 @@ impl<T> SourceInput<T> {
             if due <= turn.now {
                 return Poll::Ready(());
             }
-            pace.due = Some(Box::pin(self.clock.sleep_until(due)));
+            pace.due = Some(Box::pin(self.parts.clock.sleep_until(due)));
         }
         match pace.due.as_mut().map(|due| due.as_mut().poll(turn.task)) {
             Some(Poll::Pending) => Poll::Pending,
@@ -199,24 +329,36 @@ impl<T> Input<T> for SourceInput<T> {
             {
                 return Poll::Ready(Ok(Some(mark)));
             }
-            if !self.read(turn)? && self.held.is_empty() {
-                if self.splits.iter().all(|s| s.ended) {
+            if let Found::Nothing(again) = self.read(turn)? {
+                if self.parts.splits.iter().all(|s| s.ended) {
                     self.closing += 1;
                     return match self.closing {
                         1 => {
                             self.count(0);
-                            self.task.input_done.store(self.task.input_total.load(Relaxed), Relaxed);
+                            self.tell_place();
+                            let task = &self.parts.task;
+                            task.input_done.store(task.input_total.load(Relaxed), Relaxed);
                             Poll::Ready(Ok(Some(Mark::Watermark(Timestamp::MAX))))
                         }
                         2 => Poll::Ready(Ok(Some(Mark::End))),
                         _ => Poll::Pending,
                     };
                 }
-                return match self.rise() {
-                    Some(mark) => Poll::Ready(Ok(Some(mark))),
-                    None => Poll::Pending,
-                };
+                let due = self.fall_silent(turn.now);
+                self.tell_place();
+                if let Some(mark) = self.rise() {
+                    return Poll::Ready(Ok(Some(mark)));
+                }
+                if let Some(at) = again.into_iter().chain(due).min() {
+                    self.wake_at(at, turn);
+                }
+                return Poll::Pending;
             }
+        }
+        if self.idle {
+            // Who waits for nothing from here is told otherwise before the rows come.
+            self.idle = false;
+            return Poll::Ready(Ok(Some(Mark::Watermark(self.watermark))));
         }
         if self.poll_due(turn).is_pending() {
             return Poll::Pending;
@@ -231,24 +373,34 @@ impl<T> Input<T> for SourceInput<T> {
     }
 
     fn barrier(&mut self, epoch: u64) {
-        for split in &mut self.splits {
+        for split in &mut self.parts.splits {
             split.reader.barrier(epoch);
         }
     }
 
     fn save(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
-        let positions: Vec<(String, Vec<u8>, i64, bool)> = self
-            .splits
-            .iter()
-            .map(|s| (s.split.id.clone(), s.reader.position(), s.latest, s.ended))
-            .collect();
-        snapshot.put(&self.operator, POSITIONS, self.subtask, positions.len() as u64, &positions)
+        let SourceParts { operator, subtask, splits, time, .. } = &self.parts;
+        let positions: Vec<(&str, Vec<u8>, i64, bool)> =
+            splits.iter().map(|s| (s.split.id.as_str(), s.reader.position(), s.latest, s.ended)).collect();
+        snapshot.put(operator, POSITIONS, *subtask, positions.len() as u64, &positions)?;
+        if time.is_none() {
+            return Ok(());
+        }
+        let watermarks: Vec<(&str, i64)> =
+            splits.iter().map(|s| (s.split.id.as_str(), s.watermark)).collect();
+        snapshot.put(operator, WATERMARKS, *subtask, watermarks.len() as u64, &watermarks)
     }
 
     fn completed(&mut self, epoch: u64) {
-        for split in &mut self.splits {
+        for split in &mut self.parts.splits {
             split.reader.completed(epoch);
         }
     }
+}
+
+/// The node's calendar, in milliseconds since 1970.
+fn calendar_ms(clock: &Clock) -> i64 {
+    let since = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

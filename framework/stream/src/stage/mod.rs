@@ -4,6 +4,7 @@
 //! than it takes stops when [`Turn::full`] is set, keeps a cursor, and goes on in
 //! [`Stage::resume`]; until then the task hands it nothing new, barriers and watermarks included.
 
+pub(crate) mod ahead;
 pub(crate) mod branch;
 pub(crate) mod count;
 pub(crate) mod faults;

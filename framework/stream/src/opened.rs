@@ -1,0 +1,85 @@
+//! A source of a pipeline becomes the input of tasks: splits opened where a checkpoint left them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
+use crate::Result;
+use crate::context::TaskContext;
+use crate::flow::{Aside, Open, SourceSpec};
+use crate::gate::source::{POSITIONS, SourceInput, SourceParts, TimePolicy, WATERMARKS};
+use crate::gate::split::OpenSplit;
+use crate::source::Source;
+use crate::stage::Next;
+use crate::stage::ahead::AheadStage;
+use crate::stream::{SourceStream, Stream};
+use crate::task::Chain;
+
+impl<S: Source> SourceStream<S> {
+    /// Says how its time is found; `aside` takes the records from the future.
+    pub(crate) fn open(
+        self,
+        time: Option<TimePolicy<S::Item>>,
+        aside: Option<Aside<S::Item>>,
+    ) -> Stream<S::Item> {
+        let Self { flow, name, chain, source } = self;
+        let lister = Arc::clone(&source);
+        flow.add_source(SourceSpec {
+            operator: name.clone(),
+            chain,
+            acknowledges: source.acknowledges(),
+            splits: Arc::new(move |cx| lister.splits(cx)),
+        });
+        let timed = time.is_some();
+        let open: Open<S::Item> = Arc::new(move |cx, first| {
+            let meter = cx.meter.operator(&name);
+            let limit = Arc::new(AtomicI64::new(i64::MAX));
+            let guarded = time.as_ref().is_some_and(|time| time.skew_ms.is_some());
+            let first: Next<S::Item> = if guarded {
+                let aside = aside.as_ref().map(|aside| aside(cx)).transpose()?;
+                Box::new(AheadStage::new(Arc::clone(&limit), Arc::clone(&meter), first, aside))
+            } else {
+                first
+            };
+            let parts = SourceParts {
+                operator: name.clone(),
+                subtask: cx.subtask,
+                splits: splits(&name, &*source, cx)?,
+                replay: cx.settings.replay,
+                board: time.as_ref().filter(|time| time.align_ms.is_some()).map(|_| cx.align(&name)),
+                time: time.clone(),
+                limit,
+                clock: cx.clock.clone(),
+                meter,
+                task: Arc::clone(&cx.meter),
+            };
+            Ok(Box::new(Chain::new(Box::new(SourceInput::new(parts)), first, &cx.report)))
+        });
+        Stream::new(flow, chain, timed, open)
+    }
+}
+
+/// The splits of a task, each at its beginning or where the checkpoint left it.
+fn splits<S: Source>(name: &str, source: &S, cx: &TaskContext) -> Result<Vec<OpenSplit<S::Item>>> {
+    let io = cx.io(name);
+    let mut positions: Vec<(String, Vec<u8>, i64, bool)> = Vec::new();
+    let mut watermarks: Vec<(String, i64)> = Vec::new();
+    if let Some(restore) = &cx.restore {
+        let parts = restore.get::<Vec<(String, Vec<u8>, i64, bool)>>(name, POSITIONS)?;
+        positions.extend(parts.into_iter().flat_map(|(_, rows)| rows));
+        let parts = restore.get::<Vec<(String, i64)>>(name, WATERMARKS)?;
+        watermarks.extend(parts.into_iter().flat_map(|(_, rows)| rows));
+    }
+    cx.splits
+        .iter()
+        .map(|split| {
+            let known = positions.iter().find(|(id, ..)| *id == split.id);
+            let watermark = watermarks.iter().find(|(id, _)| *id == split.id).map_or(i64::MIN, |w| w.1);
+            let reader = source.open(split, known.map(|(_, position, ..)| position.as_slice()), &io)?;
+            let opened = OpenSplit::new(split.clone(), reader);
+            Ok(match known {
+                Some((_, _, latest, ended)) => opened.at(*latest, watermark, *ended),
+                None => opened,
+            })
+        })
+        .collect()
+}
