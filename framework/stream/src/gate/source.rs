@@ -33,6 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) const WATERMARKS: &str = "watermarks";
 
 type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// The watermark that a row carries, if it does.
+type WatermarkOf<T> = Arc<dyn Fn(&T) -> Option<Timestamp> + Send + Sync>;
 /// Appends the event times of rows.
 type TimeOf<T> = Arc<dyn Fn(&[T], &mut Vec<i64>) + Send + Sync>;
 
@@ -43,7 +45,7 @@ pub(crate) enum Advance<T> {
     /// As the user's code says.
     Custom(MakeSplitWatermark),
     /// As some of the rows say.
-    Carried(Arc<dyn Fn(&T) -> Option<Timestamp> + Send + Sync>),
+    Carried(WatermarkOf<T>),
 }
 
 impl<T> Clone for Advance<T> {
