@@ -46,7 +46,7 @@ pub const QUERIES: &[&str] =
 pub(crate) const OUT_OF_ORDER: std::time::Duration = secs(4);
 
 /// How watermarks follow the events.
-pub(crate) fn in_order() -> BoundedOutOfOrder {
+pub(crate) fn in_order() -> Watermarks {
     BoundedOutOfOrder::by(OUT_OF_ORDER)
 }
 
