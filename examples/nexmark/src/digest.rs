@@ -16,6 +16,8 @@ pub enum Column {
     Thousandths,
     /// The greatest.
     Max,
+    /// The number itself; of rows with one such number the last counts. Stands first, `Whole` behind it.
+    Key,
     /// The number itself: an answer with such columns has few rows, which are written whole.
     Whole,
 }
@@ -54,7 +56,12 @@ impl Digest {
         self.rows += 1;
         let cells = row.cells();
         if A::COLUMNS.contains(&Column::Whole) {
-            self.whole.push(cells.as_ref().to_vec());
+            let row = cells.as_ref().to_vec();
+            let same = |kept: &&mut Vec<i64>| kept.first() == row.first();
+            match self.whole.iter_mut().find(same).filter(|_| A::COLUMNS.first() == Some(&Column::Key)) {
+                Some(kept) => *kept = row,
+                None => self.whole.push(row),
+            }
             return;
         }
         for ((cell, value), column) in self.cells.iter_mut().zip(cells.as_ref()).zip(A::COLUMNS) {
@@ -82,7 +89,7 @@ impl Column {
     fn with(self, cell: i128, value: i128) -> i128 {
         match self {
             Column::Max => cell.max(value),
-            Column::Sum | Column::Thousandths | Column::Whole => cell.saturating_add(value),
+            Column::Sum | Column::Thousandths | Column::Key | Column::Whole => cell.saturating_add(value),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The queries. Each reads the [`Log`] and ends in a sink of its rows; [`build`] finds one by its name.
 
+mod c0;
 mod q0;
 mod q1;
+mod q12;
 mod q13;
 mod q14;
 mod q15;
@@ -10,20 +12,36 @@ mod q17;
 mod q18;
 mod q19;
 mod q2;
+mod q20;
 mod q21;
 mod q22;
+mod q23;
+mod q3;
+mod q4;
+mod q6;
 mod q7;
 mod q8;
+mod q9;
+mod winning;
 
 use std::sync::Arc;
 
 use afflux::prelude::*;
 
 use crate::digest::Tally;
-use crate::events::Bid;
+use crate::events::{Bid, Entry};
 use crate::source::Log;
 
 pub use q0::q0;
+pub use q9::q9;
+pub use winning::Won;
+pub use c0::{Valley, c0};
+pub use q23::{SellerBid, q23};
+pub use q20::{BidOnAuction, q20};
+pub use q12::{BidsInTime, PerTenSeconds, q12};
+pub use q6::{SellerPrice, q6};
+pub use q4::{CategoryPrice, q4};
+pub use q3::{LocalSeller, q3};
 pub use q1::{InEuro, q1};
 pub use q2::{Picked, q2};
 pub use q7::{Highest, q7};
@@ -39,8 +57,7 @@ pub use q21::{WithChannel, q21};
 pub use q22::{WithDirectories, q22};
 
 /// The names of all queries.
-pub const QUERIES: &[&str] =
-    &["q0", "q1", "q2", "q7", "q8", "q13", "q14", "q15", "q16", "q17", "q18", "q19", "q21", "q22"];
+pub const QUERIES: &[&str] = &["q0", "q1", "q2", "q3", "q4", "q6", "q7", "q8", "q9", "q12", "q13", "q14", "q15", "q16", "q17", "q18", "q19", "q20", "q21", "q22", "q23", "c0"];
 
 /// No event comes more than this after a later one.
 pub(crate) const OUT_OF_ORDER: std::time::Duration = secs(4);
@@ -62,8 +79,13 @@ pub fn build(query: &str, flow: &Flow, log: &Log, out: Tally) -> afflux_stream::
         "q0" => q0(flow, log, out),
         "q1" => q1(flow, log, out),
         "q2" => q2(flow, log, out),
+        "q3" => q3(flow, log, out),
+        "q4" => q4(flow, log, out),
+        "q6" => q6(flow, log, out),
         "q7" => q7(flow, log, out),
         "q8" => q8(flow, log, out),
+        "q9" => q9(flow, log, out),
+        "q12" => q12(flow, log, out),
         "q13" => q13(flow, log, out),
         "q14" => q14(flow, log, out),
         "q15" => q15(flow, log, out),
@@ -71,8 +93,11 @@ pub fn build(query: &str, flow: &Flow, log: &Log, out: Tally) -> afflux_stream::
         "q17" => q17(flow, log, out),
         "q18" => q18(flow, log, out),
         "q19" => q19(flow, log, out),
+        "q20" => q20(flow, log, out),
         "q21" => q21(flow, log, out),
         "q22" => q22(flow, log, out),
+        "q23" => q23(flow, log, out),
+        "c0" => c0(flow, log, out),
         other => {
             return Err(Status::invalid(format!(
                 "there is no query `{other}`; there are: {}",
@@ -94,6 +119,15 @@ pub(crate) const fn band(price: u64) -> usize {
     }
 }
 
+/// Whom an event is about.
+pub(crate) fn person_of(entry: &Entry) -> u64 {
+    match entry {
+        Entry::Person(person) => person.id,
+        Entry::Auction(auction) => auction.seller,
+        Entry::Bid(bid) => bid.bidder,
+    }
+}
+
 /// What every query's file needs.
 pub(crate) mod prelude {
     pub(crate) use std::sync::Arc;
@@ -101,8 +135,8 @@ pub(crate) mod prelude {
     pub(crate) use afflux::prelude::*;
     pub(crate) use afflux_stream::Sink;
 
-    pub(crate) use super::{SharedBid, band, in_order};
+    pub(crate) use super::{SharedBid, band, in_order, person_of};
     pub(crate) use crate::digest::{Answer, Column};
-    pub(crate) use crate::events::{Bid, Entry, Person};
+    pub(crate) use crate::events::{Auction, Bid, Entry, Person};
     pub(crate) use crate::source::Log;
 }

@@ -49,15 +49,6 @@ pub fn q8(flow: &Flow, log: &Log, out: impl Sink<NewSeller>) {
     .sink("answer", out);
 }
 
-/// Whom an event is about.
-fn person_of(entry: &Entry) -> u64 {
-    match entry {
-        Entry::Person(person) => person.id,
-        Entry::Auction(auction) => auction.seller,
-        Entry::Bid(bid) => bid.bidder,
-    }
-}
-
 impl Answer for NewSeller {
     const COLUMNS: &'static [Column] = &[Column::Sum];
     fn cells(&self) -> impl AsRef<[i64]> {
