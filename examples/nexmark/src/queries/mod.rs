@@ -32,20 +32,17 @@ use crate::digest::Tally;
 use crate::events::{Bid, Entry};
 use crate::source::Log;
 
-pub use q0::q0;
-pub use q9::q9;
-pub use winning::Won;
 pub use c0::{Valley, c0};
-pub use q23::{SellerBid, q23};
-pub use q20::{BidOnAuction, q20};
-pub use q12::{BidsInTime, PerTenSeconds, q12};
-pub use q6::{SellerPrice, q6};
-pub use q4::{CategoryPrice, q4};
-pub use q3::{LocalSeller, q3};
+pub use q0::q0;
 pub use q1::{InEuro, q1};
 pub use q2::{Picked, q2};
+pub use q3::{LocalSeller, q3};
+pub use q4::{CategoryPrice, q4};
+pub use q6::{SellerPrice, q6};
 pub use q7::{Highest, q7};
 pub use q8::{NewSeller, q8};
+pub use q9::q9;
+pub use q12::{BidsInTime, PerTenSeconds, q12};
 pub use q13::{Enriched, SIDE_ROWS, q13, side_table};
 pub use q14::{Calculated, TimeOfDay, q14};
 pub use q15::{DayStats, q15};
@@ -53,11 +50,17 @@ pub use q16::{ChannelStats, q16};
 pub use q17::{AuctionStats, q17};
 pub use q18::{LastBid, q18};
 pub use q19::{Ranked, q19};
+pub use q20::{BidOnAuction, q20};
 pub use q21::{WithChannel, q21};
 pub use q22::{WithDirectories, q22};
+pub use q23::{SellerBid, q23};
+pub use winning::Won;
 
 /// The names of all queries.
-pub const QUERIES: &[&str] = &["q0", "q1", "q2", "q3", "q4", "q6", "q7", "q8", "q9", "q12", "q13", "q14", "q15", "q16", "q17", "q18", "q19", "q20", "q21", "q22", "q23", "c0"];
+pub const QUERIES: &[&str] = &[
+    "q0", "q1", "q2", "q3", "q4", "q6", "q7", "q8", "q9", "q12", "q13", "q14", "q15", "q16", "q17", "q18",
+    "q19", "q20", "q21", "q22", "q23", "c0",
+];
 
 /// No event comes more than this after a later one.
 pub(crate) const OUT_OF_ORDER: std::time::Duration = secs(4);

@@ -21,16 +21,19 @@ const STATES: [&str; 3] = ["or", "id", "ca"];
 /// Joins the auctions of category 10 with their sellers, where these live in Oregon, Idaho or California. A
 /// seller may open an auction at any time after they registered, so both sides are kept for good.
 pub fn q3(flow: &Flow, log: &Log, out: impl Sink<LocalSeller>) {
-    flow.source("persons-and-auctions", log.select(|entry| Some(entry.clone()).filter(|e| e.bid().is_none())))
-        .watermarks(in_order())
-        .filter(|entry| match entry {
-            Entry::Person(person) => STATES.contains(&person.state.as_str()),
-            Entry::Auction(auction) => auction.category == CATEGORY,
-            Entry::Bid(_) => false,
-        })
-        .key_by(person_of)
-        .operate("sellers", "person ⋈ auction", || Sellers)
-        .sink("answer", out);
+    flow.source(
+        "persons-and-auctions",
+        log.select(|entry| Some(entry.clone()).filter(|e| e.bid().is_none())),
+    )
+    .watermarks(in_order())
+    .filter(|entry| match entry {
+        Entry::Person(person) => STATES.contains(&person.state.as_str()),
+        Entry::Auction(auction) => auction.category == CATEGORY,
+        Entry::Bid(_) => false,
+    })
+    .key_by(person_of)
+    .operate("sellers", "person ⋈ auction", || Sellers)
+    .sink("answer", out);
 }
 
 /// What is known of a person.

@@ -1,0 +1,76 @@
+//! A query that is stopped half-way and goes on from a checkpoint gives the answer of one that was not.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
+
+use afflux_actor::{Clock, Threads};
+use afflux_nexmark::queries::{QUERIES, build};
+use afflux_nexmark::{Log, Tally};
+use afflux_stream::job::{LocalRun, start_local};
+use afflux_stream::{Flow, JobSettings, Plan, Restore};
+
+const EVENTS: u64 = 20_000;
+static LOG: LazyLock<Log> = LazyLock::new(|| Log::new(EVENTS as usize, 500));
+
+/// Times the speed of the events' time, so that there is time for checkpoints: 40 ms in all.
+const PACE: f64 = 1_000.0;
+
+/// Rows of its answer depend on when they come.
+const BY_THE_CLOCK: &str = "q12";
+
+fn plan(query: &str, parallelism: u32, replay: Option<f64>, tally: &Tally) -> Plan {
+    let flow = Flow::new(query, JobSettings { parallelism, replay, ..JobSettings::default() });
+    build(query, &flow, &LOG, tally.clone()).unwrap();
+    flow.finish().unwrap()
+}
+
+/// Starts a plan, lets `work` do something with the run, and returns what it makes of it.
+fn with_run<R>(plan: Plan, from: Option<Restore>, work: impl AsyncFnOnce(LocalRun) -> R) -> R {
+    afflux_actor::test::system(|| async move {
+        let threads = Arc::new(Threads::inline_slots(2).unwrap());
+        let clock = Clock::starting_at(SystemTime::UNIX_EPOCH);
+        work(start_local(&plan, threads, clock, None, from).unwrap()).await
+    })
+}
+
+/// The last checkpoint before a third has been read.
+async fn half_way(mut run: LocalRun) -> Restore {
+    let mut saved = run.checkpoint(1).await.unwrap();
+    for epoch in 2.. {
+        let read: u64 = run.meters().iter().map(|meter| meter.read().input_done).sum();
+        if read > EVENTS / 3 {
+            break;
+        }
+        match run.checkpoint(epoch).await {
+            Ok(later) => saved = later,
+            Err(_) => break,
+        }
+    }
+    saved
+}
+
+/// Rows that the sources of a run have read.
+async fn rows_read(run: LocalRun) -> u64 {
+    let readings = run.finish().await.unwrap();
+    let sources =
+        readings.iter().filter(|task| task.input_total > 0).filter_map(|task| task.operators.last());
+    sources.map(|source| source.records_in).sum()
+}
+
+#[test]
+fn every_answer_survives_a_restore() {
+    let mut gone_on = 0;
+    for query in QUERIES.iter().filter(|query| **query != BY_THE_CLOCK) {
+        for parallelism in [1, 3] {
+            let (lost, kept, whole) = (Tally::default(), Tally::default(), Tally::default());
+            let all = with_run(plan(query, parallelism, None, &whole), None, rows_read);
+            let saved = with_run(plan(query, parallelism, Some(PACE), &lost), None, half_way);
+            let rest = with_run(plan(query, parallelism, None, &kept), Some(saved), rows_read);
+            assert_eq!(kept.digest(), whole.digest(), "{query} at parallelism {parallelism}");
+            gone_on += usize::from(rest > 0 && rest < all);
+        }
+    }
+    assert!(gone_on > QUERIES.len(), "only {gone_on} runs went on from the middle");
+}
