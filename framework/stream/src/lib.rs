@@ -8,6 +8,7 @@
 //! (`afflux-connectors`), settings and clocks of the process (`afflux`).
 
 mod aggregate;
+mod asking;
 mod batch;
 mod context;
 mod errors;
@@ -38,7 +39,9 @@ mod timers;
 mod watermark;
 mod window;
 
+pub use afflux_mesh::Backoff;
 pub use aggregate::{Aggregate, Fold, fold};
+pub use asking::{ASYNC_IN_FLIGHT_DEFAULT, ASYNC_IN_FLIGHT_MAX, ASYNC_TIMEOUT_DEFAULT, AsyncCx, AsyncMap};
 pub use batch::{BATCH_ROWS_MAX, Batch, Element, Mark};
 pub use context::{JobSettings, Placement};
 #[doc(hidden)]

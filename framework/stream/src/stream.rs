@@ -25,6 +25,7 @@ use crate::stage::fused::{Filter, Fused, Map, Step, Whole};
 use crate::stage::tell::{Tell, TellFn, UNANSWERED};
 use crate::stage::write::{WRITER, Write};
 
+mod asking;
 mod branch;
 mod exchange;
 mod fallible;

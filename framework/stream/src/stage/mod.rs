@@ -5,6 +5,7 @@
 //! [`Stage::resume`]; until then the task hands it nothing new, barriers and watermarks included.
 
 pub(crate) mod ahead;
+pub(crate) mod async_map;
 pub(crate) mod branch;
 pub(crate) mod count;
 pub(crate) mod faults;
