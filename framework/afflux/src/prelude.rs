@@ -18,5 +18,7 @@ pub use crate::stream::{
     Watermarks, Window, fold, generate, hours, millis_of, minutes, secs,
 };
 #[cfg(feature = "node")]
+pub use crate::stream::{DistinctSet, Ranking, distinct, top_n};
+#[cfg(feature = "node")]
 pub use crate::{App, connectors::Csv};
 pub use crate::{Error, Result};

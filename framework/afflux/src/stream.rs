@@ -5,3 +5,7 @@ pub use afflux_stream::{
     Late, Monotonous, Record, Sink, SinkWriter, Source, SourceStream, SplitWatermark, Stream, Timestamp,
     Tumbling, Watermarks, Window, Windowed, fold, generate, hours, millis_of, minutes, secs, vec_source,
 };
+pub use afflux_stream::{
+    Change, Deduplicate, Distinct, DistinctSet, Join, JoinLate, Ranking, Top, TopN, UnboundedJoin, distinct,
+    top_n,
+};

@@ -161,6 +161,19 @@ impl Flow {
         last.map_or_else(|| "the beginning of its chain".to_owned(), |name| format!("`{name}`"))
     }
 
+    /// The sources whose records reach a chain, for messages.
+    pub(crate) fn sources_of(&self, chain: u32) -> String {
+        let draft = self.draft.borrow();
+        let (mut chains, mut seen) = (vec![chain], BTreeSet::new());
+        while let Some(chain) = chains.pop() {
+            if seen.insert(chain) {
+                chains.extend(draft.graph.edges.iter().filter(|e| e.to_chain == chain).map(|e| e.from_chain));
+            }
+        }
+        let sources = draft.sources.iter().filter(|s| seen.contains(&s.chain));
+        sources.map(|s| format!("`{}`", s.operator)).collect::<Vec<_>>().join(", ")
+    }
+
     /// Adds an operator under its name; a name that is taken is an error of [`Flow::finish`].
     pub(crate) fn add_operator(&self, name: &str, kind: OperatorKind, detail: &str, chain: u32) {
         let mut draft = self.draft.borrow_mut();
