@@ -1,8 +1,8 @@
 //! The Nexmark queries, in one process or several.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use afflux_nexmark::queries::{QUERIES, build};
+use afflux_nexmark::queries::{QUERIES, build, q10_written};
 use afflux_nexmark::{Digest, Log, Tally};
 use afflux_stream::{Flow, JobSettings};
 
@@ -29,6 +29,8 @@ struct Params {
     rate: usize,
     parallelism: u32,
     digest: bool,
+    /// Where q10 writes.
+    files: PathBuf,
 }
 
 impl Params {
@@ -39,6 +41,7 @@ impl Params {
             rate: args.number("rate", 10_000)?,
             parallelism: args.count("parallelism", 1)? as u32,
             digest: std::env::args().any(|word| word == DIGEST),
+            files: args.text("files").unwrap_or_else(|| "out/nexmark-q10".to_owned()).into(),
         })
     }
 }
@@ -52,7 +55,7 @@ fn work(
     let log = Log::new(params.events, params.rate);
     let parallelism = params.parallelism;
     let flow = Flow::new(&params.query, JobSettings { parallelism, ..JobSettings::default() });
-    build(&params.query, &flow, &log, tally.clone()).map_err(|e| e.to_string())?;
+    build(&params.query, &flow, &log, tally.clone(), &params.files).map_err(|e| e.to_string())?;
     let plan = flow.finish().map_err(|e| e.to_string())?;
     drive(
         &plan,
@@ -92,18 +95,26 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             .write_json(Path::new(&out))
             .map_err(|e| format!("{out}: {e}"));
     }
+    if params.query == "q10" && params.files.exists() {
+        std::fs::remove_dir_all(&params.files).map_err(|e| format!("{}: {e}", params.files.display()))?;
+    }
     let shares = if nodes == 1 {
         vec![work(&params, (0, 1), |_| Ok(Vec::new()))?]
     } else {
         params.parallelism = params.parallelism.max(nodes as u32);
         let (events, rate) = (params.events.to_string(), params.rate.to_string());
         let mut words = vec!["nexmark-node", &params.query, "--events", &events, "--rate", &rate];
+        let files = params.files.to_string_lossy();
+        words.extend(["--files", &files]);
         words.extend(params.digest.then_some(DIGEST));
         spawn::<Share>(&words, params.parallelism, nodes)?
     };
     let mut digest = Digest::default();
     for share in &shares {
         digest.merge(&share.digest);
+    }
+    if params.query == "q10" {
+        digest = q10_written(&params.files).map_err(|e| e.to_string())?;
     }
     let sum = |f: fn(&Share) -> f64| shares.iter().map(f).sum::<f64>();
     let (wall_s, cpu_s) = (shares.iter().map(|s| s.wall_s).fold(0.0, f64::max), sum(|s| s.cpu_s));

@@ -3,6 +3,7 @@
 mod c0;
 mod q0;
 mod q1;
+mod q10;
 mod q12;
 mod q13;
 mod q14;
@@ -24,6 +25,7 @@ mod q8;
 mod q9;
 mod winning;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use afflux::prelude::*;
@@ -42,6 +44,7 @@ pub use q6::{SellerPrice, q6};
 pub use q7::{Highest, q7};
 pub use q8::{NewSeller, q8};
 pub use q9::q9;
+pub use q10::{q10, q10_written};
 pub use q12::{BidsInTime, PerTenSeconds, q12};
 pub use q13::{Enriched, SIDE_ROWS, q13, side_table};
 pub use q14::{Calculated, TimeOfDay, q14};
@@ -58,8 +61,8 @@ pub use winning::Won;
 
 /// The names of all queries.
 pub const QUERIES: &[&str] = &[
-    "q0", "q1", "q2", "q3", "q4", "q6", "q7", "q8", "q9", "q12", "q13", "q14", "q15", "q16", "q17", "q18",
-    "q19", "q20", "q21", "q22", "q23", "c0",
+    "q0", "q1", "q2", "q3", "q4", "q6", "q7", "q8", "q9", "q10", "q12", "q13", "q14", "q15", "q16", "q17",
+    "q18", "q19", "q20", "q21", "q22", "q23", "c0",
 ];
 
 /// No event comes more than this after a later one.
@@ -73,11 +76,11 @@ pub(crate) fn in_order() -> Watermarks {
 /// A bid, as most answers hold it.
 pub(crate) type SharedBid = Arc<Bid>;
 
-/// Builds the query of this name, ending in the tally.
+/// Builds the query of this name, ending in the tally; q10 ends in files below `files` instead.
 ///
 /// # Errors
 /// When there is none of this name.
-pub fn build(query: &str, flow: &Flow, log: &Log, out: Tally) -> afflux_stream::Result<()> {
+pub fn build(query: &str, flow: &Flow, log: &Log, out: Tally, files: &Path) -> afflux_stream::Result<()> {
     match query {
         "q0" => q0(flow, log, out),
         "q1" => q1(flow, log, out),
@@ -88,6 +91,7 @@ pub fn build(query: &str, flow: &Flow, log: &Log, out: Tally) -> afflux_stream::
         "q7" => q7(flow, log, out),
         "q8" => q8(flow, log, out),
         "q9" => q9(flow, log, out),
+        "q10" => q10(flow, log, files),
         "q12" => q12(flow, log, out),
         "q13" => q13(flow, log, out),
         "q14" => q14(flow, log, out),
