@@ -20,5 +20,7 @@ pub use crate::stream::{
 #[cfg(feature = "node")]
 pub use crate::stream::{DistinctSet, Ranking, distinct, top_n};
 #[cfg(feature = "node")]
+pub use crate::stream::{Every, MergeAggregate, Session, Sliding, Trigger};
+#[cfg(feature = "node")]
 pub use crate::{App, connectors::Csv};
 pub use crate::{Error, Result};

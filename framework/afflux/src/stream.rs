@@ -9,3 +9,4 @@ pub use afflux_stream::{
     Change, Deduplicate, Distinct, DistinctSet, Join, JoinLate, Ranking, Top, TopN, UnboundedJoin, distinct,
     top_n,
 };
+pub use afflux_stream::{Every, Firing, MergeAggregate, Session, Sliding, Timing, Trigger};

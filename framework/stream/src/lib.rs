@@ -40,9 +40,10 @@ mod time;
 mod timers;
 mod watermark;
 mod window;
+mod windowed;
 
 pub use afflux_mesh::Backoff;
-pub use aggregate::{Aggregate, Fold, fold};
+pub use aggregate::{Aggregate, Fold, MergeAggregate, Merging, fold};
 pub use asking::{ASYNC_IN_FLIGHT_DEFAULT, ASYNC_IN_FLIGHT_MAX, ASYNC_TIMEOUT_DEFAULT, AsyncCx, AsyncMap};
 pub use batch::{BATCH_ROWS_MAX, Batch, Element, Mark};
 pub use context::{JobSettings, Placement};
@@ -59,7 +60,7 @@ pub use harness::Harness;
 pub use join::{Join, JoinLate, UnboundedJoin};
 pub use key::{KEY_GROUPS, Key, KeyBytes, KeyGroup};
 pub use keyed::{ByRef, ByValue, KeyOf};
-pub use keyed_stream::{KeyedStream, NoPolicy, Windowed};
+pub use keyed_stream::KeyedStream;
 pub use merge::{Either, EitherKey};
 pub use meter::{OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter, TaskReading};
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
@@ -78,7 +79,11 @@ pub use watermark::{
     Ahead, BoundedOutOfOrder, DropAhead, Guard, IDLE_AFTER_DEFAULT, Monotonous, NoGuard, SideAhead,
     SplitWatermark, Watermarks,
 };
-pub use window::{DropLate, Global, Late, SideLate, Tumbling, Window};
+pub use window::{
+    DropLate, Every, Firing, Global, Late, LatePolicy, LateRows, NeverLate, NoPolicy, Session, SideLate,
+    Sliding, SlidingSize, Timing, Trigger, Tumbling, Window,
+};
+pub use windowed::{Aggregation, WindowFor, WindowKind, Windowed};
 
 /// The result of everything a pipeline does.
 pub type Result<T> = std::result::Result<T, afflux_wire::Status>;

@@ -1,10 +1,25 @@
 //! Windows: finite stretches of event time that keyed records are gathered in.
 
+mod firing;
+mod late;
+mod panes;
+mod session;
+mod sliding;
+mod trigger;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::time::{Timestamp, millis};
+
+pub use firing::{Firing, Timing};
+pub use late::{DropLate, Late, LatePolicy, LateRows, NeverLate, NoPolicy, SideLate};
+pub(crate) use panes::Panes;
+pub use session::Session;
+pub use sliding::{Sliding, SlidingSize};
+pub(crate) use trigger::Pace;
+pub use trigger::{Every, Trigger};
 
 /// A stretch of event time `[start, end)`.
 ///
@@ -64,22 +79,3 @@ impl Tumbling {
 /// One window over all of time: its result comes when the input has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Global;
-
-/// What to do with a record that comes after its window was purged. There is no default: a
-/// pipeline says it.
-pub struct Late;
-
-#[allow(non_upper_case_globals)] // read as the variants of a choice, but each has a type of its own
-impl Late {
-    /// Counts it and drops it.
-    pub const Drop: DropLate = DropLate;
-    /// Gives it to a second stream.
-    pub const Side: SideLate = SideLate;
-}
-
-/// See [`Late::Drop`].
-#[derive(Clone, Copy, Debug)]
-pub struct DropLate;
-/// See [`Late::Side`].
-#[derive(Clone, Copy, Debug)]
-pub struct SideLate;

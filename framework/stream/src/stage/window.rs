@@ -1,11 +1,15 @@
-//! Keyed aggregation in windows: panes of tables, fired in order as the watermark passes.
+//! Keyed aggregation in windows: panes of tables, fired in order as the watermark passes. Windows
+//! that overlap share panes, which are merged when a window fires.
 
+mod keyed;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::Poll;
 
 use super::{Next, Stage, Turn};
 use crate::Result;
-use crate::aggregate::Aggregate;
+use crate::aggregate::{Aggregate, MergeAggregate};
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
 use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
@@ -13,7 +17,9 @@ use crate::meter::Meter;
 use crate::snapshot::Restore;
 use crate::table::Table;
 use crate::time::Timestamp;
-use crate::window::{Tumbling, Window};
+use crate::window::{Panes, Window};
+
+pub(crate) use keyed::{Assign, Merge, WindowOperator, WindowRules, late_tag};
 
 /// State name of the panes.
 pub(crate) const PANES: &str = "panes";
@@ -21,14 +27,35 @@ pub(crate) const PANES: &str = "panes";
 pub(crate) const PURGED: &str = "purged";
 
 struct Pane<K, Acc> {
-    window: Window,
+    start: i64,
     table: Table<K, Acc>,
 }
 
 /// A window being emitted: what is left of it.
 struct Firing<K, Acc> {
     window: Window,
-    rows: hashbrown::hash_table::IntoIter<(K, Acc)>,
+    rows: Left<K, Acc>,
+}
+
+enum Left<K, Acc> {
+    /// Panes from this start on are not merged yet.
+    Panes(i64, Table<K, Acc>),
+    Rows(hashbrown::hash_table::IntoIter<(K, Acc)>),
+}
+
+/// Takes all of one pane into a table.
+pub(crate) type MergeTables<K, A, Acc> = fn(&A, &mut Table<K, Acc>, &Table<K, Acc>);
+
+/// The [`MergeTables`] of an aggregate.
+pub(crate) fn merge_tables<K: Key, T, A: MergeAggregate<K, T>>(
+    aggregate: &A,
+    into: &mut Table<K, A::Acc>,
+    from: &Table<K, A::Acc>,
+) {
+    for (key, acc) in from.iter() {
+        let merged = into.upsert(key.key_hash(), Cow::Borrowed(key), || aggregate.create());
+        aggregate.merge(merged, acc);
+    }
 }
 
 /// Aggregates records per key and window.
@@ -38,7 +65,9 @@ pub(crate) struct WindowStage<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> {
     key: Arc<F>,
     aggregate: Arc<A>,
     /// Absent: one window over all of time.
-    tumbling: Option<Tumbling>,
+    windows: Option<Panes>,
+    /// Present where windows overlap.
+    merge: Option<MergeTables<F::Key, A, A::Acc>>,
     /// Ordered by start; few.
     panes: Vec<Pane<F::Key, A::Acc>>,
     /// The pane of the last record.
@@ -65,7 +94,8 @@ where
     pub(crate) parallelism: u32,
     pub(crate) key: Arc<F>,
     pub(crate) aggregate: Arc<A>,
-    pub(crate) tumbling: Option<Tumbling>,
+    pub(crate) windows: Option<Panes>,
+    pub(crate) merge: Option<MergeTables<F::Key, A, A::Acc>>,
     pub(crate) late: Option<Next<T>>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) next: Next<A::Output>,
@@ -78,8 +108,9 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             subtask: parts.subtask,
             key: parts.key,
             aggregate: parts.aggregate,
-            timed: parts.tumbling.is_some(),
-            tumbling: parts.tumbling,
+            timed: parts.windows.is_some(),
+            windows: parts.windows,
+            merge: parts.merge,
             panes: Vec::new(),
             current: 0,
             purged: Timestamp::MIN,
@@ -120,18 +151,12 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         Ok(())
     }
 
-    fn window_starting(&self, start_ms: i64) -> Window {
-        self.tumbling.map_or(Window::GLOBAL, |t| t.starting(start_ms))
-    }
-
     /// The index of the pane that starts here, made when it is absent.
-    fn pane_at(&mut self, start_ms: i64) -> usize {
-        let start = Timestamp::from_millis(start_ms);
-        match self.panes.binary_search_by_key(&start, |p| p.window.start) {
+    fn pane_at(&mut self, start: i64) -> usize {
+        match self.panes.binary_search_by_key(&start, |p| p.start) {
             Ok(index) => index,
             Err(index) => {
-                let window = self.window_starting(start_ms);
-                self.panes.insert(index, Pane { window, table: Table::new() });
+                self.panes.insert(index, Pane { start, table: Table::new() });
                 index
             }
         }
@@ -146,12 +171,12 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         batch.clear();
     }
 
-    fn add_by_time(&mut self, batch: &mut Batch<T>, tumbling: Tumbling) {
-        let size = tumbling.size_ms() as u64;
-        // Mostly all rows of a batch fall into one window, that of the batch before.
+    fn add_by_time(&mut self, batch: &mut Batch<T>, windows: Panes) {
+        let length = windows.pane() as u64;
+        // Mostly all rows of a batch fall into one pane, that of the batch before.
         if let Some(pane) = self.panes.get_mut(self.current) {
-            let start = pane.window.start.millis();
-            let outside = batch.times.iter().filter(|t| t.wrapping_sub(start) as u64 >= size).count();
+            let start = pane.start;
+            let outside = batch.times.iter().filter(|t| t.wrapping_sub(start) as u64 >= length).count();
             if outside == 0 {
                 let aggregate = &*self.aggregate;
                 let (make, add) =
@@ -163,18 +188,15 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         }
         let mut late = 0;
         for (index, (row, &time)) in batch.rows.iter().zip(&batch.times).enumerate() {
-            let in_current = self
-                .panes
-                .get(self.current)
-                .is_some_and(|p| (time.wrapping_sub(p.window.start.millis()) as u64) < size);
+            let in_current =
+                self.panes.get(self.current).is_some_and(|p| (time.wrapping_sub(p.start) as u64) < length);
             if !in_current {
-                let window = tumbling.window_of(Timestamp::from_millis(time));
-                if window.end <= self.purged {
+                if windows.window(windows.last_window_of(time)).end <= self.purged {
                     self.late_rows.times.push(index as i64);
                     late += 1;
                     continue;
                 }
-                self.current = self.pane_at(window.start.millis());
+                self.current = self.pane_at(windows.pane_of(time));
             }
             let key = self.key.key(row);
             let hash = key.key_hash();
@@ -201,34 +223,72 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         }
     }
 
+    /// The next window to fire and whether the watermark has reached its end.
+    fn next_window(&self, watermark: Timestamp) -> Option<Window> {
+        let first = self.panes.first()?;
+        let window = self.windows.map_or(Window::GLOBAL, |windows| {
+            windows.window(windows.first_window_ending_after(first.start.max(self.purged.millis())))
+        });
+        (window.end <= watermark).then_some(window)
+    }
+
+    /// Takes one more pane into the window that is being fired; `false`: there is none.
+    fn gather(&mut self, window: Window, from: i64, table: &mut Table<F::Key, A::Acc>) -> Option<i64> {
+        let index = self.panes.partition_point(|p| p.start < from);
+        let start = self.panes.get(index)?.start;
+        if start >= window.end.millis() {
+            return None;
+        }
+        // No later window needs it: its accumulators move.
+        let last = self.windows.is_none_or(|w| w.last_window_of(start) <= window.start.millis());
+        let pane = if last { Some(self.panes.remove(index)) } else { None };
+        let theirs = match &pane {
+            Some(pane) => &pane.table,
+            None => &self.panes.get(index)?.table,
+        };
+        match (pane.is_some() && table.len() == 0, self.merge) {
+            (false, Some(merge)) => merge(&self.aggregate, table, theirs),
+            _ => *table = pane.map(|p| p.table)?,
+        }
+        Some(start.saturating_add(1))
+    }
+
     /// Emits fired windows until none is left (`false`) or the output is full (`true`).
     fn fire(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
         let Some(watermark) = self.passing else { return Ok(false) };
         let _at = self.meter.enter();
         loop {
-            if self.firing.is_none() {
-                // The global window fires at the end of time only.
-                match self.panes.first() {
-                    Some(pane) if pane.window.end <= watermark => {
-                        let pane = self.panes.remove(0);
-                        self.current = 0;
-                        self.firing = Some(Firing { window: pane.window, rows: pane.table.into_entries() });
+            let Some(mut firing) = self.firing.take() else {
+                let Some(window) = self.next_window(watermark) else { break };
+                self.current = 0;
+                self.firing = Some(Firing { window, rows: Left::Panes(i64::MIN, Table::new()) });
+                continue;
+            };
+            let window = firing.window;
+            match &mut firing.rows {
+                Left::Panes(from, table) => match self.gather(window, *from, table) {
+                    Some(next) => {
+                        *from = next;
+                        self.firing = Some(firing);
+                        if self.merge.is_some() {
+                            // A pane may be large: one a turn.
+                            return Ok(true);
+                        }
                     }
-                    _ => break,
-                }
-            }
-            if let Some(firing) = &mut self.firing {
-                let window = firing.window;
-                let time = self.timed.then(|| window.last().millis());
-                while self.out.len() < BATCH_ROWS_MAX {
-                    match firing.rows.next() {
-                        Some((key, acc)) => {
-                            self.out.push(self.aggregate.finish(key, window, acc), time);
-                        }
-                        None => {
-                            self.firing = None;
-                            break;
-                        }
+                    None => {
+                        let rows = std::mem::replace(table, Table::new()).into_entries();
+                        self.firing = Some(Firing { window, rows: Left::Rows(rows) });
+                        self.purged = self.purged.max(window.end);
+                    }
+                },
+                Left::Rows(rows) => {
+                    let time = self.timed.then(|| window.last().millis());
+                    let room = BATCH_ROWS_MAX - self.out.len().min(BATCH_ROWS_MAX);
+                    for (key, acc) in rows.by_ref().take(room) {
+                        self.out.push(self.aggregate.finish(key, window, acc), time);
+                    }
+                    if rows.len() > 0 {
+                        self.firing = Some(firing);
                     }
                 }
             }
@@ -262,7 +322,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         let rows: u64 = self.panes.iter().map(|p| p.table.len() as u64).sum();
         type Rows<'a, K, Acc> = Vec<(i64, Vec<&'a (K, Acc)>)>;
         let panes: Rows<'_, F::Key, A::Acc> =
-            self.panes.iter().map(|p| (p.window.start.millis(), p.table.iter().collect())).collect();
+            self.panes.iter().map(|p| (p.start, p.table.iter().collect())).collect();
         snapshot.put(&self.operator, PANES, self.subtask, rows, &panes)?;
         snapshot.put(&self.operator, PURGED, self.subtask, 1, &self.purged.millis())
     }
@@ -272,9 +332,9 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> 
     fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.meter.records_in(batch.len());
         let _at = self.meter.enter();
-        match self.tumbling {
+        match self.windows {
             None => self.add_all(batch),
-            Some(tumbling) => self.add_by_time(batch, tumbling),
+            Some(windows) => self.add_by_time(batch, windows),
         }
         if !self.late_rows.is_empty() {
             match &mut self.late {
