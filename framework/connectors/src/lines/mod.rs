@@ -16,9 +16,10 @@ use serde::de::DeserializeOwned;
 use crate::file;
 use crate::watch::{Files, WatchedFiles};
 
-pub(crate) use self::format::{decode_json, decode_text, encode_json, encode_text};
-pub(crate) use self::read::LineReader;
+pub(crate) use self::format::{CURE, Decode, Encode, decode_json, decode_text, encode_json, encode_text};
+pub(crate) use self::read::{LineReader, too_long};
 pub use self::splitter::LINE_BYTES_MAX;
+pub(crate) use self::splitter::{Found, LineSplitter};
 use self::write::LineWriter;
 
 /// Names of the files of JSON lines that a directory stands for.

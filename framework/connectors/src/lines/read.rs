@@ -119,13 +119,13 @@ impl<T> LineReader<T> {
                     }
                 },
                 Found::TooLong => {
-                    self.bad(&too_long(), self.lines.lines())?;
+                    self.bad(&too_long(LINE_BYTES_MAX), self.lines.lines())?;
                     return Ok(Next::Passed);
                 }
                 Found::Nothing if self.ended => return Ok(Next::End),
                 Found::Nothing => {
                     if self.lines.is_overlong() && self.on_error == OnError::Fail {
-                        self.bad(&too_long(), self.lines.lines() + 1)?;
+                        self.bad(&too_long(LINE_BYTES_MAX), self.lines.lines() + 1)?;
                     }
                     match self.lines.fill(|into| self.bytes.read(into)) {
                         Ok(count) => self.ended = count == 0,
@@ -142,8 +142,8 @@ impl<T> LineReader<T> {
 }
 
 /// What is wrong with a line that is too long.
-pub(crate) fn too_long() -> String {
-    format!("longer than {LINE_BYTES_MAX} bytes; is a line end missing?")
+pub(crate) fn too_long(bytes_max: usize) -> String {
+    format!("longer than {bytes_max} bytes; is a line end missing?")
 }
 
 impl<T: Send> SplitReader<T> for LineReader<T> {
