@@ -25,9 +25,12 @@ mod watch;
 pub use self::csv::{Csv, HELD_ROWS_MAX, OrderedCsv, ROW_BYTES_MAX};
 pub use self::lines::{JsonLines, LINE_BYTES_MAX, TextLines};
 #[cfg(unix)]
-pub use self::stdio::{STDOUT_BYTES_MAX, Stdin, Stdout};
-#[cfg(unix)]
 pub use self::listen::BoundAddress;
 #[cfg(unix)]
-pub use self::tcp::{TCP_CONNECTIONS_MAX, TCP_LINE_BYTES_MAX, TCP_OUT_BYTES_MAX, TcpConnect, TcpLines, TcpListen, TcpSink, TcpSource};
+pub use self::stdio::{STDOUT_BYTES_MAX, Stdin, Stdout};
+#[cfg(unix)]
+pub use self::tcp::{
+    TCP_CONNECTIONS_MAX, TCP_LINE_BYTES_MAX, TCP_OUT_BYTES_MAX, TcpConnect, TcpLines, TcpListen, TcpSink,
+    TcpSource,
+};
 pub use self::watch::{Files, WATCHED_FILES_MAX, WatchedFiles};

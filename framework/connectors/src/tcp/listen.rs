@@ -131,7 +131,13 @@ impl<T> Listener<T> {
     }
 
     /// Some lines of one peer.
-    fn serve(&mut self, index: usize, cx: &mut Context<'_>, rows: &mut Vec<T>, lines_max: usize) -> Result<Turn> {
+    fn serve(
+        &mut self,
+        index: usize,
+        cx: &mut Context<'_>,
+        rows: &mut Vec<T>,
+        lines_max: usize,
+    ) -> Result<Turn> {
         let mut left = lines_max;
         while left > 0 {
             let Some(peer) = self.peers.get_mut(index) else { return Ok(Turn::Gone) };
@@ -193,7 +199,12 @@ impl<T> Listener<T> {
         Ok(Turn::More)
     }
 
-    fn read(&mut self, cx: &mut Context<'_>, batch: &mut Batch<T>, rows_max: usize) -> Poll<Result<ReadState>> {
+    fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Batch<T>,
+        rows_max: usize,
+    ) -> Poll<Result<ReadState>> {
         let mut lines_left = rows_max;
         loop {
             if let Poll::Ready(result) = self.accept(cx) {

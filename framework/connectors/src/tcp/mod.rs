@@ -10,12 +10,12 @@ use afflux_wire::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::connect::TCP_OUT_BYTES_MAX;
 use self::connect::Connector;
-pub use self::listen::{TCP_CONNECTIONS_MAX, TCP_LINE_BYTES_MAX};
+pub use self::connect::TCP_OUT_BYTES_MAX;
 use self::listen::{Listener, counts};
+pub use self::listen::{TCP_CONNECTIONS_MAX, TCP_LINE_BYTES_MAX};
 use crate::lines::{Decode, Encode, decode_json, decode_text, encode_json, encode_text};
-use crate::listen::{BoundAddress, Binding, guard};
+use crate::listen::{Binding, BoundAddress, guard};
 
 /// Lines over TCP: [`TcpLines::listen`] is a [`Source`], [`TcpLines::connect`] a [`Sink`].
 ///
@@ -159,7 +159,7 @@ impl TcpConnect {
 impl<T: Send + 'static> Sink<T> for TcpSink<T> {
     fn open(&self, _: Option<&[u8]>, cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
         let address = &self.connect.address;
-        if !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        if address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
             return Err(Status::invalid(format!("`{address}` is not HOST:PORT, such as 127.0.0.1:9999")));
         }
         Ok(Box::new(Connector::new(address, self.connect.patience, self.encode, &cx.clock)))
