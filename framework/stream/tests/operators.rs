@@ -78,7 +78,9 @@ fn sums_and_odds(
     flow.finish().unwrap()
 }
 
-fn expected(seed: u64, count: u64) -> (Vec<(u32, u64)>, Vec<(u32, u64)>) {
+type Rows = Vec<(u32, u64)>;
+
+fn expected(seed: u64, count: u64) -> (Rows, Rows) {
     let mut sums = BTreeMap::new();
     let mut odd = Vec::new();
     for r in (0..count).map(|i| reading(seed, i)) {
@@ -179,7 +181,7 @@ proptest! {
         prop_assert_eq!((out.sorted(), odd.sorted()), expected(seed, count));
         let (out, odd) = (Collect::default(), Collect::default());
         run_over_a_restore(
-            sums_and_odds(seed, count, parallelism, &out, &odd),
+            sums_and_odds(seed, count, parallelism, &Collect::default(), &Collect::default()),
             sums_and_odds(seed, count, parallelism, &out, &odd),
         );
         prop_assert_eq!((out.sorted(), odd.sorted()), expected(seed, count));

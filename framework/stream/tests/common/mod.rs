@@ -78,7 +78,8 @@ pub fn run(plan: Plan) -> Vec<TaskReading> {
 }
 
 /// Starts `plan`, takes a checkpoint, throws all else away, and runs `again` from the checkpoint
-/// to its end. Both must be the same pipeline.
+/// to its end. Both must be the same pipeline, but for the sinks: a short input may have ended
+/// before the checkpoint, so what the first collects is not to be looked at.
 pub fn run_over_a_restore(plan: Plan, again: Plan) -> Vec<TaskReading> {
     let restore = afflux_actor::test::system(|| async move {
         let threads = Arc::new(Threads::inline_slots(2).unwrap());
