@@ -87,7 +87,7 @@ pub use security::Security;
 
 /// The derives, by their names; [`prelude`] has those that a user needs.
 pub mod macros {
-    pub use afflux_macros::{Actor, Event, Key, RpcError, Service};
+    pub use afflux_macros::{Actor, Event, Key, Operator, RpcError, Service};
 }
 
 /// What a registry is, and what it coordinates: locks, elections, counters.

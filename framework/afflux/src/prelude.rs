@@ -1,7 +1,7 @@
 //! What most files of a user need: `use afflux::prelude::*;`.
 
 #[cfg(feature = "node")]
-pub use afflux_macros::{Actor, Event, Key};
+pub use afflux_macros::{Actor, Event, Key, Operator};
 pub use afflux_macros::{RpcError, Service};
 pub use schemars::JsonSchema;
 pub use serde::{Deserialize, Serialize};
@@ -14,8 +14,7 @@ pub use crate::contract::{
 };
 #[cfg(feature = "node")]
 pub use crate::stream::{
-    Aggregate, Ahead, BoundedOutOfOrder, Event, Flow, Global, Key, Late, Monotonous, Timestamp, Tumbling,
-    Watermarks, Window, fold, generate, hours, millis_of, minutes, secs,
+    Aggregate, Ahead, BoundedOutOfOrder, Event, Flow, Global, Key, Late, ListState, MapState, Monotonous, OperatorCx, Output, Process, Timestamp, Tumbling, ValueState, Watermarks, Window, fold, generate, hours, millis_of, minutes, secs,
 };
 #[cfg(feature = "node")]
 pub use crate::stream::{DistinctSet, Ranking, distinct, top_n};

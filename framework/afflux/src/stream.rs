@@ -6,7 +6,6 @@ pub use afflux_stream::{
     Tumbling, Watermarks, Window, Windowed, fold, generate, hours, millis_of, minutes, secs, vec_source,
 };
 pub use afflux_stream::{
-    Change, Deduplicate, Distinct, DistinctSet, Join, JoinLate, Ranking, Top, TopN, UnboundedJoin, distinct,
-    top_n,
+    Change, Deduplicate, Distinct, DistinctSet, Join, JoinLate, Ranking, Top, TopN, UnboundedJoin, distinct, top_n, AggregatingState, Aggregator, Either, EitherKey, Harness, KeyedOperator, Lasting, Life, ListState, MapState, OperatorCx, OperatorSpec, Output, Process, Processing, Reducer, ReducingState, Result, SideOutputs, SideTag, State, StateField, ValueState,
 };
 pub use afflux_stream::{Every, Firing, MergeAggregate, Session, Sliding, Timing, Trigger};

@@ -12,6 +12,7 @@ mod key;
 mod main_fn;
 mod methods;
 mod naming;
+mod operator;
 mod rpc_error;
 mod service;
 
@@ -90,6 +91,24 @@ pub fn derive_rpc_error(input: TokenStream) -> TokenStream {
 #[proc_macro_derive(Event, attributes(event))]
 pub fn derive_event(input: TokenStream) -> TokenStream {
     finish(event::expand(parse_macro_input!(input)))
+}
+
+/// An operator of one's own on a keyed stream: implement `Process` for it.
+///
+/// `#[operator(input = Reading, output = Alert, key = String)]` on the struct; each `#[state]` field
+/// is a `ValueState`, `ListState`, `MapState`, `ReducingState` or `AggregatingState`, and holds the
+/// state of the current key while a method runs. Other fields are settings: cloned for each task,
+/// the same for all keys, no part of checkpoints.
+///
+/// | option | means | default |
+/// |---|---|---|
+/// | `input = T` | the records that come in | needed |
+/// | `output = T` | the rows that go out | needed |
+/// | `key = K` | what records are grouped by; `()` for all together | needed |
+/// | `#[state(ttl = "1h")]` | what was not written for so long is forgotten, by event time where the stream has it, else by the clock | kept for ever |
+#[proc_macro_derive(Operator, attributes(operator, state))]
+pub fn derive_operator(input: TokenStream) -> TokenStream {
+    finish(operator::expand(parse_macro_input!(input)))
 }
 
 /// A value that records can be grouped by: its fields are keys and are encoded in their order.

@@ -28,6 +28,7 @@ mod opened;
 mod operator;
 mod partitioning;
 mod rank;
+mod process;
 mod sink;
 mod snapshot;
 mod source;
@@ -66,12 +67,16 @@ pub use meter::{OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter, Task
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};
 pub use rank::{Change, Deduplicate, Distinct, DistinctSet, Ranking, Top, TopN, distinct, top_n};
+pub use process::{Lasting, OperatorSpec, Process, Processing};
 pub use sink::{Sink, SinkWriter};
 pub use snapshot::{Part, ROUND, Restore, TaskSnapshot, is_round};
 pub use source::{IoContext, OnError, ReadState, Source, Split, SplitReader};
 pub use stage::fused::{Filter, Map, Step, Whole};
 pub use stage::tell::{TELL_IN_FLIGHT_MAX, TELL_ROWS_MAX};
-pub use state::{Life, ListState, MapState, State, StateField, ValueState};
+pub use state::{
+    AggregatingState, Aggregator, Life, ListState, MapState, Reducer, ReducingState, State, StateField,
+    ValueState,
+};
 pub use stream::{Record, SourceStream, Stream};
 pub use task::{TaskEvent, TaskMail, TaskReport};
 pub use time::{Event, Timestamp, hours, millis_of, minutes, secs};

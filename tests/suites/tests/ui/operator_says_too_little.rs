@@ -1,0 +1,9 @@
+use afflux::prelude::*;
+
+#[derive(Operator)]
+#[operator(input = u64, ouput = String)]
+struct Spike {
+    limit: u64,
+}
+
+fn main() {}
