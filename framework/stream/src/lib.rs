@@ -28,6 +28,7 @@ mod opened;
 mod operator;
 mod partitioning;
 mod rank;
+mod pattern;
 mod process;
 mod sink;
 mod snapshot;
@@ -67,6 +68,7 @@ pub use meter::{OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter, Task
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};
 pub use rank::{Change, Deduplicate, Distinct, DistinctSet, Ranking, Top, TopN, distinct, top_n};
+pub use pattern::{AfterMatch, Matched, Matching, PARTIAL_MATCHES_MAX, PATTERN_STAGES_MAX, Pattern, Times};
 pub use process::{Lasting, OperatorSpec, Process, Processing};
 pub use sink::{Sink, SinkWriter};
 pub use snapshot::{Part, ROUND, Restore, TaskSnapshot, is_round};
