@@ -14,7 +14,9 @@ pub use crate::contract::{
 };
 #[cfg(feature = "node")]
 pub use crate::stream::{
-    Aggregate, Ahead, BoundedOutOfOrder, Event, Flow, Global, Key, Late, ListState, MapState, Monotonous, OperatorCx, Output, Process, Timestamp, Tumbling, ValueState, Watermarks, Window, fold, generate, hours, millis_of, minutes, secs,
+    Aggregate, Ahead, BoundedOutOfOrder, Event, Flow, Global, Key, Late, ListState, MapState, Monotonous,
+    OperatorCx, Output, Process, Timestamp, Tumbling, ValueState, Watermarks, Window, fold, generate, hours,
+    millis_of, minutes, secs,
 };
 #[cfg(feature = "node")]
 pub use crate::stream::{DistinctSet, Ranking, distinct, top_n};

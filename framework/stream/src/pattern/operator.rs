@@ -8,10 +8,11 @@ use afflux_wire::{Code, Status};
 
 use super::matcher::{Found, Search};
 use super::{Matched, PARTIAL_MATCHES_MAX, Pattern};
+use crate::NoPolicy;
 use crate::Result;
 use crate::key::Key;
 use crate::keyed::KeyOf;
-use crate::keyed_stream::{KeyedStream, NoPolicy};
+use crate::keyed_stream::KeyedStream;
 use crate::operator::{KeyedOperator, OperatorCx, Output, SideTag};
 use crate::state::State;
 use crate::stream::{Record, Stream};
