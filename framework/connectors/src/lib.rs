@@ -14,6 +14,8 @@ mod lines;
 #[cfg(unix)]
 mod listen;
 mod position;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(unix)]
 mod stdio;
 #[cfg(unix)]
@@ -26,6 +28,10 @@ pub use self::csv::{Csv, HELD_ROWS_MAX, OrderedCsv, ROW_BYTES_MAX};
 pub use self::lines::{JsonLines, LINE_BYTES_MAX, TextLines};
 #[cfg(unix)]
 pub use self::listen::BoundAddress;
+#[cfg(feature = "rabbitmq")]
+pub use self::rabbitmq::{
+    Message, PREFETCH, Queue, Rabbit, RabbitRead, RabbitSink, RabbitSource, UNCONFIRMED_MESSAGES_MAX,
+};
 #[cfg(unix)]
 pub use self::stdio::{STDOUT_BYTES_MAX, Stdin, Stdout};
 #[cfg(unix)]
