@@ -19,6 +19,8 @@ pub use crate::stream::{
     millis_of, minutes, secs,
 };
 #[cfg(feature = "node")]
+pub use crate::stream::{AsyncCx, AsyncMap, Backoff, DeadLetter, Errors, Partitioning, replay};
+#[cfg(feature = "node")]
 pub use crate::stream::{DistinctSet, Ranking, distinct, top_n};
 #[cfg(feature = "node")]
 pub use crate::stream::{Every, MergeAggregate, Session, Sliding, Trigger};

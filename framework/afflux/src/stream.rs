@@ -14,4 +14,7 @@ pub use afflux_stream::{
     Process, Processing, Ranking, Reducer, ReducingState, Result, SideOutputs, SideTag, State, StateField,
     Top, TopN, UnboundedJoin, ValueState, distinct, top_n,
 };
+pub use afflux_stream::{
+    AsyncCx, AsyncMap, Backoff, DeadLetter, DeadReason, ErrorPolicy, Errors, Partitioning, Replay, replay,
+};
 pub use afflux_stream::{Every, Firing, MergeAggregate, Session, Sliding, Timing, Trigger};

@@ -40,6 +40,12 @@ impl KeyBytes {
 /// use afflux_stream::Key;
 /// assert_eq!(("JFK".to_string(), 7_u32).key_hash(), ("JFK".to_string(), 7_u32).key_hash());
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "records cannot be grouped by `{Self}`: it is no key",
+    label = "`{Self}` is no key",
+    note = "a key is an integer, `bool`, `char`, `String`, `Timestamp`, an `Option` or a tuple of keys, or has `#[derive(Key)]`",
+    note = "a float is none, since equal values can have different bytes: take an integer, such as the value in its smallest unit"
+)]
 pub trait Key: Clone + Eq + Send + Serialize + DeserializeOwned + 'static {
     /// Appends the canonical encoding.
     fn encode_key(&self, out: &mut KeyBytes);
