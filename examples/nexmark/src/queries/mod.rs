@@ -4,6 +4,7 @@ mod c0;
 mod q0;
 mod q1;
 mod q10;
+mod q11;
 mod q12;
 mod q13;
 mod q14;
@@ -19,6 +20,7 @@ mod q22;
 mod q23;
 mod q3;
 mod q4;
+mod q5;
 mod q6;
 mod q7;
 mod q8;
@@ -40,11 +42,13 @@ pub use q1::{InEuro, q1};
 pub use q2::{Picked, q2};
 pub use q3::{LocalSeller, q3};
 pub use q4::{CategoryPrice, q4};
+pub use q5::{Hot, q5};
 pub use q6::{SellerPrice, q6};
 pub use q7::{Highest, q7};
 pub use q8::{NewSeller, q8};
 pub use q9::q9;
 pub use q10::{q10, q10_written};
+pub use q11::{BidsInSession, q11};
 pub use q12::{BidsInTime, PerTenSeconds, q12};
 pub use q13::{Enriched, SIDE_ROWS, q13, side_table};
 pub use q14::{Calculated, TimeOfDay, q14};
@@ -60,10 +64,7 @@ pub use q23::{SellerBid, q23};
 pub use winning::Won;
 
 /// The names of all queries.
-pub const QUERIES: &[&str] = &[
-    "q0", "q1", "q2", "q3", "q4", "q6", "q7", "q8", "q9", "q10", "q12", "q13", "q14", "q15", "q16", "q17",
-    "q18", "q19", "q20", "q21", "q22", "q23", "c0",
-];
+pub const QUERIES: &[&str] = &["q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "q9", "q10", "q11", "q12", "q13", "q14", "q15", "q16", "q17", "q18", "q19", "q20", "q21", "q22", "q23", "c0"];
 
 /// No event comes more than this after a later one.
 pub(crate) const OUT_OF_ORDER: std::time::Duration = secs(4);
@@ -87,11 +88,13 @@ pub fn build(query: &str, flow: &Flow, log: &Log, out: Tally, files: &Path) -> a
         "q2" => q2(flow, log, out),
         "q3" => q3(flow, log, out),
         "q4" => q4(flow, log, out),
+        "q5" => q5(flow, log, out),
         "q6" => q6(flow, log, out),
         "q7" => q7(flow, log, out),
         "q8" => q8(flow, log, out),
         "q9" => q9(flow, log, out),
         "q10" => q10(flow, log, files),
+        "q11" => q11(flow, log, out),
         "q12" => q12(flow, log, out),
         "q13" => q13(flow, log, out),
         "q14" => q14(flow, log, out),

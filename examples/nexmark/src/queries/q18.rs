@@ -11,20 +11,8 @@ pub fn q18(flow: &Flow, log: &Log, out: impl Sink<LastBid>) {
     flow.source("bids", log.bids())
         .watermarks(in_order())
         .key_by(|bid| (bid.bidder, bid.auction))
-        .window(Global)
-        .aggregate(
-            "last",
-            fold(
-                || None,
-                |last: &mut Option<SharedBid>, bid: &SharedBid| {
-                    if last.as_ref().is_none_or(|last| last.date_time <= bid.date_time) {
-                        *last = Some(Arc::clone(bid));
-                    }
-                },
-                |_, _, last| last,
-            ),
-        )
-        .flat_map(|last| last)
+        .deduplicate()
+        .last("last")
         .map(LastBid)
         .sink("answer", out);
 }

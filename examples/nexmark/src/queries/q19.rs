@@ -1,5 +1,7 @@
 //! q19: the ten highest bids of each auction.
 
+use afflux_stream::top_n;
+
 use super::prelude::*;
 
 /// One of the highest bids of an auction.
@@ -12,7 +14,7 @@ pub struct Ranked {
 }
 
 /// Bids kept of an auction.
-const KEPT_MAX: usize = 10;
+const KEPT: usize = 10;
 
 /// Ranks the bids of each auction by their price and keeps ten.
 pub fn q19(flow: &Flow, log: &Log, out: impl Sink<Ranked>) {
@@ -20,18 +22,9 @@ pub fn q19(flow: &Flow, log: &Log, out: impl Sink<Ranked>) {
         .watermarks(in_order())
         .key_by(|bid| bid.auction)
         .window(Global)
-        .aggregate("highest", fold(Vec::new, keep_highest, |_, _, bids| bids))
-        .flat_map(|bids| bids.into_iter().zip(1..).map(|(bid, rank)| Ranked { bid, rank }))
+        .aggregate("highest", top_n(KEPT, |bid: &SharedBid| bid.price))
+        .flat_map(|ranking| ranking.rows.into_iter().zip(1..).map(|(bid, rank)| Ranked { bid, rank }))
         .sink("answer", out);
-}
-
-/// Puts `bid` in its place among those kept, the highest first, equal ones as they came.
-fn keep_highest(kept: &mut Vec<SharedBid>, bid: &SharedBid) {
-    let place = kept.partition_point(|kept| kept.price >= bid.price);
-    if place < KEPT_MAX {
-        kept.truncate(KEPT_MAX - 1);
-        kept.insert(place, Arc::clone(bid));
-    }
 }
 
 impl Answer for Ranked {
