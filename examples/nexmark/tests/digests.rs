@@ -28,9 +28,7 @@ fn digest(query: &str, parallelism: u32) -> String {
 fn check(part: usize, parts: usize) {
     for parallelism in [1, 2, 4] {
         for (query, expected) in expected().into_iter().skip(part).step_by(parts) {
-            if QUERIES.contains(&query) {
-                assert_eq!(digest(query, parallelism), expected, "{query} at parallelism {parallelism}");
-            }
+            assert_eq!(digest(query, parallelism), expected, "{query} at parallelism {parallelism}");
         }
     }
 }

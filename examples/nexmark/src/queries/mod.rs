@@ -64,7 +64,10 @@ pub use q23::{SellerBid, q23};
 pub use winning::Won;
 
 /// The names of all queries.
-pub const QUERIES: &[&str] = &["q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "q9", "q10", "q11", "q12", "q13", "q14", "q15", "q16", "q17", "q18", "q19", "q20", "q21", "q22", "q23", "c0"];
+pub const QUERIES: &[&str] = &[
+    "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "q8", "q9", "q10", "q11", "q12", "q13", "q14", "q15",
+    "q16", "q17", "q18", "q19", "q20", "q21", "q22", "q23", "c0",
+];
 
 /// No event comes more than this after a later one.
 pub(crate) const OUT_OF_ORDER: std::time::Duration = secs(4);

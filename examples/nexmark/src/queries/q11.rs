@@ -24,7 +24,7 @@ pub fn q11(flow: &Flow, log: &Log, out: impl Sink<BidsInSession>) {
         .window(Session::gap(secs(10)))
         .late(Late::Drop)
         .aggregate(
-            "bids",
+            "sessions",
             fold(
                 || 0,
                 |bids, _: &u64| *bids += 1,

@@ -33,7 +33,10 @@ pub fn q3(flow: &Flow, log: &Log, out: impl Sink<LocalSeller>) {
     auctions
         .join(persons)
         .unbounded()
-        .inner("sellers", |(_, auction), person| LocalSeller { person: Arc::clone(person), auction: *auction })
+        .inner("sellers", |(_, auction), person| LocalSeller {
+            person: Arc::clone(person),
+            auction: *auction,
+        })
         .sink("answer", out);
 }
 

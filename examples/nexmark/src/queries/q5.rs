@@ -24,7 +24,7 @@ pub fn q5(flow: &Flow, log: &Log, out: impl Sink<Hot>) {
         .window(Sliding::of(secs(10)).every(every))
         .late(Late::Drop)
         .aggregate(
-            "bids",
+            "bids-of-auction",
             fold(
                 || 0,
                 |bids, _: &u64| *bids += 1,
