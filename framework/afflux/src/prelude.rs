@@ -21,9 +21,9 @@ pub use crate::stream::{
 #[cfg(feature = "node")]
 pub use crate::stream::{AsyncCx, AsyncMap, Backoff, DeadLetter, Errors, Partitioning, replay};
 #[cfg(feature = "node")]
-pub use crate::stream::{DistinctSet, Ranking, distinct, top_n};
+pub use crate::stream::{AtEnd, CountWindow, Every, Evict, MergeAggregate, Session, Sliding, Trigger};
 #[cfg(feature = "node")]
-pub use crate::stream::{Every, MergeAggregate, Session, Sliding, Trigger};
+pub use crate::stream::{DistinctSet, Ranking, distinct, top_n};
 #[cfg(feature = "node")]
 pub use crate::{App, connectors::Csv};
 pub use crate::{Error, Result};

@@ -17,4 +17,7 @@ pub use afflux_stream::{
 pub use afflux_stream::{
     AsyncCx, AsyncMap, Backoff, DeadLetter, DeadReason, ErrorPolicy, Errors, Partitioning, Replay, replay,
 };
-pub use afflux_stream::{Every, Firing, MergeAggregate, Session, Sliding, Timing, Trigger};
+pub use afflux_stream::{
+    AtEnd, CountWindow, Every, Evict, Firing, MergeAggregate, ProcessingTime, Session, Sliding, Timing,
+    Trigger,
+};

@@ -1,5 +1,8 @@
 //! Aggregates: what becomes of the records of one key in one window.
 
+pub(crate) mod builtin;
+pub(crate) mod rows;
+
 use std::marker::PhantomData;
 
 use serde::Serialize;

@@ -1,5 +1,7 @@
 //! Streams grouped by key.
 
+mod running;
+
 use std::sync::Arc;
 
 use crate::flow::{Flow, Open};

@@ -45,6 +45,8 @@ mod window;
 mod windowed;
 
 pub use afflux_mesh::Backoff;
+pub use aggregate::builtin::{Choosing, Counting, Folding, Reducing, Summing, Value};
+pub use aggregate::rows::{Evict, Rows};
 pub use aggregate::{Aggregate, Fold, MergeAggregate, Merging, fold};
 pub use asking::{ASYNC_IN_FLIGHT_DEFAULT, ASYNC_IN_FLIGHT_MAX, ASYNC_TIMEOUT_DEFAULT, AsyncCx, AsyncMap};
 pub use batch::{BATCH_ROWS_MAX, Batch, Element, Mark};
@@ -87,10 +89,15 @@ pub use watermark::{
     SplitWatermark, Watermarks,
 };
 pub use window::{
-    DropLate, Every, Firing, Global, Late, LatePolicy, LateRows, NeverLate, NoPolicy, Session, SideLate,
-    Sliding, SlidingSize, Timing, Trigger, Tumbling, Window,
+    AtEnd, CountWindow, DropLate, EventTime, Every, Firing, Global, Late, LatePolicy, Marked, Marks,
+    NeverLate, NoPolicy, Plain, ProcessingTime, Session, SideLate, Sliding, SlidingSize, Timing, Trigger,
+    Triggered, Triggers, Tumbling, Undeclared, Window,
 };
-pub use windowed::{Aggregation, WindowFor, WindowKind, Windowed};
+#[doc(hidden)]
+pub use window::{LateRows, Rules, WindowDescription};
+#[doc(hidden)]
+pub use windowed::Aggregation;
+pub use windowed::{Evicting, WindowFor, WindowKind, Windowed};
 
 /// The result of everything a pipeline does.
 pub type Result<T> = std::result::Result<T, afflux_wire::Status>;

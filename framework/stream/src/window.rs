@@ -1,11 +1,14 @@
 //! Windows: finite stretches of event time that keyed records are gathered in.
 
+mod clocked;
+mod count;
 mod firing;
 mod late;
 mod panes;
 mod session;
 mod sliding;
 mod trigger;
+mod triggered;
 
 use std::time::Duration;
 
@@ -13,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::{Timestamp, millis};
 
+pub use clocked::ProcessingTime;
+pub use count::{AtEnd, CountWindow, Undeclared};
 pub use firing::{Firing, Timing};
 pub use late::{DropLate, Late, LatePolicy, LateRows, NeverLate, NoPolicy, SideLate};
 pub(crate) use panes::Panes;
@@ -20,6 +25,7 @@ pub use session::Session;
 pub use sliding::{Sliding, SlidingSize};
 pub(crate) use trigger::Pace;
 pub use trigger::{Every, Trigger};
+pub use triggered::{EventTime, Marked, Marks, Plain, Rules, Triggered, Triggers, WindowDescription};
 
 /// A stretch of event time `[start, end)`.
 ///

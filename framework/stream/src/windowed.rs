@@ -1,7 +1,10 @@
 //! Keyed streams gathered in windows.
 
+mod shortcuts;
+
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use afflux_wire::Status;
 use parking_lot::Mutex;
@@ -13,13 +16,19 @@ use crate::keyed::KeyOf;
 use crate::keyed_stream::KeyedStream;
 use crate::stage::Next;
 use crate::stage::window::{
-    Assign, Merge, MergeTables, WindowOperator, WindowParts, WindowRules, WindowStage, late_tag, merge_tables,
+    Assign, CountOperator, Merge, MergeTables, WindowOperator, WindowParts, WindowRules, WindowStage,
+    late_tag, merge_tables,
 };
 use crate::stream::{Record, Stream};
 use crate::task::Chain;
+use crate::time::millis;
 use crate::window::{
-    Firing, Global, LatePolicy, LateRows, NeverLate, NoPolicy, Panes, Session, Sliding, Trigger, Tumbling,
+    AtEnd, CountWindow, EventTime, Firing, Global, LatePolicy, LateRows, Marked, Marks, NeverLate, NoPolicy,
+    Panes, ProcessingTime, Rules, Session, Sliding, Trigger, Triggered, Triggers, Tumbling,
+    WindowDescription,
 };
+
+pub use shortcuts::Evicting;
 
 /// A keyed stream gathered in windows `W`, with a policy `L` for late records.
 #[must_use = "say `.late(…)` where time can be late, then `.aggregate(…)`"]
@@ -33,7 +42,8 @@ pub struct Windowed<T: 'static, F: KeyOf<T>, W, L = NoPolicy> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a kind of windows, or says too little of itself",
     note = "windows are `Tumbling::of(…)`, `Sliding::of(…).every(…)`, `Session::gap(…)`, `Global` and \
-            `CountWindow::of(…).at_end(…)`"
+            `CountWindow::of(…).at_end(…)`: sliding windows say how far apart they begin, count windows what \
+            becomes of the records that are left at the end"
 )]
 pub trait WindowKind {
     /// What is known of late records: no policy yet, or that there are none.
@@ -52,9 +62,15 @@ impl WindowKind for Session {
 impl WindowKind for Global {
     type Policy = NeverLate;
 }
+impl WindowKind for CountWindow<AtEnd> {
+    type Policy = NeverLate;
+}
+impl<W> WindowKind for ProcessingTime<W> {
+    type Policy = NeverLate;
+}
 
 /// A kind of windows that can run an aggregate. Implemented here only.
-pub trait WindowFor<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>>: WindowKind {
+pub trait WindowFor<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> {
     /// What a result is.
     type Output: 'static;
     #[doc(hidden)]
@@ -100,6 +116,52 @@ impl<T: Record, F: KeyOf<T>, W> Windowed<T, F, W, NoPolicy> {
     }
 }
 
+impl<T: Record, F: KeyOf<T>, W: Triggers, L> Windowed<T, F, W, L> {
+    /// Says when a window gives a result: more than once, if need be. The aggregate must say how
+    /// accumulators merge ([`MergeAggregate`]): a result is a copy of what the window has.
+    ///
+    /// With a trigger (or an allowed lateness) a record is taken into each of its windows by
+    /// itself: overlapping windows share nothing then.
+    ///
+    /// ```
+    /// use afflux_stream::{Every, Flow, Global, JobSettings, Trigger, generate};
+    /// let flow = Flow::new("p", JobSettings::default());
+    /// flow.source("numbers", generate(100, |i| i))
+    ///     .untimed()
+    ///     .key_by(|i| i % 7)
+    ///     .window(Global)
+    ///     .trigger(Trigger::count(10).purging())
+    ///     .sum("sums-of-ten", |i| *i)
+    ///     .count("results");
+    /// flow.finish().unwrap();
+    /// ```
+    pub fn trigger(self, trigger: Trigger) -> Windowed<T, F, Triggered<W::Base, W::Mark>, L> {
+        let window = Triggered { trigger, ..self.window.triggered() };
+        Windowed::new(self.keyed, window)
+    }
+
+    /// Keeps windows this long after their end for records that come late: each of them makes its
+    /// window give a new result (unless the trigger says otherwise). Records that come later still
+    /// meet the policy for late records. A result after the end has the event time of its window,
+    /// behind the watermark: for windows downstream it is late.
+    ///
+    /// A session that a late record joins with others, or makes longer, gives its new result under
+    /// its new bounds; what was given under the old ones is not taken back.
+    pub fn allowed_lateness(self, lateness: Duration) -> Windowed<T, F, Triggered<W::Base, W::Mark>, L>
+    where
+        W::Base: EventTime,
+    {
+        let window = Triggered { lateness: millis(lateness), ..self.window.triggered() };
+        Windowed::new(self.keyed, window)
+    }
+
+    /// Gives, with each result, which of its window's results it is: `(Firing, result)`.
+    pub fn firings(self) -> Windowed<T, F, Triggered<W::Base, Marked>, L> {
+        let Triggered { window, trigger, lateness, .. } = self.window.triggered();
+        Windowed::new(self.keyed, Triggered { window, trigger, lateness, mark: PhantomData })
+    }
+}
+
 impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowFor<T, F, A> for Global {
     type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
@@ -127,15 +189,46 @@ impl<T: Record, F: KeyOf<T>, A: MergeAggregate<F::Key, T>> WindowFor<T, F, A> fo
 impl<T: Record, F: KeyOf<T>, A: MergeAggregate<F::Key, T>> WindowFor<T, F, A> for Session {
     type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
-        let detail = format!("sessions, gap {} ms", self.gap_ms);
-        let rules = WindowRules {
-            assign: Assign::Session(self.gap_ms),
-            by_clock: false,
-            trigger: Trigger::event_time(),
-            lateness: 0,
-            aside: parts.aside,
-        };
-        parts.by_key(rules, Some(Merge { merge: A::merge }), |_, output| output, &detail)
+        let merge = Merge { merge: A::merge };
+        parts.by_key(self.describe(), Trigger::event_time(), 0, Some(merge), |_, output| output)
+    }
+}
+
+impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>, W: Rules> WindowFor<T, F, A> for ProcessingTime<W> {
+    type Output = A::Output;
+    fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
+        parts.by_key(self.describe(), Trigger::event_time(), 0, None, |_, output| output)
+    }
+}
+
+impl<T: Record, F: KeyOf<T>, A, W: Rules, M: Marks> WindowFor<T, F, A> for Triggered<W, M>
+where
+    A: MergeAggregate<F::Key, T>,
+{
+    type Output = M::Output<A::Output>;
+    fn run(self, parts: Aggregation<T, F, A>) -> (Stream<Self::Output>, LateRows<T>) {
+        let merge = Merge { merge: A::merge };
+        parts.by_key(self.window.describe(), self.trigger, self.lateness, Some(merge), M::mark)
+    }
+}
+
+impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowFor<T, F, A> for CountWindow<AtEnd> {
+    type Output = A::Output;
+    fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
+        parts.refuse(self.wrong());
+        parts.keyed.flow().warn(
+            &parts.name,
+            "keeps up to a window of every key whose last window is not full; its state grows with the number of \
+             keys. Use windows of time, or accept it for a bounded set of keys",
+        );
+        let detail = format!("{} records every {}", self.size, self.every);
+        let aggregate = Arc::new(parts.aggregate);
+        let (results, sides) = parts.keyed.operate_with_sides(&parts.name, &detail, move || CountOperator {
+            aggregate: Arc::clone(&aggregate),
+            window: self,
+            types: PhantomData,
+        });
+        (results, LateRows(Box::new(move || sides.get(&late_tag::<T>()))))
     }
 }
 
@@ -212,16 +305,27 @@ impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> Aggregation<T, F, A> {
     /// Record by record, with the windows of each key as its state.
     fn by_key<O: 'static>(
         self,
-        rules: WindowRules,
+        windows: WindowDescription,
+        trigger: Trigger,
+        lateness: i64,
         merge: Option<Merge<A, A::Acc>>,
         result: fn(Firing, A::Output) -> O,
-        detail: &str,
     ) -> (Stream<O>, LateRows<T>) {
-        let global = matches!(rules.assign, Assign::Global);
-        if !global && !rules.by_clock {
+        let WindowDescription { assign, by_clock, detail, wrong } = windows;
+        self.refuse(wrong);
+        let global = matches!(assign, Assign::Global);
+        if !global && !by_clock {
             self.needs_time();
         }
-        let detail = if global || rules.by_clock { detail.to_owned() } else { self.detail(detail) };
+        if global && !trigger.purging {
+            self.keyed.flow().warn(
+                &self.name,
+                "keeps one result for every key it has ever seen, up to the end of the input; its state grows with \
+                 the number of keys. Use windows with an end, or accept it for a bounded set of keys",
+            );
+        }
+        let detail = if global || by_clock { detail } else { self.detail(&detail) };
+        let rules = WindowRules { assign, by_clock, trigger, lateness, aside: self.aside };
         let aggregate = Arc::new(self.aggregate);
         let (results, sides) = self.keyed.operate_with_sides(&self.name, &detail, move || WindowOperator {
             aggregate: Arc::clone(&aggregate),

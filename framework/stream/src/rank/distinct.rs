@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::aggregate::Aggregate;
+use crate::aggregate::{Aggregate, MergeAggregate};
 use crate::key::Key;
 use crate::table::spread;
 use crate::window::Window;
@@ -141,6 +141,14 @@ impl<K: 'static, T, V: Key, F: Fn(&T) -> V + Send + Sync + 'static> Aggregate<K,
     }
     fn finish(&self, key: K, window: Window, values: DistinctSet<V>) -> (K, Window, u64) {
         (key, window, values.len() as u64)
+    }
+}
+
+impl<K: 'static, T, V: Key, F: Fn(&T) -> V + Send + Sync + 'static> MergeAggregate<K, T> for Distinct<F, V> {
+    fn merge(&self, into: &mut DistinctSet<V>, from: &DistinctSet<V>) {
+        for value in &from.values {
+            into.insert(value.clone());
+        }
     }
 }
 

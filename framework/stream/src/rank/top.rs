@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::by_bytes;
 use crate::Result;
-use crate::aggregate::Aggregate;
+use crate::aggregate::{Aggregate, MergeAggregate};
 use crate::flow::Flow;
 use crate::key::Key;
 use crate::keyed::KeyOf;
@@ -109,6 +109,16 @@ impl<K: 'static, T: Record + Clone, O: Ord, F: Fn(&T) -> O + Send + Sync + 'stat
     }
     fn finish(&self, key: K, window: Window, rows: Vec<T>) -> Ranking<K, T> {
         Ranking { key, window, rows }
+    }
+}
+
+impl<K: 'static, T: Record + Clone, O: Ord, F: Fn(&T) -> O + Send + Sync + 'static> MergeAggregate<K, T>
+    for TopN<F>
+{
+    fn merge(&self, into: &mut Vec<T>, from: &Vec<T>) {
+        for row in from {
+            insert(into, self.n, row.clone(), &self.order);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod flat_map;
 pub(crate) mod fused;
 pub(crate) mod process;
 pub(crate) mod reduce;
+pub(crate) mod running;
 pub(crate) mod tell;
 pub(crate) mod try_map;
 pub(crate) mod window;

@@ -1,6 +1,7 @@
 //! Keyed aggregation in windows: panes of tables, fired in order as the watermark passes. Windows
 //! that overlap share panes, which are merged when a window fires.
 
+mod counted;
 mod keyed;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use crate::table::Table;
 use crate::time::Timestamp;
 use crate::window::{Panes, Window};
 
+pub(crate) use counted::CountOperator;
 pub(crate) use keyed::{Assign, Merge, WindowOperator, WindowRules, late_tag};
 
 /// State name of the panes.

@@ -21,7 +21,7 @@ use crate::window::{Firing, Pace, Panes, Timing, Trigger, Window};
 
 /// Where a record belongs.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "triggers use all of them")]
+
 pub(crate) enum Assign {
     /// Windows of one size.
     Fixed(Panes),
@@ -360,3 +360,6 @@ impl<K: Key, T: 'static, A: Aggregate<K, T>, O: 'static> KeyedOperator for Windo
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

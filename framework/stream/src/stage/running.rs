@@ -1,0 +1,105 @@
+//! The running aggregate of a keyed stream: every record yields the new result of its key.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::task::Poll;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Next, Stage, Turn};
+use crate::Result;
+use crate::batch::{Batch, Mark};
+use crate::keyed::KeyOf;
+use crate::meter::Meter;
+use crate::snapshot::Restore;
+use crate::state::KeyedState;
+
+/// State name of the accumulators.
+pub(crate) const ACCUMULATORS: &str = "accumulators";
+
+/// How a running aggregate goes: shared by its tasks.
+pub(crate) struct Running<C, A, E> {
+    pub(crate) create: C,
+    pub(crate) add: A,
+    pub(crate) emit: E,
+}
+
+/// Takes each record into the accumulator of its key and emits the result.
+pub(crate) struct RunningStage<T, F: KeyOf<T>, R, Acc, Out> {
+    pub(crate) parts: RunningParts<F, R, Out>,
+    state: KeyedState<F::Key, Acc>,
+    out: Batch<Out>,
+    types: std::marker::PhantomData<fn(T)>,
+}
+
+/// What a [`RunningStage`] is made of.
+pub(crate) struct RunningParts<F, R, Out> {
+    pub(crate) operator: String,
+    pub(crate) subtask: u32,
+    pub(crate) key: Arc<F>,
+    pub(crate) running: Arc<R>,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) next: Next<Out>,
+}
+
+impl<T, F: KeyOf<T>, R, Acc: DeserializeOwned, Out> RunningStage<T, F, R, Acc, Out> {
+    pub(crate) fn new(
+        parts: RunningParts<F, R, Out>,
+        parallelism: u32,
+        restore: Option<&Restore>,
+    ) -> Result<Self> {
+        let mut state = KeyedState::new(ACCUMULATORS);
+        if let Some(restore) = restore {
+            state.restore(restore, &parts.operator, (parts.subtask, parallelism))?;
+        }
+        Ok(Self { parts, state, out: Batch::default(), types: std::marker::PhantomData })
+    }
+}
+
+impl<T, F, C, A, E, Acc, Out> Stage<T> for RunningStage<T, F, Running<C, A, E>, Acc, Out>
+where
+    F: KeyOf<T>,
+    Acc: Serialize,
+    C: Fn() -> Acc,
+    A: Fn(&mut Acc, &T),
+    E: Fn(&F::Key, &Acc) -> Out,
+{
+    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
+        let RunningParts { key: keys, running, meter, next, .. } = &mut self.parts;
+        meter.records_in(batch.len());
+        meter.records_out(batch.len());
+        let at = meter.enter();
+        for row in &batch.rows {
+            use crate::key::Key as _;
+            let key = keys.key(row);
+            let mut entry = self.state.entry(key.key_hash(), key, &running.create);
+            let (key, acc) = entry.parts();
+            (running.add)(acc, row);
+            self.out.rows.push((running.emit)(key, acc));
+        }
+        self.out.times = take(&mut batch.times);
+        batch.clear();
+        drop(at);
+        next.batch(&mut self.out, turn)
+    }
+
+    fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
+        if let (Mark::Barrier(_), Some(snapshot)) = (mark, &mut turn.snapshot) {
+            self.state.save(snapshot, &self.parts.operator, self.parts.subtask)?;
+        }
+        self.parts.next.mark(mark, turn)
+    }
+    fn poll_ready(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        self.parts.next.poll_ready(turn)
+    }
+    fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<bool>> {
+        self.parts.next.resume(turn)
+    }
+    fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.parts.next.flush(turn)
+    }
+    fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.parts.next.completed(epoch, turn)
+    }
+}
