@@ -276,6 +276,38 @@ fn what_had_an_answer_at_the_barrier_is_not_asked_again() {
 }
 
 #[test]
+fn more_or_fewer_tasks_after_a_restore_ask_about_all_that_had_no_answer() {
+    for (before, after) in [(3, 1), (1, 3), (4, 2), (2, 3)] {
+        let out = Collect::default();
+        let plan = |tasks: u32| {
+            // A record a millisecond, read by one task, written by one.
+            let flow = Flow::new("p", JobSettings { replay: Some(1.0), ..JobSettings::default() });
+            flow.source("numbers", generate(2_000, |i| i))
+                .watermarks_by(BoundedOutOfOrder::by(millis_of(9)), |i| Timestamp::from_millis(*i as i64))
+                .parallelism(tasks)
+                .rebalance()
+                .async_map("slow", AsyncMap::ordered().in_flight(1_000), |_, i| async move {
+                    tokio::time::sleep(Duration::from_millis(200 + mix(i, 1) % 300)).await;
+                    Ok(i)
+                })
+                .gather()
+                .sink("out", out.clone());
+            flow.finish().unwrap()
+        };
+        let (first, second) = (plan(before), plan(after));
+        let restore = afflux_actor::test::paused(|| async move {
+            let mut run = start_local(&first, threads(), clock(), None, None).unwrap();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            run.checkpoint(1).await.unwrap()
+        });
+        afflux_actor::test::paused(|| async move {
+            start_local(&second, threads(), clock(), None, Some(restore)).unwrap().finish().await.unwrap()
+        });
+        assert_eq!(sorted(out.rows()), (0..2_000).collect::<Vec<u64>>(), "{before} → {after}");
+    }
+}
+
+#[test]
 fn what_passes_is_tried_again_and_what_does_not_is_given_up_as_the_policy_says() {
     let tries: Arc<Mutex<BTreeMap<u64, Vec<u32>>>> = Arc::default();
     let noted = Arc::clone(&tries);

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use afflux_actor::{Clock, Threads};
-use afflux_stream::job::run_local;
+use afflux_stream::job::{LocalRun, run_local, start_local};
 use afflux_stream::{
-    Batch, BoundedOutOfOrder, Flow, IoContext, JobSettings, Key, KeyGroup, Partitioning, Plan, Result, Sink,
-    SinkWriter, TaskReading, Timestamp, generate, millis_of,
+    Batch, BoundedOutOfOrder, Either, Flow, IoContext, JobSettings, Key, KeyGroup, Partitioning, Plan,
+    Result, Sink, SinkWriter, TaskReading, Timestamp, generate, millis_of,
 };
 use proptest::prelude::*;
 
@@ -177,6 +177,94 @@ proptest! {
         for out in &outs {
             order_is_kept(&out.rows(), parallelism);
         }
+    }
+}
+
+/// Collects rows; its state is what it has collected, so that a restore goes on from there.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u64>>>);
+
+struct Keeper {
+    all: Kept,
+    mine: Vec<u64>,
+}
+
+impl Sink<u64> for Kept {
+    fn open(&self, state: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SinkWriter<u64>>> {
+        let mine = state.map(|s| serde_json::from_slice(s).unwrap()).unwrap_or_default();
+        Ok(Box::new(Keeper { all: self.clone(), mine }))
+    }
+    fn kind(&self) -> &'static str {
+        "kept"
+    }
+}
+
+impl SinkWriter<u64> for Keeper {
+    fn write(&mut self, batch: &mut Batch<u64>) -> Result<()> {
+        self.mine.append(&mut batch.rows);
+        Ok(())
+    }
+    fn snapshot(&mut self, _: u64) -> Result<Vec<u8>> {
+        Ok(serde_json::to_vec(&self.mine).unwrap())
+    }
+    fn end(&mut self) -> Result<()> {
+        self.all.0.lock().unwrap().append(&mut self.mine);
+        Ok(())
+    }
+}
+
+#[test]
+fn branches_that_meet_again_are_consistent_over_a_checkpoint() {
+    let count = 150_000_u64;
+    for (parallelism, chaining) in [(1, true), (1, false), (2, true), (3, true), (4, false)] {
+        let out = Kept::default();
+        let plan = || {
+            let flow = Flow::new("p", JobSettings { parallelism, chaining, ..JobSettings::default() });
+            let numbers = flow
+                .source("numbers", generate(count, |i| i))
+                .watermarks_by(BoundedOutOfOrder::by(millis_of(5)), |i| Timestamp::from_millis(*i as i64));
+            let [a, b, c] = numbers.fork();
+            let (halves, odd) = a.divide(|i| if i % 2 == 0 { Either::Left(i / 2) } else { Either::Right(i) });
+            let tens = b.filter_map(|i| (i % 10 == 0).then_some(i)).partition(Partitioning::random(7));
+            let slow = c.flat_map(|i| [i, i]).forward().partition(Partitioning::by(|i, _| *i as u32));
+            halves.union([odd, tens, slow]).sink("out", out.clone());
+            flow.finish().unwrap()
+        };
+        let first = plan();
+        let clock = || Clock::starting_at(SystemTime::UNIX_EPOCH);
+        let threads = || Arc::new(Threads::inline_slots(2).unwrap());
+        let restore = afflux_actor::test::system(|| async move {
+            let mut run = start_local(&first, threads(), clock(), None, None).unwrap();
+            let read = |run: &LocalRun| -> u64 {
+                run.readings()
+                    .iter()
+                    .flat_map(|t| &t.operators)
+                    .filter(|o| o.name == "numbers")
+                    .map(|o| o.records_in)
+                    .sum()
+            };
+            while read(&run) < count / 10 {
+                tokio::task::yield_now().await;
+            }
+            let restore = run.checkpoint(1).await.unwrap();
+            assert!(read(&run) < count, "in the middle");
+            restore
+        });
+        assert!(out.0.lock().unwrap().is_empty(), "what was stopped must not have committed");
+        let second = plan();
+        afflux_actor::test::system(|| async move {
+            start_local(&second, threads(), clock(), None, Some(restore)).unwrap().finish().await.unwrap()
+        });
+        let mut rows = std::mem::take(&mut *out.0.lock().unwrap());
+        rows.sort_unstable();
+        let mut expected: Vec<u64> = (0..count)
+            .flat_map(|i| {
+                [Some(if i % 2 == 0 { i / 2 } else { i }), (i % 10 == 0).then_some(i), Some(i), Some(i)]
+            })
+            .flatten()
+            .collect();
+        expected.sort_unstable();
+        assert!(rows == expected, "parallelism {parallelism}: {} rows, not {}", rows.len(), expected.len());
     }
 }
 

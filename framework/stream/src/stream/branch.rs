@@ -1,14 +1,65 @@
 //! One stream that becomes several: copies, splits, side streams.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::exchange::forwarded;
 use super::{Record, Stream};
 use crate::flow::Open;
 use crate::graph::{Exchange, OperatorKind};
+use crate::merge::Either;
 use crate::stage::Next;
 use crate::stage::branch::{Branch, Deal};
+use crate::stage::divide::Divide;
+use crate::stage::filter_map::FilterMap;
 use crate::stage::fused::Step;
+
+impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
+    /// One record for some records, none for the others.
+    ///
+    /// ```
+    /// use afflux_stream::{Flow, JobSettings, generate};
+    /// let flow = Flow::new("p", JobSettings::default());
+    /// let numbers = flow.source("numbers", generate(9, |i| i)).untimed();
+    /// numbers.filter_map(|i| (i > 3).then_some(i * 10)).count("large");
+    /// flow.finish().unwrap();
+    /// ```
+    pub fn filter_map<U: 'static, F>(self, f: F) -> Stream<U, impl Step<In = P::In, Out = U>>
+    where
+        F: Fn(T) -> Option<U> + Send + Sync + 'static,
+    {
+        self.with_step("filter_map", |before| FilterMap { before, f, out: PhantomData })
+    }
+
+    /// Two streams of records of different types: what the closure makes [`Either::Left`] goes on in the
+    /// same task, what it makes [`Either::Right`] begins in a task of its own.
+    ///
+    /// ```
+    /// use afflux_stream::{Either, Flow, JobSettings, generate};
+    /// let flow = Flow::new("p", JobSettings::default());
+    /// let numbers = flow.source("numbers", generate(9, |i| i)).untimed();
+    /// let (halves, odd) = numbers.divide(|i| if i % 2 == 0 { Either::Left(i / 2) } else { Either::Right(i.to_string()) });
+    /// halves.count("halves");
+    /// odd.filter(|text| text.len() > 1).count("odd");
+    /// flow.finish().unwrap();
+    /// ```
+    pub fn divide<L: 'static, R: Record, F>(self, f: F) -> (Stream<L>, Stream<R>)
+    where
+        F: Fn(T) -> Either<L, R> + Send + Sync + 'static,
+    {
+        let this = self.settle();
+        let (flow, chain, timed, before) = (this.flow, this.chain, this.timed, this.open);
+        let name = flow.auto_name("divide");
+        flow.add_operator(&name, OperatorKind::Transform, "divide", chain);
+        let edge = flow.new_edge(chain, flow.new_chain(flow.parallelism_of(chain)), Exchange::Forward);
+        let f = Arc::new(f);
+        let open: Open<L> = Arc::new(move |cx, next| {
+            let aside = Box::new(cx.forward_output::<R>(edge)?);
+            before(cx, Box::new(Divide::new(Arc::clone(&f), aside, cx.meter.operator(&name), next)))
+        });
+        (Stream::new(flow.clone(), chain, timed, open), forwarded(flow, timed, edge))
+    }
+}
 
 impl<T: Record, P: Step<Out = T>> Stream<T, P> {
     /// The same stream `N` times, each record cloned for each.
