@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::macros::Service;
 use crate::progress::JobProgress;
+use crate::why::Why;
 
 /// What a job is started with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -105,6 +106,14 @@ pub enum Jobs {
     Show {
         /// The job's id.
         job: String,
+    },
+    /// What keeps an operator from being further than it is.
+    #[rpc(returns = Why, idempotent)]
+    Why {
+        /// The job's id; empty for the newest that has the operator.
+        job: String,
+        /// The operator's name.
+        operator: String,
     },
     /// Starts a checkpoint of a running job; `last_checkpoint` of the job shows when it is complete.
     #[rpc(returns = JobInfo, deadline = "30s")]

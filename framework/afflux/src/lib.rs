@@ -71,6 +71,8 @@ mod signals;
 pub mod stream;
 #[cfg(feature = "node")]
 pub mod telemetry;
+#[cfg(feature = "node")]
+pub mod why;
 
 pub use afflux_macros::main;
 #[cfg(feature = "node")]

@@ -163,7 +163,7 @@ impl TaskContext {
         routing: Routing<T>,
     ) -> Result<OutputGate<T>> {
         let wires = (0..self.width(id.to_chain)).map(|to| self.wire(id, to)).collect::<Result<Vec<_>>>()?;
-        Ok(OutputGate::new(wires, routing, self.linger()))
+        Ok(OutputGate::new(wires, routing, self.linger()).metered(id.edge, &self.meter))
     }
 
     /// The gate of the edges that end in this task.
@@ -200,7 +200,7 @@ impl TaskContext {
     pub(crate) fn forward_output<T: Serialize + Send + 'static>(&self, id: EdgeId) -> Result<OutputGate<T>> {
         let wire = self.wire(id, self.subtask)?;
         let routing = Routing::Split(Box::new(RoundRobin::default()));
-        Ok(OutputGate::new(vec![wire], routing, self.linger()))
+        Ok(OutputGate::new(vec![wire], routing, self.linger()).metered(id.edge, &self.meter))
     }
 
     /// The gate of an edge from the same subtask of another chain.

@@ -66,7 +66,9 @@ pub use key::{KEY_GROUPS, Key, KeyBytes, KeyGroup};
 pub use keyed::{ByRef, ByValue, KeyOf};
 pub use keyed_stream::KeyedStream;
 pub use merge::{Either, EitherKey};
-pub use meter::{OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter, TaskReading};
+pub use meter::{
+    Doing, EdgeReading, KeyShare, OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter, TaskReading,
+};
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};
 pub use pattern::{AfterMatch, Matched, Matching, PARTIAL_MATCHES_MAX, PATTERN_STAGES_MAX, Pattern, Times};

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,12 +82,79 @@ impl Meter {
     }
 }
 
+/// What a task does at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Doing {
+    /// Waits for input.
+    #[default]
+    Idle,
+    /// Waits for room in an output.
+    Backpressured,
+    /// Works.
+    Busy,
+}
+
 /// Where a task's time goes; the three sum to the time since it started.
 #[derive(Debug, Default)]
 pub(crate) struct TimeMeter {
+    /// What it does now: a number of [`Doing`].
+    doing: AtomicU8,
     pub(crate) busy_ns: AtomicU64,
     pub(crate) idle_ns: AtomicU64,
     pub(crate) backpressured_ns: AtomicU64,
+}
+
+impl TimeMeter {
+    pub(crate) fn doing(&self, doing: Doing) {
+        self.doing.store(doing as u8, Relaxed);
+    }
+}
+
+/// The hottest keys of one exchange, as one producing task sees them.
+#[derive(Debug)]
+pub(crate) struct EdgeMeter {
+    edge: u32,
+    reading: parking_lot::Mutex<EdgeReading>,
+}
+
+impl EdgeMeter {
+    pub(crate) fn new(edge: u32) -> Arc<Self> {
+        let reading = EdgeReading { edge, ..EdgeReading::default() };
+        Arc::new(Self { edge, reading: parking_lot::Mutex::new(reading) })
+    }
+    pub(crate) fn edge(&self) -> u32 {
+        self.edge
+    }
+    pub(crate) fn tell(&self, reading: EdgeReading) {
+        *self.reading.lock() = reading;
+    }
+    pub(crate) fn read(&self) -> EdgeReading {
+        self.reading.lock().clone()
+    }
+}
+
+/// The hottest keys of one exchange, as one producing task sees them: of the last two to four seconds in
+/// which rows crossed it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct EdgeReading {
+    /// The exchange.
+    pub edge: u32,
+    /// Rows that crossed it in that time.
+    pub rows: u64,
+    /// The hottest keys, at most five, each with a twentieth of the rows or more.
+    pub keys: Vec<KeyShare>,
+}
+
+/// A key and its share of the rows of an exchange.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct KeyShare {
+    /// The key as JSON, cut at 64 characters.
+    pub key: String,
+    /// Its share of the rows, 0 to 1, from a sample.
+    pub share: f64,
 }
 
 /// Where one split of a source is in event time.
@@ -169,6 +236,10 @@ pub struct SplitReading {
 #[derive(Debug, Default)]
 pub struct TaskMeter {
     splits: parking_lot::Mutex<Vec<Arc<SplitMeter>>>,
+    edges: parking_lot::Mutex<Vec<Arc<EdgeMeter>>>,
+    /// It feeds other tasks, whose watermark is `watermark_out_ms`.
+    feeds: AtomicBool,
+    pub(crate) watermark_out_ms: AtomicI64,
     operators: parking_lot::Mutex<Vec<(String, Arc<Meter>)>>,
     pub(crate) time: TimeMeter,
     pub(crate) watermark_ms: AtomicI64,
@@ -224,12 +295,23 @@ pub struct TaskReading {
     /// first.
     #[serde(default)]
     pub splits: Vec<SplitReading>,
+    /// What it does now. The time since the last change is not in the seconds yet.
+    #[serde(default)]
+    pub doing: Doing,
+    /// The watermark that it has handed on, in milliseconds; `i64::MIN` before the first. That of a
+    /// task that feeds no other is its input's.
+    #[serde(default)]
+    pub watermark_out_ms: i64,
+    /// The exchanges by key that it feeds.
+    #[serde(default)]
+    pub edges: Vec<EdgeReading>,
 }
 
 impl TaskMeter {
     pub(crate) fn new() -> Arc<Self> {
         let meter = Self::default();
         meter.watermark_ms.store(i64::MIN, Relaxed);
+        meter.watermark_out_ms.store(i64::MIN, Relaxed);
         Arc::new(meter)
     }
 
@@ -247,6 +329,16 @@ impl TaskMeter {
 
     pub(crate) fn split(&self, meter: &Arc<SplitMeter>) {
         self.splits.lock().push(Arc::clone(meter));
+    }
+
+    pub(crate) fn edge(&self, edge: u32) -> Arc<EdgeMeter> {
+        let meter = EdgeMeter::new(edge);
+        self.edges.lock().push(Arc::clone(&meter));
+        meter
+    }
+
+    pub(crate) fn has_output(&self) {
+        self.feeds.store(true, Relaxed);
     }
 
     fn slowest_splits(&self) -> Vec<SplitReading> {
@@ -283,6 +375,17 @@ impl TaskMeter {
             input_done: self.input_done.load(Relaxed),
             input_total: self.input_total.load(Relaxed),
             splits: self.slowest_splits(),
+            doing: match self.time.doing.load(Relaxed) {
+                0 => Doing::Idle,
+                1 => Doing::Backpressured,
+                _ => Doing::Busy,
+            },
+            watermark_out_ms: if self.feeds.load(Relaxed) {
+                self.watermark_out_ms.load(Relaxed)
+            } else {
+                self.watermark_ms.load(Relaxed)
+            },
+            edges: self.edges.lock().iter().map(|e| e.read()).collect(),
         }
     }
 }

@@ -17,7 +17,7 @@ use afflux_wire::contract::{CallMeta, Cx, Mail, Panic};
 use crate::Result;
 use crate::batch::{Batch, Mark};
 use crate::gate::input::Input;
-use crate::meter::{TaskMeter, culprit};
+use crate::meter::{Doing, TaskMeter, culprit};
 use crate::snapshot::{TaskSnapshot, is_round};
 use crate::stage::{Next, Turn};
 
@@ -197,13 +197,6 @@ pub(crate) fn panicked(payload: &(dyn Any + Send), meter: &TaskMeter) -> Status 
     })
 }
 
-/// What the task was doing when it was last asked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Doing {
-    Idle,
-    Backpressured,
-}
-
 /// The actor around a chain.
 pub(crate) struct Task {
     work: Box<dyn Work>,
@@ -226,12 +219,13 @@ impl Task {
         let time = &self.meter.time;
         let waited = ns(busy_from.duration_since(self.since));
         match self.doing {
-            Doing::Idle => time.idle_ns.fetch_add(waited, Relaxed),
+            Doing::Idle | Doing::Busy => time.idle_ns.fetch_add(waited, Relaxed),
             Doing::Backpressured => time.backpressured_ns.fetch_add(waited, Relaxed),
         };
         time.busy_ns.fetch_add(ns(now.duration_since(busy_from)), Relaxed);
         self.since = now;
         self.doing = doing;
+        time.doing(doing);
     }
 
     /// Runs what may panic; a panic becomes an error that names the operator, where it is known.
@@ -276,6 +270,7 @@ impl Actor for Task {
             return Poll::Pending;
         }
         let start = self.clock.now();
+        self.meter.time.doing(Doing::Busy);
         let mut now = start;
         loop {
             let mut turn = Turn { task, full: false, snapshot: None, now };

@@ -101,6 +101,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  {name} top\n  {name} top --once --json\n  {name} top --all        with the services of the framework itself"
     )]
     Top(TopArgs),
+    /// Show what keeps an operator: the split that holds its watermark, where pressure begins, hot keys.
+    #[command(
+        after_help = "Examples:\n  {name} why hourly-delay\n  {name} why hourly-delay --job hourly-delays-1 --json"
+    )]
+    Why(WhyArgs),
     /// Show what a pipeline is made of; of a running one, also where each task lives.
     #[command(
         after_help = "Examples:\n  {name} graph hourly-delays\n  {name} graph --format dot | dot -Tsvg > graph.svg"
@@ -198,6 +203,20 @@ pub(crate) struct TopArgs {
     /// The services of the framework itself too.
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct WhyArgs {
+    /// The operator's name, as `graph` shows it.
+    pub(crate) operator: String,
+    /// The job; the newest that has the operator when absent.
+    #[arg(long, value_name = "ID")]
+    pub(crate) job: Option<String>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Seconds between two looks, over which shares of time are.
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = interval)]
+    pub(crate) interval: f64,
 }
 
 /// Reads a number of seconds that a person can wait for.

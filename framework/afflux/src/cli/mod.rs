@@ -18,6 +18,7 @@ mod stream_call;
 mod table;
 mod top;
 mod types;
+mod why;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -56,6 +57,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Cancel(args) => jobs::cancel(&global, &args).await,
                 Command::Nodes(cluster) => nodes::nodes(&global, &cluster).await,
                 Command::Top(args) => top::top(&global, &args).await,
+                Command::Why(args) => why::why(&global, &args).await,
                 Command::Graph(args) => graph::graph(&app, &global, &args).await,
                 Command::Services(args) => services::services(&global, &args).await,
                 Command::Describe(args) => services::describe(&global, &args).await,

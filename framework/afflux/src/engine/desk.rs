@@ -1,8 +1,8 @@
 //! The job desk: coordinates jobs while this node leads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -16,11 +16,14 @@ use afflux_wire::{Attempt, Code, NodeId, Status};
 
 use super::pipelines::Pipelines;
 use super::settings::job_settings;
+use super::why::{Look, Looks};
 use super::worker::{Share, TaskShare, Worker};
 use crate::contract::{Cx, Fault, NoError};
+use crate::error::suggest;
 use crate::jobs::{JobInfo, JobRequest, Jobs, JobsHandler, TaskPlace};
 use crate::macros::{Actor, Service};
 use crate::progress::{JobProgress, OperatorProgress};
+use crate::why::Why;
 
 /// Ended jobs that are remembered.
 const ENDED_JOBS_MAX: usize = 100;
@@ -32,6 +35,11 @@ const EPOCH_TRIES_MAX: u32 = 100;
 const NODES_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at who is there.
 const NODES_LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Looks at a job that are kept to be compared with the next.
+const LOOKS_MAX: usize = 8;
+/// A look is compared with one at least so much older, so that two who ask do not spoil each other's
+/// answers, and at most so much.
+const LOOKS_APART: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_secs(60);
 /// Longest wait for a worker's counts.
 const READINGS_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -114,6 +122,8 @@ struct Entry {
     cpu: BTreeMap<NodeId, (f64, f64)>,
     shares: BTreeMap<TaskId, TaskShare>,
     suspicion: Option<Event>,
+    /// The counts when somebody asked why, the latest last.
+    looks: VecDeque<Look>,
 }
 
 /// Coordinates jobs. One lives on the node that leads.
@@ -222,6 +232,32 @@ impl JobDesk {
         })
     }
 
+    /// The job that is asked about: the one of this id, else the newest that has the operator, a
+    /// running one before one that has ended.
+    fn job_with(&self, job: &str, operator: &str) -> Result<String, Status> {
+        let has = |entry: &Entry| entry.plan.graph().operators.iter().any(|o| o.name == operator);
+        let looked_at: Vec<(&String, &Entry)> = if job.is_empty() {
+            self.jobs.iter().collect()
+        } else {
+            self.jobs.get_key_value(job).map(|found| vec![found]).ok_or_else(|| match self.find(job) {
+                Err(status) => status,
+                Ok(_) => Status::internal("a job is there and is not"),
+            })?
+        };
+        let newest = looked_at
+            .iter()
+            .filter(|(_, entry)| has(entry))
+            .max_by_key(|(_, entry)| (entry.ended_ms.is_none(), entry.started_ms));
+        newest.map(|(id, _)| (*id).clone()).ok_or_else(|| {
+            let names: BTreeSet<&str> = looked_at
+                .iter()
+                .flat_map(|(_, entry)| &entry.plan.graph().operators)
+                .map(|o| o.name.as_str())
+                .collect();
+            Status::not_found(format!("no job has an operator `{operator}`; {}", suggest(operator, names)))
+        })
+    }
+
     /// Forgets the oldest ended jobs.
     fn prune(&mut self) {
         let mut ended: Vec<(i64, String)> =
@@ -286,6 +322,29 @@ async fn carry_out(parts: &DeskParts, deployment: Arc<Deployment>, action: Actio
 }
 
 impl Entry {
+    /// What keeps an operator; remembers the counts for the next time.
+    fn why(&mut self, job: &str, operator: &str, now_ms: i64, at: Instant) -> Option<Why> {
+        let now = Look { at, shares: self.shares.clone() };
+        let apart = |look: &&Look| LOOKS_APART.contains(&at.duration_since(look.at));
+        let looks = Looks {
+            graph: self.plan.graph(),
+            placement: &self.coordinator.deployment().placement,
+            now: &now,
+            before: self.looks.iter().rev().find(apart),
+            now_ms,
+        };
+        let why = looks.why(operator)?;
+        // Who asks again and again does not push out the looks to compare with.
+        if self.looks.back().is_none_or(|last| at.duration_since(last.at) >= LOOKS_APART.start) {
+            self.looks.push_back(now);
+        }
+        if self.looks.len() > LOOKS_MAX {
+            self.looks.pop_front();
+        }
+        let state = self.coordinator.state().as_str().to_owned();
+        Some(Why { job: job.to_owned(), state, ..why })
+    }
+
     fn take(&mut self, node: &NodeId, share: Share) {
         if let Some((_, now)) = self.cpu.get_mut(node) {
             *now = share.cpu_s.max(*now);
@@ -438,6 +497,7 @@ impl JobsHandler for JobDesk {
             cpu: BTreeMap::new(),
             shares: BTreeMap::new(),
             suspicion: None,
+            looks: VecDeque::new(),
         };
         self.jobs.insert(id.clone(), entry);
         self.drive(&id, VecDeque::new(), actions).await;
@@ -462,6 +522,14 @@ impl JobsHandler for JobDesk {
         self.find(&job)?;
         self.event(&job, Event::Cancel).await;
         self.show_now(&job)
+    }
+
+    async fn why(&mut self, _: &mut Cx, job: String, operator: String) -> Result<Why, Fault<NoError>> {
+        let job = self.job_with(&job, &operator)?;
+        self.refresh(&job).await;
+        let (now_ms, at) = ((self.parts.now_ms)(), self.parts.clock.now());
+        let why = self.jobs.get_mut(&job).and_then(|entry| entry.why(&job, &operator, now_ms, at));
+        Ok(why.ok_or_else(|| Status::not_found(format!("job {job} has no operator `{operator}`")))?)
     }
 
     async fn checkpoint(&mut self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {

@@ -25,6 +25,8 @@ struct Sums {
     backpressured_s: f64,
     /// The least watermark of the live tasks, in seconds.
     watermark_s: Option<f64>,
+    /// The same of what they have handed on.
+    watermark_out_s: Option<f64>,
 }
 
 type Totals = BTreeMap<(String, String), Sums>;
@@ -50,6 +52,7 @@ pub struct OperatorMetrics {
     idle: CounterVec,
     backpressured: CounterVec,
     watermark: GaugeVec,
+    watermark_out: GaugeVec,
 }
 
 const LABELS: [&str; 2] = ["pipeline", "operator"];
@@ -112,6 +115,13 @@ impl OperatorMetrics {
                 ),
                 &LABELS,
             )?,
+            watermark_out: GaugeVec::new(
+                opts(
+                    "operator_output_watermark_timestamp_seconds",
+                    "The least watermark that the tasks here have handed on",
+                ),
+                &LABELS,
+            )?,
         };
         registry.register(Box::new(metrics.clone()))?;
         Ok(metrics)
@@ -148,10 +158,18 @@ fn take(totals: &mut Totals, pipeline: &str, first: &str, meter: &TaskMeter, liv
             sums.idle_s += reading.idle_s;
             sums.backpressured_s += reading.backpressured_s;
         }
-        if live && reading.watermark_ms > i64::MIN && reading.watermark_ms < i64::MAX {
-            let seconds = reading.watermark_ms as f64 / 1e3;
-            sums.watermark_s = Some(sums.watermark_s.map_or(seconds, |w| w.min(seconds)));
+        if live {
+            least(&mut sums.watermark_s, reading.watermark_ms);
+            least(&mut sums.watermark_out_s, reading.watermark_out_ms);
         }
+    }
+}
+
+/// Lowers a gauge of seconds to a watermark; the first and the last of all are none.
+fn least(seconds: &mut Option<f64>, watermark_ms: i64) {
+    if watermark_ms > i64::MIN && watermark_ms < i64::MAX {
+        let at = watermark_ms as f64 / 1e3;
+        *seconds = Some(seconds.map_or(at, |least| least.min(at)));
     }
 }
 
@@ -163,6 +181,7 @@ impl Collector for OperatorMetrics {
         let mut all: Vec<&Desc> = integers.into_iter().flat_map(Collector::desc).collect();
         all.extend(floats.into_iter().flat_map(Collector::desc));
         all.extend(self.watermark.desc());
+        all.extend(self.watermark_out.desc());
         all
     }
 
@@ -173,6 +192,7 @@ impl Collector for OperatorMetrics {
             take(&mut totals, pipeline, first, meter, true);
         }
         self.watermark.reset();
+        self.watermark_out.reset();
         for ((pipeline, operator), sums) in &totals {
             let labels = [pipeline.as_str(), operator.as_str()];
             for (counter, value) in [
@@ -203,6 +223,9 @@ impl Collector for OperatorMetrics {
             if let Some(seconds) = sums.watermark_s {
                 self.watermark.with_label_values(&labels).set(seconds);
             }
+            if let Some(seconds) = sums.watermark_out_s {
+                self.watermark_out.with_label_values(&labels).set(seconds);
+            }
         }
         let integers =
             [&self.records_in, &self.records_out, &self.late, &self.errors, &self.future, &self.dead];
@@ -210,6 +233,7 @@ impl Collector for OperatorMetrics {
         let mut all: Vec<MetricFamily> = integers.into_iter().flat_map(Collector::collect).collect();
         all.extend(floats.into_iter().flat_map(Collector::collect));
         all.extend(self.watermark.collect());
+        all.extend(self.watermark_out.collect());
         all
     }
 }

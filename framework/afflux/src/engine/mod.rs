@@ -8,6 +8,7 @@ mod desk;
 mod metrics;
 mod pipelines;
 mod settings;
+mod why;
 mod worker;
 
 pub use desk::{DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClient};

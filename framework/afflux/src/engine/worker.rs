@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use afflux_mesh::Mesh;
 use afflux_stream::job::{Deployment, Executor, Running, Storage, TaskId};
-use afflux_stream::{OperatorReading, Restore, TaskEvent, TaskReading, is_round};
+use afflux_stream::{
+    Doing, EdgeReading, OperatorReading, Restore, SplitReading, TaskEvent, TaskReading, is_round,
+};
 use afflux_wire::{NodeId, Status};
 
 use super::desk::JobReportsClient;
@@ -47,6 +49,18 @@ pub struct TaskShare {
     pub input_done: u64,
     /// Input there is, 0 when unknown.
     pub input_total: u64,
+    /// What it does now; the time since the last change is not in the seconds yet.
+    #[serde(default)]
+    pub doing: Doing,
+    /// The watermark that it has handed on, in milliseconds since 1970.
+    #[serde(default)]
+    pub watermark_out_ms: i64,
+    /// The slowest splits of a source.
+    #[serde(default)]
+    pub splits: Vec<SplitReading>,
+    /// The exchanges by key that it feeds.
+    #[serde(default)]
+    pub edges: Vec<EdgeReading>,
 }
 
 impl TaskShare {
@@ -65,6 +79,10 @@ impl TaskShare {
             watermark_ms: reading.watermark_ms,
             input_done: reading.input_done,
             input_total: reading.input_total,
+            doing: reading.doing,
+            watermark_out_ms: reading.watermark_out_ms,
+            splits: reading.splits,
+            edges: reading.edges,
         }
     }
 }

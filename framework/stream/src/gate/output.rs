@@ -1,5 +1,7 @@
 //! The way out of a task: a partitioner, one buffer a consumer, a queue or a byte channel each.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use super::local::LocalSender;
 use super::partition::Routing;
 use crate::Result;
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
+use crate::meter::TaskMeter;
 use crate::stage::{Stage, Turn};
 
 /// Bytes that a batch on a byte channel aims at.
@@ -51,6 +54,7 @@ pub(crate) struct OutputGate<T> {
     routing: Routing<T>,
     consumers: Vec<u32>,
     linger: Duration,
+    meter: Option<Arc<TaskMeter>>,
 }
 
 impl<T: Serialize> OutputGate<T> {
@@ -69,7 +73,17 @@ impl<T: Serialize> OutputGate<T> {
                 ended: false,
             })
             .collect();
-        Self { outs, routing, consumers: Vec::new(), linger }
+        Self { outs, routing, consumers: Vec::new(), linger, meter: None }
+    }
+
+    /// Tells the watermark that it hands on, and the hottest keys of its edge.
+    pub(crate) fn metered(mut self, edge: u32, meter: &Arc<TaskMeter>) -> Self {
+        if let (Routing::Split(partition), [_, _, ..]) = (&mut self.routing, self.outs.as_slice()) {
+            partition.watch(meter.edge(edge));
+        }
+        meter.has_output();
+        self.meter = Some(Arc::clone(meter));
+        self
     }
 }
 
@@ -149,6 +163,7 @@ impl<T: Serialize> Stage<T> for OutputGate<T> {
             }
             (Routing::Split(partition), outs) => {
                 self.consumers.clear();
+                partition.observe(batch, turn.now);
                 partition.assign(batch, outs.len() as u32, &mut self.consumers);
                 if batch.is_timed() {
                     let rows = batch.rows.drain(..).zip(batch.times.drain(..));
@@ -185,6 +200,9 @@ impl<T: Serialize> Stage<T> for OutputGate<T> {
         for out in &mut self.outs {
             turn.full |= !out.flush(turn)?;
             out.mark(mark)?;
+        }
+        if let (Some(meter), Mark::Watermark(t)) = (&self.meter, mark) {
+            meter.watermark_out_ms.store(t.millis(), Relaxed);
         }
         Ok(())
     }

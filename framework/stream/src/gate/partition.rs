@@ -2,32 +2,56 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::hot::{HotKeys, key_text};
 use crate::batch::Batch;
 use crate::key::KeyGroup;
 use crate::keyed::KeyOf;
+use crate::meter::EdgeMeter;
 
 /// Gives every row of a batch a consumer.
 pub(crate) trait Partition<T> {
     /// Fills `consumers` with one number below `count` for each row.
     fn assign(&mut self, batch: &Batch<T>, count: u32, consumers: &mut Vec<u32>);
+    /// Where the hottest keys are to be told, if it has keys.
+    fn watch(&mut self, _meter: Arc<EdgeMeter>) {}
+    /// Takes note of the keys of a batch, once it is watched.
+    fn observe(&mut self, _batch: &Batch<T>, _now: Instant) {}
 }
 
 /// By the key group of the record's key.
 pub(crate) struct ByKey<T, F> {
     key: Arc<F>,
+    hot: Option<HotKeys>,
     record: PhantomData<fn(T)>,
 }
 
 impl<T, F> ByKey<T, F> {
     pub(crate) fn new(key: Arc<F>) -> Self {
-        Self { key, record: PhantomData }
+        Self { key, hot: None, record: PhantomData }
     }
 }
 
 impl<T, F: KeyOf<T>> Partition<T> for ByKey<T, F> {
     fn assign(&mut self, batch: &Batch<T>, count: u32, consumers: &mut Vec<u32>) {
         consumers.extend(batch.rows.iter().map(|row| KeyGroup::of(self.key.hash(row)).owner(count)));
+    }
+
+    fn watch(&mut self, meter: Arc<EdgeMeter>) {
+        self.hot = Some(HotKeys::new(meter));
+    }
+
+    fn observe(&mut self, batch: &Batch<T>, now: Instant) {
+        if let Some(hot) = &mut self.hot {
+            let (key, rows) = (&self.key, &batch.rows);
+            hot.observe(
+                rows.len(),
+                now,
+                |i| rows.get(i).map_or(0, |row| key.hash(row)),
+                |i| rows.get(i).map_or_else(String::new, |row| key_text(&*key.key(row))),
+            );
+        }
     }
 }
 
