@@ -182,10 +182,10 @@ mod tests {
         (HotKeys::new(Arc::clone(&meter)), meter)
     }
 
-    /// A second of batches of `rows`, a hundred of them; the key of the n-th row of all is `key(n)`.
+    /// Some seconds of batches of `rows`, a hundred a second; the key of the n-th row of all is `key(n)`.
     fn second(hot: &mut HotKeys, start: Instant, seconds: u64, rows: usize, key: impl Fn(u64) -> u64) {
         for batch in 0..100 * seconds {
-            let better = batch * rows as u64;
+            let first = batch * rows as u64;
             let now = start + Duration::from_millis(10 * batch);
             let of = |i: usize| key(first + i as u64);
             hot.observe(rows, now, |i| of(i).wrapping_mul(0x9E37_79B9_7F4A_7C15), |i| of(i).to_string());
