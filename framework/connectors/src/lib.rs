@@ -10,6 +10,8 @@
 
 mod csv;
 mod file;
+#[cfg(all(feature = "http", unix))]
+mod http;
 mod lines;
 #[cfg(unix)]
 mod listen;
@@ -25,6 +27,10 @@ mod waiting;
 mod watch;
 
 pub use self::csv::{Csv, HELD_ROWS_MAX, OrderedCsv, ROW_BYTES_MAX};
+#[cfg(all(feature = "http", unix))]
+pub use self::http::{
+    EVENT_SUBSCRIBERS_MAX, EventSink, HttpIngest, HttpSource, SUBSCRIBER_EVENTS_MAX, ServerSentEvents,
+};
 pub use self::lines::{JsonLines, LINE_BYTES_MAX, TextLines};
 #[cfg(unix)]
 pub use self::listen::BoundAddress;
