@@ -13,6 +13,8 @@ pub use crate::contract::{
     Policy, RpcError, Service, Status,
 };
 #[cfg(feature = "node")]
+pub use crate::stream::Offset;
+#[cfg(feature = "node")]
 pub use crate::stream::{
     Aggregate, Ahead, BoundedOutOfOrder, Event, Flow, Global, Key, Late, ListState, MapState, Monotonous,
     OperatorCx, Output, Process, Timestamp, Tumbling, ValueState, Watermarks, Window, fold, generate, hours,

@@ -10,9 +10,12 @@ pub use afflux_stream::{
 };
 pub use afflux_stream::{
     AggregatingState, Aggregator, Change, Deduplicate, Distinct, DistinctSet, Either, EitherKey, Harness,
-    Join, JoinLate, KeyedOperator, Lasting, Life, ListState, MapState, OperatorCx, OperatorSpec, Output,
-    Process, Processing, Ranking, Reducer, ReducingState, Result, SideOutputs, SideTag, State, StateField,
-    Top, TopN, UnboundedJoin, ValueState, distinct, top_n,
+    Join, KeyedOperator, Lasting, Life, ListState, MapState, OperatorCx, OperatorSpec, Output, Process,
+    Processing, Ranking, Reducer, ReducingState, Result, SideOutputs, SideTag, State, StateField, Top, TopN,
+    UnboundedJoin, ValueState, distinct, top_n,
+};
+pub use afflux_stream::{
+    AsOfJoin, BroadcastOperator, Broadcasted, IntervalJoin, JoinWindow, Offset, WindowJoin,
 };
 pub use afflux_stream::{
     AsyncCx, AsyncMap, Backoff, DeadLetter, DeadReason, ErrorPolicy, Errors, Partitioning, Replay, replay,

@@ -61,7 +61,10 @@ pub use flow::{Epochs, Flow, Plan, ROUND_INTERVAL};
 pub use generate::{Generate, generate, vec_source};
 pub use graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
 pub use harness::Harness;
-pub use join::{Join, JoinLate, UnboundedJoin};
+pub use join::{
+    AsOfJoin, BroadcastOperator, Broadcasted, Frames, IntervalJoin, Join, JoinWindow, Offset, UnboundedJoin,
+    WindowJoin,
+};
 pub use key::{KEY_GROUPS, Key, KeyBytes, KeyGroup};
 pub use keyed::{ByRef, ByValue, KeyOf};
 pub use keyed_stream::KeyedStream;

@@ -91,7 +91,7 @@ pub(crate) fn merge<T: Record>(
 }
 
 /// Changes the type of records without being an operator of its own.
-fn convert<T: 'static, U: 'static>(stream: Stream<T>, f: fn(T) -> U) -> Stream<U> {
+pub(crate) fn convert<T: 'static, U: 'static>(stream: Stream<T>, f: fn(T) -> U) -> Stream<U> {
     let Stream { flow, chain, timed, .. } = &stream;
     let (flow, chain, timed) = (flow.clone(), *chain, *timed);
     let before = stream.into_open();

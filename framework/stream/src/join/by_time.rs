@@ -80,10 +80,6 @@ impl<T> ByTime<T> {
         self.times.front().copied()
     }
 
-    pub(crate) fn last_time(&self) -> Option<i64> {
-        self.times.back().copied()
-    }
-
     /// Takes the first row out if its time is before `end`.
     pub(crate) fn pop_before(&mut self, end: i64) -> Option<(i64, T)> {
         if *self.times.front()? >= end {

@@ -1,227 +1,165 @@
-//! Records that meet when their times are near: the interval join, and what a time to live means.
+//! Interval joins: records that meet when their times are near.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
-use super::{Alone, ByTime, Held, late_tag};
-use crate::Result;
-use crate::key::Key;
+use super::near::Between;
+use super::{Alone, Behind, Join};
+use crate::keyed::KeyOf;
 use crate::merge::Either;
-use crate::operator::{KeyedOperator, OperatorCx, Output};
-use crate::state::State;
 use crate::stream::Record;
-use crate::time::Timestamp;
+use crate::time::millis;
+use crate::window::{LatePolicy, NoPolicy};
 
-/// A record of an inner join is kept up to this part of the interval longer than it is needed, so
-/// that not every record asks for a timer of its own.
-const GRAINS: i64 = 8;
+/// How far from another moment, before it or after it; in whole milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Offset(i64);
 
-/// What an interval join does with a record behind the watermark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Behind {
-    /// Joins it with what is still there.
-    Joined,
-    /// Counts it and drops it.
-    Dropped,
-    /// Gives it to the side output.
-    Aside,
-}
+impl Offset {
+    /// The moment itself.
+    pub const ZERO: Offset = Offset(0);
 
-/// The records of one key that may still be met, of both sides.
-#[derive(Serialize, Deserialize)]
-#[serde(bound(
-    serialize = "L: Serialize, R: Serialize",
-    deserialize = "L: DeserializeOwned, R: DeserializeOwned"
-))]
-pub(super) struct Near<L, R> {
-    left: ByTime<Held<L>>,
-    right: ByTime<Held<R>>,
-}
+    /// This long before it.
+    pub fn before(duration: Duration) -> Self {
+        Self(-millis(duration))
+    }
 
-impl<L, R> Default for Near<L, R> {
-    fn default() -> Self {
-        Self { left: ByTime::default(), right: ByTime::default() }
+    /// This long after it.
+    pub fn after(duration: Duration) -> Self {
+        Self(millis(duration))
+    }
+
+    /// Milliseconds after it; negative: before it.
+    pub const fn millis(self) -> i64 {
+        self.0
     }
 }
 
-impl<L: Record, R: Record> State for Near<L, R> {
-    fn is_empty(&self) -> bool {
-        self.left.is_empty() && self.right.is_empty()
+/// A join of records near in time.
+#[must_use = "say `.late(…)`, then `.inner(…)`, `.left(…)`, `.right(…)` or `.full(…)`"]
+pub struct IntervalJoin<L: 'static, R: 'static, F: KeyOf<L>, G: KeyOf<R, Key = F::Key>, P = NoPolicy> {
+    join: Join<L, R, F, G>,
+    /// Both included, in milliseconds.
+    lower: i64,
+    upper: i64,
+    policy: PhantomData<fn() -> P>,
+}
+
+impl<L: Record, R: Record, F: KeyOf<L>, G: KeyOf<R, Key = F::Key>> Join<L, R, F, G> {
+    /// A left record at `t` meets the right records from `t + lower` to `t + upper`, both included.
+    ///
+    /// Both sides need event time. A record is kept until the watermark says that nothing can meet
+    /// it any more. A record behind the watermark is late; what becomes of it is said by `late`.
+    ///
+    /// ```
+    /// use afflux_stream::{BoundedOutOfOrder, Flow, JobSettings, Late, Offset, Timestamp, minutes, secs, vec_source};
+    /// let flow = Flow::new("p", JobSettings::default());
+    /// let time = |row: &(u32, i64)| Timestamp::from_millis(row.1);
+    /// let bound = || BoundedOutOfOrder::by(secs(5));
+    /// let clicks = flow.source("clicks", vec_source(vec![(7, 0)])).watermarks_by(bound(), time);
+    /// let orders = flow.source("orders", vec_source(vec![(7, 60_000)])).watermarks_by(bound(), time);
+    /// clicks
+    ///     .key_by(|click| click.0)
+    ///     .join(orders.key_by(|order| order.0))
+    ///     .between(Offset::ZERO, Offset::after(minutes(10)))
+    ///     .late(Late::Drop)
+    ///     .inner("bought", |click, order| (click.0, order.1 - click.1))
+    ///     .count("bought-within-ten-minutes");
+    /// flow.finish().unwrap();
+    /// ```
+    pub fn between(self, lower: Offset, upper: Offset) -> IntervalJoin<L, R, F, G> {
+        IntervalJoin { join: self, lower: lower.0, upper: upper.0, policy: PhantomData }
     }
 }
 
-/// Joins a left record at `t` with the right records from `t + lower` to `t + upper`, both included,
-/// in milliseconds of event time or, where there is none, of the clock.
-pub(super) struct Between<K, L, R, O, J> {
-    pub(super) lower: i64,
-    pub(super) upper: i64,
-    pub(super) alone: Alone,
-    pub(super) behind: Behind,
-    pub(super) join: Arc<J>,
-    pub(super) types: PhantomData<fn(K, L, R) -> O>,
-}
+impl<L: Record, R: Record, F: KeyOf<L>, G: KeyOf<R, Key = F::Key>, P> IntervalJoin<L, R, F, G, P> {
+    /// Excludes the right record at exactly `t + lower`.
+    pub fn exclusive_lower(mut self) -> Self {
+        self.lower = self.lower.saturating_add(1);
+        self
+    }
 
-/// Which clock the times of this stream are of.
-struct Times {
-    timed: bool,
-    time: i64,
-    /// Nothing before this comes any more, unless it is late.
-    past: i64,
-}
-
-impl Times {
-    fn of<K: Key>(cx: &OperatorCx<'_, K>) -> Self {
-        match cx.time() {
-            Some(time) => Self { timed: true, time: time.millis(), past: cx.watermark().millis() },
-            None => Self { timed: false, time: cx.now().millis(), past: i64::MIN },
-        }
+    /// Excludes the right record at exactly `t + upper`.
+    pub fn exclusive_upper(mut self) -> Self {
+        self.upper = self.upper.saturating_sub(1);
+        self
     }
 }
 
-impl<K: Key, L: Record, R: Record, O, J> Between<K, L, R, O, J>
-where
-    J: Fn(Option<&L>, Option<&R>) -> Option<O>,
+impl<L: Record, R: Record, F: KeyOf<L>, G: KeyOf<R, Key = F::Key>> IntervalJoin<L, R, F, G> {
+    /// Says what becomes of records behind the watermark, of either side: [`Late::Drop`](crate::Late::Drop)
+    /// counts and drops them, [`Late::Side`](crate::Late::Side) counts them and makes them a second stream of [`Either`].
+    pub fn late<P: LatePolicy>(self, _: P) -> IntervalJoin<L, R, F, G, P> {
+        IntervalJoin { join: self.join, lower: self.lower, upper: self.upper, policy: PhantomData }
+    }
+}
+
+impl<L: Record, R: Record, F: KeyOf<L>, G: KeyOf<R, Key = F::Key>, P: LatePolicy>
+    IntervalJoin<L, R, F, G, P>
 {
-    /// When the state is looked through for a record that nobody can meet from `end` on.
-    fn timer(&self, end: i64, times: &Times, cx: &mut OperatorCx<'_, K>) {
-        let grain =
-            if self.alone.any() { 1 } else { (self.upper.saturating_sub(self.lower) / GRAINS).max(1) };
-        let at = end.saturating_add(grain - 1).div_euclid(grain).saturating_mul(grain);
-        let at = Timestamp::from_millis(at);
-        if times.timed { cx.timer_at(at) } else { cx.clock_timer_at(at) }
+    /// Pairs only. The name identifies the step's state in checkpoints.
+    ///
+    /// A pair's event time is the later of the two.
+    pub fn inner<O: 'static>(
+        self,
+        name: &str,
+        join: impl Fn(&L, &R) -> O + Send + Sync + 'static,
+    ) -> P::Streams<Either<L, R>, O> {
+        self.run(name, Alone::NONE, move |l: Option<&L>, r: Option<&R>| Some(join(l?, r?)))
     }
 
-    /// Lets go of what nobody can meet any more.
-    fn purge(&self, state: &mut Near<L, R>, at: Timestamp, out: &mut Output<O>) {
-        // The record's own time may lie behind what the watermark has promised.
-        let emit = |row: Option<O>, end: i64, time: i64, out: &mut Output<O>| match row {
-            Some(row) if at == Timestamp::MAX => out.emit(row),
-            Some(row) => out.emit_at(row, Timestamp::from_millis(end.max(time))),
-            None => {}
-        };
-        while state.left.first_time().is_some_and(|t| t.saturating_add(self.upper) < at.millis()) {
-            let Some((time, left)) = state.left.pop_before(i64::MAX) else { break };
-            if !left.met && self.alone.left {
-                let end = time.saturating_add(self.upper).saturating_add(1);
-                emit((self.join)(Some(&left.row), None), end, time, out);
-            }
-        }
-        while state.right.first_time().is_some_and(|t| t.saturating_sub(self.lower) < at.millis()) {
-            let Some((time, right)) = state.right.pop_before(i64::MAX) else { break };
-            if !right.met && self.alone.right {
-                let end = time.saturating_sub(self.lower).saturating_add(1);
-                emit((self.join)(None, Some(&right.row)), end, time, out);
-            }
-        }
-    }
-}
-
-impl<K, L, R, O, J> KeyedOperator for Between<K, L, R, O, J>
-where
-    K: Key,
-    L: Record,
-    R: Record,
-    O: 'static,
-    J: Fn(Option<&L>, Option<&R>) -> Option<O> + 'static,
-{
-    type Key = K;
-    type Input = Either<L, R>;
-    type Output = O;
-    type State = Near<L, R>;
-
-    fn process(
-        &mut self,
-        state: &mut Self::State,
-        row: Self::Input,
-        cx: &mut OperatorCx<'_, K>,
-        out: &mut Output<O>,
-    ) -> Result<()> {
-        let times = Times::of(cx);
-        let time = times.time;
-        if time < times.past && self.behind != Behind::Joined {
-            match self.behind {
-                Behind::Aside => cx.side(&late_tag(), row),
-                _ => cx.count_late(),
-            }
-            return Ok(());
-        }
-        let later = |other: i64| Timestamp::from_millis(time.max(other));
-        let mut met = false;
-        match row {
-            Either::Left(row) => {
-                let near =
-                    state.right.within(time.saturating_add(self.lower), time.saturating_add(self.upper));
-                for (at, right) in state.right.range_mut(near) {
-                    (met, right.met) = (true, true);
-                    if let Some(pair) = (self.join)(Some(&row), Some(&right.row)) {
-                        out.emit_at(pair, later(at));
-                    }
-                }
-                let end = time.saturating_add(self.upper).saturating_add(1);
-                if times.past < end {
-                    state.left.insert(time, Held { row, met });
-                    self.timer(end, &times, cx);
-                    return Ok(());
-                }
-                if !met
-                    && self.alone.left
-                    && let Some(alone) = (self.join)(Some(&row), None)
-                {
-                    out.emit(alone);
-                }
-            }
-            Either::Right(row) => {
-                let near =
-                    state.left.within(time.saturating_sub(self.upper), time.saturating_sub(self.lower));
-                for (at, left) in state.left.range_mut(near) {
-                    (met, left.met) = (true, true);
-                    if let Some(pair) = (self.join)(Some(&left.row), Some(&row)) {
-                        out.emit_at(pair, later(at));
-                    }
-                }
-                let end = time.saturating_sub(self.lower).saturating_add(1);
-                if times.past < end {
-                    state.right.insert(time, Held { row, met });
-                    self.timer(end, &times, cx);
-                    return Ok(());
-                }
-                if !met
-                    && self.alone.right
-                    && let Some(alone) = (self.join)(None, Some(&row))
-                {
-                    out.emit(alone);
-                }
-            }
-        }
-        // Late, and nobody who comes can meet it.
-        if time < times.past && !met {
-            cx.count_late();
-        }
-        Ok(())
+    /// Pairs, and each left record that has met none, once the watermark says that it will meet
+    /// none. Its event time is that moment where its own has been passed.
+    pub fn left<O: 'static>(
+        self,
+        name: &str,
+        join: impl Fn(&L, Option<&R>) -> O + Send + Sync + 'static,
+    ) -> P::Streams<Either<L, R>, O> {
+        self.run(name, Alone::LEFT, move |l: Option<&L>, r: Option<&R>| Some(join(l?, r)))
     }
 
-    fn on_timer(
-        &mut self,
-        state: &mut Self::State,
-        at: Timestamp,
-        _: &mut OperatorCx<'_, K>,
-        out: &mut Output<O>,
-    ) -> Result<()> {
-        self.purge(state, at, out);
-        Ok(())
+    /// Pairs, and each right record that has met none; see [`left`](Self::left).
+    pub fn right<O: 'static>(
+        self,
+        name: &str,
+        join: impl Fn(Option<&L>, &R) -> O + Send + Sync + 'static,
+    ) -> P::Streams<Either<L, R>, O> {
+        self.run(name, Alone::RIGHT, move |l: Option<&L>, r: Option<&R>| Some(join(l, r?)))
     }
 
-    fn on_clock(
-        &mut self,
-        state: &mut Self::State,
-        at: Timestamp,
-        _: &mut OperatorCx<'_, K>,
-        out: &mut Output<O>,
-    ) -> Result<()> {
-        self.purge(state, at, out);
-        Ok(())
+    /// Pairs, and each record of either side that has met none; see [`left`](Self::left).
+    pub fn full<O: 'static>(
+        self,
+        name: &str,
+        join: impl Fn(Option<&L>, Option<&R>) -> O + Send + Sync + 'static,
+    ) -> P::Streams<Either<L, R>, O> {
+        self.run(name, Alone::BOTH, move |l: Option<&L>, r: Option<&R>| Some(join(l, r)))
+    }
+
+    fn run<O: 'static, J>(self, name: &str, alone: Alone, join: J) -> P::Streams<Either<L, R>, O>
+    where
+        J: Fn(Option<&L>, Option<&R>) -> Option<O> + Send + Sync + 'static,
+    {
+        let Self { lower, upper, .. } = self;
+        let met = self.join.meet(name, Some("joins records that are near in time"));
+        let wrong = (lower > upper).then(|| {
+            format!(
+                "joins what is between {lower} ms and {upper} ms, which is nothing (what is excluded is left \
+                 out): the lower bound of `.between(lower, upper)` has to be the earlier"
+            )
+        });
+        met.refuse(name, wrong);
+        let behind = Behind::of::<P>();
+        let detail = format!("{} join between {lower} and {upper} ms, {}", alone.name(), behind.name());
+        let join = Arc::new(join);
+        met.operate::<P, _>(name, &detail, move || Between {
+            lower,
+            upper,
+            alone,
+            behind,
+            join: Arc::clone(&join),
+            types: PhantomData,
+        })
     }
 }

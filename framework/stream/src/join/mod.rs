@@ -6,11 +6,15 @@
 //! ([`as_of`](Join::as_of)). The last word names the step and says what becomes of records that
 //! meet none: `inner`, `left`, `right` or `full`.
 
-#[allow(dead_code, reason = "joins to come")]
+mod broadcast;
 mod by_time;
-#[allow(dead_code, reason = "joins to come")]
+mod cogroup;
+mod frames;
 mod interval;
+mod near;
+mod temporal;
 mod unbounded;
+mod window;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,15 +22,21 @@ use serde::{Deserialize, Serialize};
 use afflux_wire::Status;
 
 use crate::flow::Flow;
+use crate::key::Key;
 use crate::keyed::KeyOf;
 use crate::keyed_stream::KeyedStream;
 use crate::merge::{Either, EitherKey};
-use crate::operator::{SideOutputs, SideTag};
-use crate::stream::{Record, Stream};
-use crate::window::{DropLate, SideLate};
+use crate::operator::{KeyedOperator, OperatorCx, SideTag};
+use crate::stream::Record;
+use crate::window::{LatePolicy, LateRows};
 
+pub use broadcast::{BroadcastOperator, Broadcasted};
 pub(crate) use by_time::ByTime;
+pub use frames::{Frames, JoinWindow};
+pub use interval::{IntervalJoin, Offset};
+pub use temporal::AsOfJoin;
 pub use unbounded::UnboundedJoin;
+pub use window::WindowJoin;
 
 /// Two keyed streams of which it is not said yet which records meet.
 #[must_use = "say which records meet: `.between(…)`, `.window(…)`, `.as_of()` or `.unbounded()`"]
@@ -54,6 +64,39 @@ impl<L: Record, F: KeyOf<L>> KeyedStream<L, F> {
     /// ```
     pub fn join<R: Record, G: KeyOf<R, Key = F::Key>>(self, right: KeyedStream<R, G>) -> Join<L, R, F, G> {
         Join { left: self, right }
+    }
+}
+
+/// What a join does with a record behind the watermark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// Joins it with what is still there.
+    Joined,
+    /// Counts it and drops it.
+    Dropped,
+    /// Counts it and gives it to the side output.
+    Aside,
+}
+
+impl Behind {
+    const fn of<P: LatePolicy>() -> Self {
+        if P::ASIDE { Behind::Aside } else { Behind::Dropped }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Behind::Joined => "late joined",
+            Behind::Dropped => "late dropped",
+            Behind::Aside => "late aside",
+        }
+    }
+
+    /// Does so with a late record.
+    fn take<K: Key, L: Record, R: Record>(self, row: Either<L, R>, cx: &mut OperatorCx<'_, K>) {
+        cx.count_late();
+        if self == Behind::Aside {
+            cx.side(&late_tag(), row);
+        }
     }
 }
 
@@ -87,6 +130,30 @@ impl<L: Record, R: Record, F: KeyOf<L>, G: KeyOf<R, Key = F::Key>> Join<L, R, F,
         let left = KeyedStream::grouped(left, left_key);
         let right = KeyedStream::grouped(right, right_key);
         Met { both: left.connect(right), flow }
+    }
+}
+
+impl<L: Record, R: Record, F: KeyOf<L>, G: KeyOf<R, Key = F::Key>> Met<L, R, F, G> {
+    /// Refuses what is wrong with the join, if anything is.
+    fn refuse(&self, name: &str, wrong: Option<String>) {
+        if let Some(wrong) = wrong {
+            let pipeline = self.flow.pipeline();
+            self.flow.refuse(Status::invalid(format!("pipeline {pipeline}: `{name}` {wrong}")));
+        }
+    }
+
+    /// The operator on both sides, with what the policy for late records gives.
+    fn operate<P: LatePolicy, O>(
+        self,
+        name: &str,
+        detail: &str,
+        make: impl Fn() -> O + Send + Sync + 'static,
+    ) -> P::Streams<Either<L, R>, O::Output>
+    where
+        O: KeyedOperator<Key = F::Key, Input = Either<L, R>>,
+    {
+        let (results, sides) = self.both.operate_with_sides(name, detail, make);
+        P::streams(results, LateRows(Box::new(move || sides.get(&late_tag()))))
     }
 }
 
@@ -129,46 +196,4 @@ impl Alone {
 /// The side output of records that came too late to be joined.
 pub(crate) const fn late_tag<L, R>() -> SideTag<Either<L, R>> {
     SideTag::new("late")
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// What a join does with late records, and so what it gives: implemented by
-/// [`Late::Drop`](crate::Late::Drop) and [`Late::Side`](crate::Late::Side).
-pub trait JoinLate: sealed::Sealed + 'static {
-    /// The stream of results, with that of late records where there is one.
-    type Results<O: 'static, T: Record>;
-    #[doc(hidden)]
-    const ASIDE: bool;
-    #[doc(hidden)]
-    fn results<O: 'static, T: Record>(
-        results: Stream<O>,
-        sides: &SideOutputs,
-        tag: &SideTag<T>,
-    ) -> Self::Results<O, T>;
-}
-
-impl sealed::Sealed for DropLate {}
-impl JoinLate for DropLate {
-    type Results<O: 'static, T: Record> = Stream<O>;
-    const ASIDE: bool = false;
-    fn results<O: 'static, T: Record>(results: Stream<O>, _: &SideOutputs, _: &SideTag<T>) -> Stream<O> {
-        results
-    }
-}
-
-impl sealed::Sealed for SideLate {}
-impl JoinLate for SideLate {
-    type Results<O: 'static, T: Record> = (Stream<O>, Stream<T>);
-    const ASIDE: bool = true;
-    fn results<O: 'static, T: Record>(
-        results: Stream<O>,
-        sides: &SideOutputs,
-        tag: &SideTag<T>,
-    ) -> (Stream<O>, Stream<T>) {
-        let late = sides.get(tag);
-        (results, late)
-    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::interval::{Behind, Between};
-use super::{Alone, Held, Join};
+use super::near::Between;
+use super::{Alone, Behind, Held, Join};
 use crate::Result;
 use crate::key::Key;
 use crate::keyed::KeyOf;

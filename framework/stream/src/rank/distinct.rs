@@ -50,9 +50,11 @@ impl<V: Key> DistinctSet<V> {
     }
 
     /// Adds all values of another set.
-    pub fn merge(&mut self, other: Self) {
-        for value in other.values {
-            self.insert(value);
+    pub fn merge(&mut self, other: &Self) {
+        for value in &other.values {
+            if !self.contains(value) {
+                self.insert(value.clone());
+            }
         }
     }
 
@@ -146,9 +148,7 @@ impl<K: 'static, T, V: Key, F: Fn(&T) -> V + Send + Sync + 'static> Aggregate<K,
 
 impl<K: 'static, T, V: Key, F: Fn(&T) -> V + Send + Sync + 'static> MergeAggregate<K, T> for Distinct<F, V> {
     fn merge(&self, into: &mut DistinctSet<V>, from: &DistinctSet<V>) {
-        for value in &from.values {
-            into.insert(value.clone());
-        }
+        into.merge(from);
     }
 }
 

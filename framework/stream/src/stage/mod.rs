@@ -7,6 +7,7 @@
 pub(crate) mod ahead;
 pub(crate) mod async_map;
 pub(crate) mod branch;
+pub(crate) mod broadcast;
 pub(crate) mod count;
 pub(crate) mod divide;
 pub(crate) mod faults;

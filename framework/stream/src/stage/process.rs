@@ -53,7 +53,7 @@ enum Domain {
 pub(crate) struct ProcessStage<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> {
     state: KeyedState<F::Key, O::State>,
     core: Core<T, F, O>,
-    /// The latest event time of any record.
+    /// The latest event time of any record, or the latest watermark but the last.
     latest: i64,
     /// Rows of a batch that are not done.
     rows: std::vec::IntoIter<T>,
@@ -187,10 +187,11 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
             let least = saved.into_iter().map(|w| Timestamp::from_millis(w.1)).min();
             core.watermark = least.unwrap_or(core.watermark);
         }
+        let latest = if core.watermark == Timestamp::MAX { i64::MIN } else { core.watermark.millis() };
         Ok(Self {
             state,
             core,
-            latest: i64::MIN,
+            latest,
             rows: Vec::new().into_iter(),
             times: Vec::new().into_iter(),
             spare: Batch::default(),
@@ -397,6 +398,9 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> Stage<T> for Pro
         match mark {
             Mark::Watermark(t) => {
                 self.core.watermark = self.core.watermark.max(t);
+                if t != Timestamp::MAX {
+                    self.latest = self.latest.max(t.millis());
+                }
                 self.passing = Some(t);
                 return self.fire(turn).map(|_| ());
             }
