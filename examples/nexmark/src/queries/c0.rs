@@ -3,7 +3,7 @@
 use afflux_stream::{KeyedOperator, OperatorCx, Output, State};
 
 use super::prelude::*;
-use super::winning::after;
+use super::waiting::Waiting;
 
 /// Prices of an auction that fell, once or several times in a row, and then rose.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,26 +26,24 @@ pub struct Valley {
 pub fn c0(flow: &Flow, log: &Log, out: impl Sink<Valley>) {
     flow.source("bids", log.bids())
         .watermarks(in_order())
-        .map(|bid| Offer { auction: bid.auction, at: bid.date_time, bidder: bid.bidder, price: bid.price })
-        .key_by_ref(|offer| &offer.auction)
+        .map(|bid| (bid.auction, bid.date_time, Offer { bidder: bid.bidder, price: bid.price }))
+        .key_by_ref(|(auction, ..)| auction)
         .operate("valleys", "the price falls, then rises", || Valleys)
         .sink("answer", out);
 }
 
-/// What matters of a bid, in the order of bids.
+/// What matters of a bid: bids of one moment are in the order of these fields.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Offer {
-    at: Timestamp,
     bidder: u64,
     price: u64,
-    auction: u64,
 }
 
 /// What is known of an auction's bids.
 #[derive(Serialize, Deserialize, Default)]
 struct Prices {
     /// Bids, while an earlier one may still come.
-    waiting: Vec<Offer>,
+    waiting: Waiting<Offer>,
     /// The last price before them.
     last: Option<u64>,
     /// Where the fall that is under way began, and how often the price fell since.
@@ -77,35 +75,31 @@ struct Valleys;
 
 impl KeyedOperator for Valleys {
     type Key = u64;
-    type Input = Offer;
+    type Input = (u64, Timestamp, Offer);
     type Output = Valley;
     type State = Prices;
 
     fn process(
         &mut self,
         prices: &mut Prices,
-        offer: Offer,
+        (_, at, offer): Self::Input,
         cx: &mut OperatorCx<'_, u64>,
         _: &mut Output<Valley>,
     ) -> Result<(), Status> {
-        cx.timer_at(after(offer.at));
-        prices.waiting.push(offer);
+        prices.waiting.push(at, offer, cx);
         Ok(())
     }
 
     fn on_timer(
         &mut self,
         prices: &mut Prices,
-        at: Timestamp,
+        _: Timestamp,
         cx: &mut OperatorCx<'_, u64>,
         out: &mut Output<Valley>,
     ) -> Result<(), Status> {
-        let mut due = std::mem::take(&mut prices.waiting);
-        due.sort_unstable();
-        prices.waiting = due.split_off(due.partition_point(|offer| offer.at < at));
-        for offer in due {
+        for (at, offer) in prices.waiting.take_due(cx) {
             if let Some((from, bottom, falls)) = prices.next(offer.price) {
-                out.emit(Valley { auction: *cx.key(), from, bottom, to: offer.price, falls });
+                out.emit_at(Valley { auction: *cx.key(), from, bottom, to: offer.price, falls }, at);
             }
         }
         Ok(())

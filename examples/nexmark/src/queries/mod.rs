@@ -25,6 +25,7 @@ mod q6;
 mod q7;
 mod q8;
 mod q9;
+mod waiting;
 mod winning;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! q16: statistics of each channel and day, with distinct counts.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::prelude::*;
 
@@ -19,8 +20,26 @@ pub struct ChannelStats {
     pub auctions: (u64, [u64; 3]),
 }
 
-/// Who or what was seen, and in which bands.
-type Seen = BTreeMap<u64, u8>;
+/// Who or what was seen, and in which bands: a bit each.
+type Seen = HashMap<u64, u8, BuildHasherDefault<KeyHasher>>;
+
+/// Hashes numbers as keys are hashed: the same in every run, as all in a pipeline.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).key_hash();
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// What is kept of a channel and day.
 #[derive(Serialize, Deserialize, Default)]

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use afflux_stream::{KeyedOperator, OperatorCx, Output, State};
 
 use super::prelude::*;
+use super::waiting::Waiting;
 use super::winning::{Won, after, winning};
 
 /// What a seller's last auctions were sold for.
@@ -35,8 +36,8 @@ pub fn q6(flow: &Flow, log: &Log, out: impl Sink<SellerPrice>) {
 struct Seller {
     /// Prices of the auctions that were over last, the latest at the end.
     last: VecDeque<u64>,
-    /// Auctions that are over, while one that was over before may still come: expiry, number, price.
-    waiting: Vec<(Timestamp, u64, u64)>,
+    /// Auctions that are over, while one that was over before may still come: number and price.
+    waiting: Waiting<(u64, u64)>,
 }
 
 impl State for Seller {
@@ -60,29 +61,25 @@ impl KeyedOperator for LastTen {
         cx: &mut OperatorCx<'_, u64>,
         _: &mut Output<SellerPrice>,
     ) -> Result<(), Status> {
-        let expires = won.auction.expires;
-        seller.waiting.push((expires, won.auction.id, won.bid.price));
         // Auctions reach this task from several: their order is that of time.
-        cx.timer_at(after(after(expires)));
+        seller.waiting.push(after(won.auction.expires), (won.auction.id, won.bid.price), cx);
         Ok(())
     }
 
     fn on_timer(
         &mut self,
         seller: &mut Seller,
-        at: Timestamp,
+        _: Timestamp,
         cx: &mut OperatorCx<'_, u64>,
         out: &mut Output<SellerPrice>,
     ) -> Result<(), Status> {
-        seller.waiting.sort_unstable();
-        let due = seller.waiting.partition_point(|(expires, ..)| after(*expires) < at);
-        for (_, auction, price) in seller.waiting.drain(..due) {
+        for (at, (auction, price)) in seller.waiting.take_due(cx) {
             seller.last.push_back(price);
             if seller.last.len() > LAST {
                 seller.last.pop_front();
             }
             let average = seller.last.iter().sum::<u64>() / seller.last.len() as u64;
-            out.emit(SellerPrice { seller: *cx.key(), auction, average });
+            out.emit_at(SellerPrice { seller: *cx.key(), auction, average }, at);
         }
         Ok(())
     }
