@@ -28,7 +28,7 @@ names = ProtoReflectionDescriptorDatabase(channel).get_services()
 check("reflection lists the services", {"helloworld.Greeter", "grpc.health.v1.Health"} <= set(names), names)
 service = pool.FindServiceByName("helloworld.Greeter")
 methods = {method.name: method for method in service.methods}
-check("reflection describes the methods", set(methods) == {"SayHello", "SayHelloStreamReply"}, list(methods))
+check("reflection describes the methods", set(methods) == {"SayHello", "SayHelloStreamReply", "SayHelloBidiStream", "GreetAll"}, list(methods))
 
 
 def message(descriptor):
@@ -51,6 +51,25 @@ check("a unary call", say_hello(request(name="you"), timeout=10).message == "Hel
 check("letters of every kind", say_hello(request(name="Zoë ☂"), timeout=10).message == "Hello Zoë ☂")
 check("a stream", [r.message for r in stream(request(name="you"), timeout=10)] == ["Hello you"] * 10)
 
+item = message(methods["SayHelloBidiStream"].input_type)
+both = channel.stream_stream(
+    "/helloworld.Greeter/SayHelloBidiStream",
+    request_serializer=item.SerializeToString,
+    response_deserializer=reply.FromString,
+)
+part = message(methods["GreetAll"].input_type)
+to_all = channel.stream_unary(
+    "/helloworld.Greeter/GreetAll",
+    request_serializer=part.SerializeToString,
+    response_deserializer=reply.FromString,
+)
+names = ["Ann", "Bob", "Cy"] * 100
+said = [r.message for r in both((item(value=name) for name in names), timeout=20)]
+check("a two-way stream", said == [f"Hello {name}" for name in names], said[:3])
+parts = [part(params={"greeting": "Hi"})] + [part(item={"value": name}) for name in names[:3]]
+said = to_all(iter(parts), timeout=10).message
+check("a stream of the client, with parameters", said == "Hi Ann, Bob, Cy", said)
+
 
 def code(call):
     try:
@@ -64,6 +83,10 @@ seen = code(lambda: say_hello(request(), timeout=10))
 check("a typed error has its code", seen[0] == grpc.StatusCode.INVALID_ARGUMENT, seen)
 seen = code(lambda: list(stream(request(), timeout=10)))
 check("a typed error of a stream", seen[0] == grpc.StatusCode.INVALID_ARGUMENT, seen)
+seen = code(lambda: to_all(iter(parts[1:]), timeout=10))
+check("a stream without its parameters", seen[0] == grpc.StatusCode.INVALID_ARGUMENT and "params" in seen[1], seen)
+seen = code(lambda: list(both(iter([item(value="Ann"), item()]), timeout=10)))
+check("a two-way stream that fails", seen[0] == grpc.StatusCode.INVALID_ARGUMENT, seen)
 raw = channel.unary_unary("/helloworld.Greeter/SayHelo")
 seen = code(lambda: raw(b"", timeout=10))
 check("an unknown method", seen[0] == grpc.StatusCode.UNIMPLEMENTED and "SayHello" in seen[1], seen)

@@ -13,6 +13,12 @@ enum Greeter {
     /// Greets again and again.
     #[rpc(streams = HelloReply)]
     SayHelloStreamReply { name: String },
+    /// Greets each as it is named.
+    #[rpc(accepts = String, streams = HelloReply)]
+    SayHelloBidiStream,
+    /// Greets all at once.
+    #[rpc(accepts = String, returns = HelloReply)]
+    GreetAll { greeting: String },
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug)]
@@ -60,6 +66,39 @@ impl GreeterHandler for Host {
             out.finish();
         })?;
         Ok(())
+    }
+
+    async fn say_hello_bidi_stream(
+        &mut self,
+        cx: &mut Cx,
+        mut names: Incoming<String>,
+        mut out: Emit<HelloReply>,
+    ) -> Result<(), Fault<GreeterError>> {
+        cx.spawn(async move {
+            while let Some(Ok(name)) = names.next().await {
+                let Ok(reply) = hello(&name) else {
+                    return out.fail(Status::invalid("nobody was named"));
+                };
+                if out.send(reply).await.is_err() {
+                    return;
+                }
+            }
+            out.finish();
+        })?;
+        Ok(())
+    }
+
+    async fn greet_all(
+        &mut self,
+        _: &mut Cx,
+        greeting: String,
+        mut names: Incoming<String>,
+    ) -> Result<HelloReply, Fault<GreeterError>> {
+        let mut all = Vec::new();
+        while let Some(name) = names.next().await {
+            all.push(name?);
+        }
+        Ok(HelloReply { message: format!("{greeting} {}", all.join(", ")) })
     }
 }
 

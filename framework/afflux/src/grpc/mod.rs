@@ -5,7 +5,7 @@
 //! [`Door`] (connections). Follows the
 //! [gRPC over HTTP/2 protocol](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
 //!
-//! Absent on purpose: compression (`identity` alone is offered), client and two-way streams.
+//! Absent on purpose: compression (`identity` alone is offered).
 
 mod call;
 mod door;

@@ -14,6 +14,10 @@ use serde_json::Value;
 use super::numbers::Numbers;
 use crate::node_service::{MethodInfo, ServiceInfo};
 
+/// The fields of the messages of a stream to a method that has parameters: the first, and all others.
+pub(crate) const PARAMS: &str = "params";
+pub(crate) const ITEM: &str = "item";
+
 /// Schemas within schemas.
 const NESTING_MAX: usize = 32;
 
@@ -139,29 +143,57 @@ impl Builder<'_> {
     }
 
     fn method(&mut self, method: &MethodInfo) -> Result<MethodDescriptorProto, String> {
-        if matches!(method.kind.as_str(), "client_stream" | "duplex") {
-            return Err("it takes a stream of items, which this door does not carry yet".to_owned());
-        }
-        let at = At { root: &method.params, path: "", depth: 0 };
-        let input = format!("{}Request", method.name);
-        self.object(at, &method.params, &input, &method.fields)?;
+        let input = self.input(method)?;
         let (returned, streams) = match &method.streams {
             Some(item) => (item, true),
             None => (&method.returns, false),
         };
-        let output = self.output(returned, &format!("{}Reply", method.name))?;
+        let output = self.output(returned, &format!("{}Reply", method.name), "result")?;
         Ok(MethodDescriptorProto {
             name: Some(method.name.clone()),
             input_type: Some(format!(".{}", self.full(&input))),
             output_type: Some(format!(".{}", self.full(&output))),
+            client_streaming: Some(method.accepts.is_some()),
             server_streaming: Some(streams),
             ..MethodDescriptorProto::default()
         })
     }
 
-    /// The message of a result: its own, or one around a value that is none.
-    fn output(&mut self, schema: &Value, fallback: &str) -> Result<String, String> {
-        let at = At { root: schema, path: "result", depth: 0 };
+    /// The message of a request. Of a method that accepts items each message is one of them; where it has
+    /// parameters too, the first message has those: [`PARAMS`] or [`ITEM`].
+    fn input(&mut self, method: &MethodInfo) -> Result<String, String> {
+        let at = At { root: &method.params, path: "", depth: 0 };
+        let request = format!("{}Request", method.name);
+        let Some(accepted) = &method.accepts else {
+            self.object(at, &method.params, &request, &method.fields)?;
+            return Ok(request);
+        };
+        let item = self.output(accepted, &format!("{}Item", method.name), "item")?;
+        if method.fields.is_empty() {
+            return Ok(item);
+        }
+        self.object(at, &method.params, &request, &method.fields)?;
+        let part = format!("{}Part", method.name);
+        let (mut fields, mut variants) = (Vec::new(), Vec::new());
+        for (name, message) in [(PARAMS, request), (ITEM, item)] {
+            let mut field = self.field(&part, name, Held::Message(message), name)?;
+            field.oneof_index = Some(0);
+            fields.push(field);
+            variants.push(Variant { proto: name.to_owned(), json: name.to_owned(), word: false });
+        }
+        let kind = OneofDescriptorProto { name: Some("kind".to_owned()), options: None };
+        // Of no type of the contract: another one of this name is an error.
+        let made = Value::String(format!("part of {}", method.name));
+        if self.made.shapes.contains_key(&self.full(&part)) {
+            self.known(&made, &part, &made)?;
+        }
+        self.insert(&made, &part, &made, Shape::OneOf(variants), fields, vec![kind])?;
+        Ok(part)
+    }
+
+    /// The message of a result or an item: its own, or one around a value that is none.
+    fn output(&mut self, schema: &Value, fallback: &str, path: &str) -> Result<String, String> {
+        let at = At { root: schema, path, depth: 0 };
         if is_null(schema) {
             self.insert(at.root, fallback, schema, Shape::Nothing, Vec::new(), Vec::new())?;
             return Ok(fallback.to_owned());
@@ -170,7 +202,7 @@ impl Builder<'_> {
         match self.held(at, schema, title.unwrap_or(fallback))? {
             Held::Message(name) => Ok(name),
             held => {
-                let field = self.field(fallback, "value", held, "result")?;
+                let field = self.field(fallback, "value", held, path)?;
                 self.insert(at.root, fallback, schema, Shape::Wrapped, vec![field], Vec::new())?;
                 Ok(fallback.to_owned())
             }
@@ -701,6 +733,12 @@ mod tests {
         Watch {
             since: u64,
         },
+        #[rpc(accepts = Line, returns = u64)]
+        Import {
+            batch: String,
+        },
+        #[rpc(accepts = String, streams = Line)]
+        Chat,
         Touch,
         #[rpc(returns = Option<Vec<u32>>)]
         Odd,
@@ -764,7 +802,18 @@ mod tests {
         }
         assert_eq!(there_and_back(method("Count").output(), &json!(7)), json!(7));
         assert_eq!(there_and_back(method("Touch").output(), &Value::Null), Value::Null);
-        assert!(method("Watch").is_server_streaming());
+        assert!(method("Watch").is_server_streaming() && !method("Watch").is_client_streaming());
+        assert!(method("Import").is_client_streaming() && !method("Import").is_server_streaming());
+        assert!(method("Chat").is_client_streaming() && method("Chat").is_server_streaming());
+        let text = print(&mapped.file, "shop.orders");
+        for line in [
+            "rpc Import(stream ImportPart) returns (ImportReply);",
+            "rpc Chat(stream ChatItem) returns (stream Line);",
+            "ImportRequest params = 1;",
+            "Line item = 2;",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
     }
 
     #[test]

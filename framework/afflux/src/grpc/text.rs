@@ -18,9 +18,10 @@ pub(crate) fn print(file: &FileDescriptorProto, service: &str) -> String {
     for service in &file.service {
         let _ = write!(text, "\nservice {} {{\n", service.name());
         for method in &service.method {
-            let streams = if method.server_streaming() { "stream " } else { "" };
+            let stream = |is| if is { "stream " } else { "" };
+            let (accepts, streams) = (stream(method.client_streaming()), stream(method.server_streaming()));
             let (input, output) = (short(method.input_type(), package), short(method.output_type(), package));
-            let _ = writeln!(text, "  rpc {}({input}) returns ({streams}{output});", method.name());
+            let _ = writeln!(text, "  rpc {}({accepts}{input}) returns ({streams}{output});", method.name());
         }
         text.push_str("}\n");
     }
