@@ -72,6 +72,8 @@ pub mod stream;
 #[cfg(feature = "node")]
 pub mod telemetry;
 #[cfg(feature = "node")]
+pub mod testing;
+#[cfg(feature = "node")]
 pub mod why;
 
 pub use afflux_macros::main;

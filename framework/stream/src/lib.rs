@@ -10,6 +10,7 @@
 mod aggregate;
 mod asking;
 mod batch;
+mod collected;
 mod context;
 mod errors;
 mod flow;
@@ -50,6 +51,7 @@ pub use aggregate::rows::{Evict, Rows};
 pub use aggregate::{Aggregate, Fold, MergeAggregate, Merging, fold};
 pub use asking::{ASYNC_IN_FLIGHT_DEFAULT, ASYNC_IN_FLIGHT_MAX, ASYNC_TIMEOUT_DEFAULT, AsyncCx, AsyncMap};
 pub use batch::{BATCH_ROWS_MAX, Batch, Element, Mark};
+pub use collected::Collected;
 pub use context::{JobSettings, Placement};
 #[doc(hidden)]
 pub use errors::ErrorAction;
