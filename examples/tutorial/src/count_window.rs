@@ -1,7 +1,7 @@
 //! The sum of each two numbers that follow each other: a sliding window of 2 records, every 1.
 
 use afflux::prelude::*;
-use afflux::stream::{CountWindow, JobSettings};
+use afflux::stream::{AtEnd, CountWindow, JobSettings};
 use afflux::testing::RunBounded;
 
 pub(crate) async fn run() -> Result<()> {
@@ -10,7 +10,7 @@ pub(crate) async fn run() -> Result<()> {
         .source("numbers", generate(6, |i| i + 1))
         .untimed()
         .key_by(|_| ()) // all of one key: a window over the whole stream
-        .window(CountWindow::of(2).every(1))
+        .window(CountWindow::of(2).every(1).at_end(AtEnd::Drop))
         .aggregate("sum", fold(|| 0, |sum, n: &u64| *sum += n, |(), _, sum: u64| sum))
         .collect("sums");
     flow.run_bounded().await?;

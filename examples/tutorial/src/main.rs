@@ -2,7 +2,7 @@
 
 use afflux::prelude::*;
 
-// mod count_window;
+mod count_window;
 mod doubled;
 mod five_seconds;
 mod plus_one;
@@ -11,7 +11,7 @@ mod words;
 #[afflux::main]
 async fn main() -> Result<()> {
     plus_one::run().await?;
-    // count_window::run().await?;
+    count_window::run().await?;
     doubled::run().await?;
     words::run().await?;
     five_seconds::run().await
