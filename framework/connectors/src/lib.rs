@@ -1,9 +1,11 @@
-//! The outside world, as sources and sinks of a pipeline: files of CSV, JSON lines and text now; stdin
-//! and stdout, sockets and HTTP; object stores and queues later, each behind a feature.
+//! The outside world, as sources and sinks of a pipeline: files of CSV, JSON lines and text, a watched
+//! directory, stdin and stdout, lines over TCP; HTTP and RabbitMQ each behind a feature.
 //!
 //! Reading order: [`Csv`], [`JsonLines`] and [`TextLines`] (what a user writes), `csv::read` and
 //! `csv::write`, `lines::read` and `lines::write` (what a task runs), `file` (paths, patterns,
-//! compression, the file that a restore goes on with), `position` (what a checkpoint keeps of a reader).
+//! compression, the file that a restore goes on with), `position` (what a checkpoint keeps of a reader);
+//! `watch`; `lines::splitter` (bytes to lines), `stdio`, `listen` (an address to listen on), `tcp`, `http`.
+//! The book's chapter "Connectors" says what each promises and how to write another.
 //!
 //! Not here: when something is read, written or saved (`afflux-stream`); another connector, since
 //! none of them knows the others.
@@ -46,3 +48,8 @@ pub use self::tcp::{
     TcpSource,
 };
 pub use self::watch::{Files, WATCHED_FILES_MAX, WatchedFiles};
+
+/// The book's chapter, whose programs are compiled and run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/book/connectors.md")]
+struct Book;
