@@ -308,6 +308,57 @@ fn more_or_fewer_tasks_after_a_restore_ask_about_all_that_had_no_answer() {
 }
 
 #[test]
+fn records_of_a_key_are_asked_about_in_turn_and_keys_at_once_over_a_rescale_too() {
+    for (before, after, ordered) in [(1, 1, false), (2, 2, true), (3, 1, false), (1, 3, false)] {
+        let out = Collect::default();
+        // What is being asked about now, by key, and all that was asked about last by a task.
+        let now: Arc<Mutex<BTreeMap<u64, u64>>> = Arc::default();
+        let most = Arc::new(AtomicUsize::new(0));
+        let plan = |tasks: u32| {
+            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            now.lock().unwrap().clear();
+            let how = if ordered { AsyncMap::ordered() } else { AsyncMap::unordered() };
+            let flow = Flow::new("p", JobSettings { replay: Some(1.0), ..JobSettings::default() });
+            flow.source("numbers", generate(2_000, |i| (mix(i, 3) % 20, i)))
+                .watermarks_by(BoundedOutOfOrder::by(millis_of(9)), |r| Timestamp::from_millis(r.1 as i64))
+                .parallelism(tasks)
+                .key_by(|r| r.0)
+                .async_map("book", how.in_flight(1_500), move |_, (key, i)| {
+                    let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+                    async move {
+                        let before = now.lock().unwrap().insert(key, i);
+                        assert_eq!(before, None, "{i} of {key} is asked about beside another");
+                        most.fetch_max(now.lock().unwrap().len(), SeqCst);
+                        tokio::time::sleep(Duration::from_millis(mix(i, 1) % 30)).await;
+                        now.lock().unwrap().remove(&key);
+                        Ok((key, i))
+                    }
+                })
+                .gather()
+                .sink("out", out.clone());
+            flow.finish().unwrap()
+        };
+        let first = plan(before);
+        let restore = afflux_actor::test::paused(|| async move {
+            let mut run = start_local(&first, threads(), clock(), None, None).unwrap();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            run.checkpoint(1).await.unwrap()
+        });
+        let second = plan(after);
+        afflux_actor::test::paused(|| async move {
+            start_local(&second, threads(), clock(), None, Some(restore)).unwrap().finish().await.unwrap()
+        });
+        assert!(most.load(SeqCst) > 5, "keys are asked about at once");
+        let rows: Vec<(u64, u64)> = out.rows();
+        for key in 0..20 {
+            let got: Vec<u64> = rows.iter().filter(|r| r.0 == key).map(|r| r.1).collect();
+            let all: Vec<u64> = (0..2_000).filter(|i| mix(*i, 3) % 20 == key).collect();
+            assert_eq!(got, all, "key {key}, {before} → {after}");
+        }
+    }
+}
+
+#[test]
 fn what_passes_is_tried_again_and_what_does_not_is_given_up_as_the_policy_says() {
     let tries: Arc<Mutex<BTreeMap<u64, Vec<u32>>>> = Arc::default();
     let noted = Arc::clone(&tries);

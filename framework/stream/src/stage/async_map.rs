@@ -6,7 +6,7 @@
 //! again after a restore unless its answer was there. That of a round of confirmations, which saves
 //! nothing, waits until all has left.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::Result;
 use crate::asking::{AsyncCx, Terms};
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
 use crate::errors::DeadReason;
+use crate::key::KeyGroup;
 use crate::meter::Meter;
 use crate::snapshot::{Restore, is_round};
 
@@ -46,7 +47,7 @@ type Question<U> = Pin<Box<dyn Future<Output = (u64, Answer<U>)>>>;
 
 /// A record that has not left.
 struct Entry<T, U> {
-    /// Gone once there is a result.
+    /// Gone once there is a result, unless its key is still asked for.
     record: Option<T>,
     time: Option<i64>,
     /// Both make the idempotency key.
@@ -61,6 +62,9 @@ type Saved<T, U> = (Option<String>, u64, Option<i64>, Option<T>, Option<U>);
 /// What a task saves: the beginning of its keys, its next number, what has not left.
 type SavedTask<T, U> = (String, u64, Vec<Saved<T, U>>);
 
+/// Hashes the key of a record.
+pub(crate) type KeyHash<T> = Arc<dyn Fn(&T) -> u64 + Send + Sync>;
+
 /// What an [`Asking`] stage is made of.
 pub(crate) struct AskingParts<T, U, F> {
     pub(crate) operator: String,
@@ -71,6 +75,8 @@ pub(crate) struct AskingParts<T, U, F> {
     pub(crate) clock: Clock,
     pub(crate) terms: Terms,
     pub(crate) f: Arc<F>,
+    /// The hash of a record's key, where questions about one key go one after the other.
+    pub(crate) key: Option<KeyHash<T>>,
     pub(crate) faults: Faults<T>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) next: Next<U>,
@@ -87,8 +93,12 @@ pub(crate) struct Asking<T, U, F> {
     /// Each with the first position behind it: at most a watermark and an idle mark a position.
     marks: VecDeque<(u64, Mark)>,
     next_position: u64,
-    /// The first position that was not asked about yet.
+    /// The first position that was not looked at yet.
     next_question: u64,
+    /// Keys with a question on its way, by hash, and the positions that wait for its answer.
+    busy: BTreeMap<u64, VecDeque<u64>>,
+    /// Positions whose turn it is now that the question in front of them has its answer.
+    freed: VecDeque<u64>,
     sequence: u64,
     out: Batch<U>,
     ending: bool,
@@ -140,6 +150,8 @@ where
             marks: VecDeque::new(),
             next_position: 0,
             next_question: 0,
+            busy: BTreeMap::new(),
+            freed: VecDeque::new(),
             sequence: 0,
             out: Batch::default(),
             ending: false,
@@ -151,8 +163,8 @@ where
         Ok(stage)
     }
 
-    /// Each task takes what the task of the same number had, and, where there are fewer now, what
-    /// those beyond had.
+    /// Each task takes what belongs to its keys; without keys, what the task of the same number had,
+    /// and, where there are fewer now, what those beyond had.
     fn restore(&mut self, restore: &Restore) -> Result<()> {
         let mut saved = restore.get::<SavedTask<T, U>>(&self.parts.operator, UNANSWERED)?;
         saved.sort_by_key(|(subtask, _)| *subtask);
@@ -160,11 +172,16 @@ where
             if prefix == *self.parts.prefix {
                 self.sequence = self.sequence.max(next);
             }
-            if subtask % self.parts.parallelism.max(1) != self.parts.subtask {
-                continue;
-            }
+            let parallelism = self.parts.parallelism.max(1);
             let prefix: Arc<str> = prefix.into();
             for (other, sequence, time, record, result) in entries {
+                let owner = match (&self.parts.key, &record) {
+                    (Some(key), Some(record)) => KeyGroup::of(key(record)).owner(parallelism),
+                    _ => subtask % parallelism,
+                };
+                if owner != self.parts.subtask {
+                    continue;
+                }
                 let prefix = other.map_or_else(|| Arc::clone(&prefix), Arc::from);
                 let answer = result.map(Ok);
                 self.admit(Entry { record, time, prefix, sequence, answer });
@@ -182,17 +199,38 @@ where
         self.entries.insert(position, entry);
     }
 
+    /// The next position to ask about. Where the question in front of it about the same key has no
+    /// answer, it waits for that.
+    fn next_to_ask(&mut self) -> Option<u64> {
+        if let Some(position) = self.freed.pop_front() {
+            return Some(position);
+        }
+        while self.next_question < self.next_position {
+            let position = self.next_question;
+            self.next_question += 1;
+            let Some(entry) = self.entries.get(&position).filter(|e| e.answer.is_none()) else { continue };
+            if let (Some(key), Some(record)) = (&self.parts.key, &entry.record) {
+                match self.busy.entry(key(record)) {
+                    btree_map::Entry::Occupied(mut waiting) => {
+                        waiting.get_mut().push_back(position);
+                        continue;
+                    }
+                    btree_map::Entry::Vacant(free) => free.insert(VecDeque::new()),
+                };
+            }
+            return Some(position);
+        }
+        None
+    }
+
     /// Asks as many questions as may be on their way, and takes in the answers that have come.
     fn progress(&mut self, turn: &mut Turn<'_, '_>) {
         let _at = self.parts.meter.enter();
         loop {
-            while self.questions.len() < self.parts.terms.in_flight && self.next_question < self.next_position
+            while self.questions.len() < self.parts.terms.in_flight
+                && let Some(position) = self.next_to_ask()
             {
-                let position = self.next_question;
-                self.next_question += 1;
-                let Some(entry) = self.entries.get(&position).filter(|e| e.answer.is_none()) else {
-                    continue;
-                };
+                let Some(entry) = self.entries.get(&position) else { continue };
                 let Some(record) = entry.record.clone() else { continue };
                 let cx = AsyncCx {
                     caller: self.parts.caller.clone(),
@@ -205,18 +243,27 @@ where
                 self.questions.push(Box::pin(async move { (position, question.await) }));
             }
             match self.questions.poll_next_unpin(turn.task) {
-                Poll::Ready(Some((position, answer))) => {
-                    if let Some(entry) = self.entries.get_mut(&position) {
-                        if answer.is_ok() {
-                            entry.record = None;
-                        }
-                        entry.answer = Some(answer);
-                        self.answered.insert(position);
-                    }
-                }
+                Poll::Ready(Some((position, answer))) => self.take(position, answer),
                 Poll::Ready(None) | Poll::Pending => return,
             }
         }
+    }
+
+    fn take(&mut self, position: u64, answer: Answer<U>) {
+        let Some(entry) = self.entries.get_mut(&position) else { return };
+        match (&self.parts.key, &entry.record) {
+            (Some(key), Some(record)) => {
+                let hash = key(record);
+                match self.busy.get_mut(&hash).and_then(VecDeque::pop_front) {
+                    Some(next) => self.freed.push_back(next),
+                    None => drop(self.busy.remove(&hash)),
+                }
+            }
+            _ if answer.is_ok() => entry.record = None,
+            _ => {}
+        }
+        entry.answer = Some(answer);
+        self.answered.insert(position);
     }
 
     /// Lets one batch, or one mark, leave; `false` when nothing may.
@@ -392,5 +439,75 @@ where
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.parts.faults.completed(epoch, turn)?;
         self.parts.next.completed(epoch, turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asking::AsyncMap;
+    use crate::errors::ErrorAction;
+    use crate::stage::count::Count;
+    use crate::time::Timestamp;
+    use std::task::Context;
+    use std::time::SystemTime;
+
+    type Never = fn(AsyncCx, u64) -> std::future::Pending<Result<u64>>;
+
+    fn never(in_flight: usize) -> Asking<u64, u64, Never> {
+        let meter = Arc::new(Meter::default());
+        let never: Never = |_, _| std::future::pending();
+        let parts = AskingParts {
+            operator: "ask".into(),
+            subtask: 0,
+            parallelism: 1,
+            prefix: AsyncCx::prefix("job", 1, "ask", 0),
+            caller: None,
+            clock: Clock::starting_at(SystemTime::UNIX_EPOCH),
+            terms: AsyncMap::ordered().in_flight(in_flight).terms,
+            f: Arc::new(never),
+            key: None,
+            faults: Faults::new("ask".into(), ErrorAction::Skip, None, Arc::clone(&meter)),
+            next: Box::new(Count::new(Arc::clone(&meter))),
+            meter,
+        };
+        Asking::new(parts, None).unwrap()
+    }
+
+    #[test]
+    fn watermarks_do_not_pile_up_behind_a_question_without_an_answer() {
+        run(|turn| {
+            let mut stage = never(8);
+            stage.batch(&mut Batch { rows: vec![1, 2], times: vec![1, 2] }, turn).unwrap();
+            assert!(!turn.full);
+            for t in 0..10_000 {
+                stage.mark(Mark::Watermark(Timestamp::from_millis(t)), turn).unwrap();
+                stage.mark(Mark::Idle, turn).unwrap();
+                assert!(stage.poll_ready(turn).is_ready());
+                assert!(matches!(stage.resume(turn), Poll::Ready(Ok(false))));
+            }
+            let last = Mark::Watermark(Timestamp::from_millis(9_999));
+            assert_eq!(stage.marks, [(2, last), (2, Mark::Idle)]);
+        });
+    }
+
+    #[test]
+    fn a_full_set_says_so_and_waits() {
+        run(|turn| {
+            let mut stage = never(8);
+            stage.batch(&mut Batch::untimed((0..8).collect()), turn).unwrap();
+            assert!(turn.full);
+            assert!(stage.poll_ready(turn).is_ready());
+            assert!(stage.resume(turn).is_pending());
+            assert_eq!(stage.questions.len(), 8);
+        });
+    }
+
+    fn run(test: impl FnOnce(&mut Turn<'_, '_>)) {
+        afflux_actor::test::paused(|| async {
+            let waker = futures_util::task::noop_waker();
+            let mut task = Context::from_waker(&waker);
+            test(&mut Turn { task: &mut task, full: false, snapshot: None, now: afflux_actor::clock::now() });
+        });
     }
 }
