@@ -47,7 +47,7 @@ pub trait Aggregate<K, T>: Send + Sync + 'static {
     message = "the aggregate does not say how two accumulators become one",
     label = "cannot be used with this window",
     note = "sliding windows, sessions and windows with a trigger or an allowed lateness merge accumulators",
-    note = "say `fold(…).merging(|into, from| …)`, or implement `MergeAggregate` beside `Aggregate`"
+    note = "say `.aggregate(name, fold(…).merging(|into, from| …))`, or implement `MergeAggregate` beside `Aggregate`"
 )]
 pub trait MergeAggregate<K, T>: Aggregate<K, T> {
     /// Takes in what another accumulator has taken in.

@@ -96,9 +96,9 @@ pub use watermark::{
     SplitWatermark, Watermarks,
 };
 pub use window::{
-    AtEnd, CountWindow, DropLate, EventTime, Every, Firing, Global, Late, LatePolicy, Marked, Marks,
-    NeverLate, NoPolicy, Plain, ProcessingTime, Session, SideLate, Sliding, SlidingSize, Timing, Trigger,
-    Triggered, Triggers, Tumbling, Undeclared, Window,
+    AtEnd, CountWindow, DropLate, EventTime, Every, Firing, Global, Late, LatePolicy, LateStreams, Marked,
+    Marks, NeverLate, NoPolicy, Plain, ProcessingTime, Session, SideLate, Sliding, SlidingSize, Timing,
+    Trigger, Triggered, Triggers, Tumbling, Undeclared, Window,
 };
 #[doc(hidden)]
 pub use window::{LateRows, Rules, WindowDescription};

@@ -19,7 +19,7 @@ use crate::time::{Timestamp, millis};
 pub use clocked::ProcessingTime;
 pub use count::{AtEnd, CountWindow, Undeclared};
 pub use firing::{Firing, Timing};
-pub use late::{DropLate, Late, LatePolicy, LateRows, NeverLate, NoPolicy, SideLate};
+pub use late::{DropLate, Late, LatePolicy, LateRows, LateStreams, NeverLate, NoPolicy, SideLate};
 pub(crate) use panes::Panes;
 pub use session::Session;
 pub use sliding::{Sliding, SlidingSize};

@@ -48,33 +48,44 @@ pub struct Windowed<T: 'static, F: KeyOf<T>, W, L = NoPolicy> {
 pub trait WindowKind {
     /// What is known of late records: no policy yet, or that there are none.
     type Policy;
+    /// What a result is, of an aggregate that gives `O`: the same, or a pair with its
+    /// [`Firing`].
+    type Result<O: 'static>: 'static;
 }
 
 impl WindowKind for Tumbling {
     type Policy = NoPolicy;
+    type Result<O: 'static> = O;
 }
 impl WindowKind for Sliding {
     type Policy = NoPolicy;
+    type Result<O: 'static> = O;
 }
 impl WindowKind for Session {
     type Policy = NoPolicy;
+    type Result<O: 'static> = O;
 }
 impl WindowKind for Global {
     type Policy = NeverLate;
+    type Result<O: 'static> = O;
 }
 impl WindowKind for CountWindow<AtEnd> {
     type Policy = NeverLate;
+    type Result<O: 'static> = O;
 }
 impl<W> WindowKind for ProcessingTime<W> {
     type Policy = NeverLate;
+    type Result<O: 'static> = O;
+}
+impl<W: WindowKind, M: Marks> WindowKind for Triggered<W, M> {
+    type Policy = W::Policy;
+    type Result<O: 'static> = M::Output<O>;
 }
 
 /// A kind of windows that can run an aggregate. Implemented here only.
-pub trait WindowFor<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> {
-    /// What a result is.
-    type Output: 'static;
+pub trait WindowFor<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>>: WindowKind {
     #[doc(hidden)]
-    fn run(self, parts: Aggregation<T, F, A>) -> (Stream<Self::Output>, LateRows<T>);
+    fn run(self, parts: Aggregation<T, F, A>) -> (Stream<Self::Result<A::Output>>, LateRows<T>);
 }
 
 /// What is aggregated, and how.
@@ -87,7 +98,7 @@ pub struct Aggregation<T: 'static, F: KeyOf<T>, A> {
     aside: bool,
 }
 
-impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
+impl<T: Record, F: KeyOf<T>, W: WindowKind, L> Windowed<T, F, W, L> {
     pub(crate) const fn new(keyed: KeyedStream<T, F>, window: W) -> Self {
         Self { keyed, window, policy: PhantomData }
     }
@@ -97,7 +108,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
     /// Gives the stream of results, whose event time is the last moment of their window; and with
     /// [`Late::Side`](crate::Late::Side) the stream of late records beside it. The name identifies
     /// the state in checkpoints.
-    pub fn aggregate<A>(self, name: &str, aggregate: A) -> L::Streams<T, W::Output>
+    pub fn aggregate<A>(self, name: &str, aggregate: A) -> L::Streams<T, W::Result<A::Output>>
     where
         A: Aggregate<F::Key, T>,
         W: WindowFor<T, F, A>,
@@ -109,14 +120,14 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
     }
 }
 
-impl<T: Record, F: KeyOf<T>, W> Windowed<T, F, W, NoPolicy> {
+impl<T: Record, F: KeyOf<T>, W: WindowKind> Windowed<T, F, W, NoPolicy> {
     /// Says what becomes of records that come after their window was purged.
     pub fn late<L: LatePolicy>(self, _: L) -> Windowed<T, F, W, L> {
         Windowed::new(self.keyed, self.window)
     }
 }
 
-impl<T: Record, F: KeyOf<T>, W: Triggers, L> Windowed<T, F, W, L> {
+impl<T: Record, F: KeyOf<T>, W: Triggers + WindowKind, L> Windowed<T, F, W, L> {
     /// Says when a window gives a result: more than once, if need be. The aggregate must say how
     /// accumulators merge ([`MergeAggregate`]): a result is a copy of what the window has.
     ///
@@ -163,14 +174,12 @@ impl<T: Record, F: KeyOf<T>, W: Triggers, L> Windowed<T, F, W, L> {
 }
 
 impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowFor<T, F, A> for Global {
-    type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
         parts.in_panes(None, None, "until the end")
     }
 }
 
 impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowFor<T, F, A> for Tumbling {
-    type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
         let detail = format!("tumbling {} ms", self.size_ms());
         parts.in_panes(Some(Panes::new(self.size_ms(), self.size_ms())), None, &detail)
@@ -178,7 +187,6 @@ impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowFor<T, F, A> for Tum
 }
 
 impl<T: Record, F: KeyOf<T>, A: MergeAggregate<F::Key, T>> WindowFor<T, F, A> for Sliding {
-    type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
         parts.refuse(self.wrong());
         let detail = format!("sliding {} ms every {} ms", self.size_ms, self.slide_ms);
@@ -187,7 +195,6 @@ impl<T: Record, F: KeyOf<T>, A: MergeAggregate<F::Key, T>> WindowFor<T, F, A> fo
 }
 
 impl<T: Record, F: KeyOf<T>, A: MergeAggregate<F::Key, T>> WindowFor<T, F, A> for Session {
-    type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
         let merge = Merge { merge: A::merge };
         parts.by_key(self.describe(), Trigger::event_time(), 0, Some(merge), |_, output| output)
@@ -195,25 +202,22 @@ impl<T: Record, F: KeyOf<T>, A: MergeAggregate<F::Key, T>> WindowFor<T, F, A> fo
 }
 
 impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>, W: Rules> WindowFor<T, F, A> for ProcessingTime<W> {
-    type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
         parts.by_key(self.describe(), Trigger::event_time(), 0, None, |_, output| output)
     }
 }
 
-impl<T: Record, F: KeyOf<T>, A, W: Rules, M: Marks> WindowFor<T, F, A> for Triggered<W, M>
+impl<T: Record, F: KeyOf<T>, A, W: Rules + WindowKind, M: Marks> WindowFor<T, F, A> for Triggered<W, M>
 where
     A: MergeAggregate<F::Key, T>,
 {
-    type Output = M::Output<A::Output>;
-    fn run(self, parts: Aggregation<T, F, A>) -> (Stream<Self::Output>, LateRows<T>) {
+    fn run(self, parts: Aggregation<T, F, A>) -> (Stream<M::Output<A::Output>>, LateRows<T>) {
         let merge = Merge { merge: A::merge };
         parts.by_key(self.window.describe(), self.trigger, self.lateness, Some(merge), M::mark)
     }
 }
 
 impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowFor<T, F, A> for CountWindow<AtEnd> {
-    type Output = A::Output;
     fn run(self, parts: Aggregation<T, F, A>) -> (Stream<A::Output>, LateRows<T>) {
         parts.refuse(self.wrong());
         parts.keyed.flow().warn(

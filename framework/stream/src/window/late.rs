@@ -27,15 +27,21 @@ pub struct NeverLate;
 #[derive(Clone, Copy, Debug)]
 pub struct NoPolicy;
 
-/// What a windowed operator gives: its results, and the late records where the policy is
-/// [`Late::Side`].
+/// A policy for late records: [`Late::Drop`], [`Late::Side`], or that there are none.
 #[diagnostic::on_unimplemented(
     message = "these windows need a policy for records that come too late",
     label = "no policy for late records yet",
     note = "say `.late(Late::Drop)` to count and drop them, or `.late(Late::Side)` to get them as a second \
             stream, in front of the aggregation"
 )]
-pub trait LatePolicy {
+pub trait LatePolicy: LateStreams {}
+impl LatePolicy for DropLate {}
+impl LatePolicy for SideLate {}
+impl LatePolicy for NeverLate {}
+
+/// What a windowed operator gives: its results, and the late records where the policy is
+/// [`Late::Side`]. Apart from [`LatePolicy`] so that a missing policy is called by its name.
+pub trait LateStreams {
     /// The results `O`, and the late records `T` where they are asked for.
     type Streams<T: Record, O: 'static>;
     /// Whether late records are kept.
@@ -49,23 +55,20 @@ pub trait LatePolicy {
 #[doc(hidden)]
 pub struct LateRows<T: 'static>(pub(crate) Box<dyn FnOnce() -> Stream<T>>);
 
-impl LatePolicy for DropLate {
-    type Streams<T: Record, O: 'static> = Stream<O>;
-    const ASIDE: bool = false;
-    fn streams<T: Record, O: 'static>(results: Stream<O>, _: LateRows<T>) -> Stream<O> {
-        results
-    }
+macro_rules! results_only {
+    ($($policy:ty),*) => {$(
+        impl LateStreams for $policy {
+            type Streams<T: Record, O: 'static> = Stream<O>;
+            const ASIDE: bool = false;
+            fn streams<T: Record, O: 'static>(results: Stream<O>, _: LateRows<T>) -> Stream<O> {
+                results
+            }
+        }
+    )*};
 }
+results_only!(DropLate, NeverLate, NoPolicy);
 
-impl LatePolicy for NeverLate {
-    type Streams<T: Record, O: 'static> = Stream<O>;
-    const ASIDE: bool = false;
-    fn streams<T: Record, O: 'static>(results: Stream<O>, _: LateRows<T>) -> Stream<O> {
-        results
-    }
-}
-
-impl LatePolicy for SideLate {
+impl LateStreams for SideLate {
     type Streams<T: Record, O: 'static> = (Stream<O>, Stream<T>);
     const ASIDE: bool = true;
     fn streams<T: Record, O: 'static>(results: Stream<O>, late: LateRows<T>) -> (Stream<O>, Stream<T>) {

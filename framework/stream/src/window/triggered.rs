@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use super::{Firing, Global, Panes, ProcessingTime, Session, Sliding, Trigger, Tumbling};
 use crate::stage::window::Assign;
+use crate::windowed::WindowKind;
 
 /// Windows `W` with a trigger, an allowed lateness, or both; `M` says whether results tell which of
 /// their window's results they are.
@@ -23,14 +24,14 @@ pub struct Triggered<W, M = Plain> {
 )]
 pub trait Triggers: Sized {
     /// The windows below.
-    type Base: Rules;
+    type Base: Rules + WindowKind;
     /// Whether results tell which of their window's results they are.
     type Mark: Marks;
     #[doc(hidden)]
     fn triggered(self) -> Triggered<Self::Base, Self::Mark>;
 }
 
-impl<W: Rules, M: Marks> Triggers for Triggered<W, M> {
+impl<W: Rules + WindowKind, M: Marks> Triggers for Triggered<W, M> {
     type Base = W;
     type Mark = M;
     fn triggered(self) -> Self {

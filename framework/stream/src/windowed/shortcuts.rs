@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Aggregation, WindowFor, Windowed};
+use super::{Aggregation, WindowFor, WindowKind, Windowed};
 use crate::aggregate::builtin::{Choosing, Counting, Folding, Reducing, Summing, Value};
 use crate::aggregate::rows::{Evict, Rows};
 use crate::flow::Open;
@@ -16,7 +16,7 @@ use crate::stage::flat_map::FlatMap;
 use crate::stream::{Record, Stream};
 use crate::window::{LatePolicy, Window};
 
-impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
+impl<T: Record, F: KeyOf<T>, W: WindowKind, L> Windowed<T, F, W, L> {
     /// Adds up a value of the records of each key and window: `(key, window, sum)`.
     ///
     /// ```
@@ -32,7 +32,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
     ///     .count("results");
     /// flow.finish().unwrap();
     /// ```
-    pub fn sum<V, G>(self, name: &str, of: G) -> L::Streams<T, W::Output>
+    pub fn sum<V, G>(self, name: &str, of: G) -> L::Streams<T, W::Result<(F::Key, Window, V)>>
     where
         V: Value + Default + AddAssign,
         G: Fn(&T) -> V + Send + Sync + 'static,
@@ -44,7 +44,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
 
     /// The least value of the records of each key and window: `(key, window, value)`. What compares
     /// with nothing (not a number) is passed over, but for the first record.
-    pub fn min<V, G>(self, name: &str, of: G) -> L::Streams<T, W::Output>
+    pub fn min<V, G>(self, name: &str, of: G) -> L::Streams<T, W::Result<(F::Key, Window, V)>>
     where
         V: Value + PartialOrd,
         G: Fn(&T) -> V + Send + Sync + 'static,
@@ -56,7 +56,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
 
     /// The greatest value of the records of each key and window: `(key, window, value)`. What
     /// compares with nothing (not a number) is passed over, but for the first record.
-    pub fn max<V, G>(self, name: &str, of: G) -> L::Streams<T, W::Output>
+    pub fn max<V, G>(self, name: &str, of: G) -> L::Streams<T, W::Result<(F::Key, Window, V)>>
     where
         V: Value + PartialOrd,
         G: Fn(&T) -> V + Send + Sync + 'static,
@@ -67,7 +67,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
     }
 
     /// How many records each key and window has: `(key, window, count)`.
-    pub fn count(self, name: &str) -> L::Streams<T, W::Output>
+    pub fn count(self, name: &str) -> L::Streams<T, W::Result<(F::Key, Window, u64)>>
     where
         W: WindowFor<T, F, Counting>,
         L: LatePolicy,
@@ -76,7 +76,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
     }
 
     /// Makes one record of those of each key and window: `(key, window, record)`.
-    pub fn reduce<R>(self, name: &str, reduce: R) -> L::Streams<T, W::Output>
+    pub fn reduce<R>(self, name: &str, reduce: R) -> L::Streams<T, W::Result<(F::Key, Window, T)>>
     where
         T: Clone,
         R: Fn(T, T) -> T + Send + Sync + 'static,
@@ -88,7 +88,12 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
 
     /// Folds the records of each key and window into an accumulator: `(key, window, accumulator)`.
     /// For windows that merge accumulators, `.aggregate(name, fold(…).merging(…))` says how.
-    pub fn fold<Acc, C, A>(self, name: &str, create: C, add: A) -> L::Streams<T, W::Output>
+    pub fn fold<Acc, C, A>(
+        self,
+        name: &str,
+        create: C,
+        add: A,
+    ) -> L::Streams<T, W::Result<(F::Key, Window, Acc)>>
     where
         Acc: Serialize + DeserializeOwned + 'static,
         C: Fn() -> Acc + Send + Sync + 'static,
@@ -122,7 +127,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
         I: IntoIterator + 'static,
         I::IntoIter: 'static,
         P: Fn(F::Key, Window, Vec<T>) -> I + Send + Sync + 'static,
-        W: WindowFor<T, F, Rows<T, P>, Output = I>,
+        W: WindowFor<T, F, Rows<T, P>> + WindowKind<Result<I> = I>,
         L: LatePolicy,
     {
         self.process_rows(name, Rows { process, evict: None })
@@ -139,7 +144,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Windowed<T, F, W, L> {
         I: IntoIterator + 'static,
         I::IntoIter: 'static,
         P: Fn(F::Key, Window, Vec<T>) -> I + Send + Sync + 'static,
-        W: WindowFor<T, F, Rows<T, P>, Output = I>,
+        W: WindowFor<T, F, Rows<T, P>> + WindowKind<Result<I> = I>,
         L: LatePolicy,
     {
         let parts = Aggregation { keyed: self.keyed, name: name.to_owned(), aggregate, aside: L::ASIDE };
@@ -155,7 +160,7 @@ pub struct Evicting<T: 'static, F: KeyOf<T>, W, L> {
     evict: Evict<T>,
 }
 
-impl<T: Record, F: KeyOf<T>, W, L> Evicting<T, F, W, L> {
+impl<T: Record, F: KeyOf<T>, W: WindowKind, L> Evicting<T, F, W, L> {
     /// Gives the records of each key and window that are not evicted to a function; see
     /// [`Windowed::process`].
     pub fn process<I, P>(self, name: &str, process: P) -> L::Streams<T, I::Item>
@@ -164,7 +169,7 @@ impl<T: Record, F: KeyOf<T>, W, L> Evicting<T, F, W, L> {
         I: IntoIterator + 'static,
         I::IntoIter: 'static,
         P: Fn(F::Key, Window, Vec<T>) -> I + Send + Sync + 'static,
-        W: WindowFor<T, F, Rows<T, P>, Output = I>,
+        W: WindowFor<T, F, Rows<T, P>> + WindowKind<Result<I> = I>,
         L: LatePolicy,
     {
         self.windowed.process_rows(name, Rows { process, evict: Some(self.evict) })
