@@ -291,8 +291,7 @@ proptest! {
     fn running_results_equal_a_plain_loop(
         rows in proptest::collection::vec((0_u32..20, 0_u64..1000), 0..2_000), tasks in 1_u32..5,
     ) {
-        let out: Vec<Collect<(u32, u64)>> = (0..6).map(|_| Collect::default()).collect();
-        run(running(&rows, tasks, &out));
+        let outs = || (0..6).map(|_| Collect::default()).collect::<Vec<Collect<(u32, u64)>>>();
         let expect = |start: u64, of: &dyn Fn(u64, u64) -> u64| {
             let mut state = BTreeMap::new();
             let mut results: Vec<(u32, u64)> = rows
@@ -306,12 +305,17 @@ proptest! {
             results.sort_unstable();
             results
         };
-        prop_assert_eq!(out[0].sorted(), expect(0, &|a, v| a + v));
-        prop_assert_eq!(out[1].sorted(), expect(u64::MAX, &|a, v| a.min(v)));
-        prop_assert_eq!(out[2].sorted(), expect(0, &|a, v| a.max(v)));
-        prop_assert_eq!(out[3].sorted(), expect(0, &|a, _| a + 1));
-        prop_assert_eq!(out[4].sorted(), expect(7, &|a, v| a.wrapping_mul(31) + v));
-        prop_assert_eq!(out[5].sorted(), expect(0, &|a, v| a + v));
+        let (whole, restored) = (outs(), outs());
+        run(running(&rows, tasks, &whole));
+        run_over_a_restore(running(&rows, tasks, &outs()), running(&rows, tasks, &restored));
+        for out in [whole, restored] {
+            prop_assert_eq!(out[0].sorted(), expect(0, &|a, v| a + v));
+            prop_assert_eq!(out[1].sorted(), expect(u64::MAX, &|a, v| a.min(v)));
+            prop_assert_eq!(out[2].sorted(), expect(0, &|a, v| a.max(v)));
+            prop_assert_eq!(out[3].sorted(), expect(0, &|a, _| a + 1));
+            prop_assert_eq!(out[4].sorted(), expect(7, &|a, v| a.wrapping_mul(31) + v));
+            prop_assert_eq!(out[5].sorted(), expect(0, &|a, v| a + v));
+        }
     }
 
     #[test]

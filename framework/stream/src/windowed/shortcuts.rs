@@ -16,6 +16,7 @@ use crate::stage::flat_map::FlatMap;
 use crate::stream::{Record, Stream};
 use crate::window::{LatePolicy, Window};
 
+#[allow(clippy::type_complexity, reason = "what a method gives stands in its signature")]
 impl<T: Record, F: KeyOf<T>, W: WindowKind, L> Windowed<T, F, W, L> {
     /// Adds up a value of the records of each key and window: `(key, window, sum)`.
     ///
