@@ -6,6 +6,7 @@ use std::time::Duration;
 use afflux_actor::Place;
 use afflux_mesh::{Access, Mesh, Tls, TlsMode, TlsPem};
 use prometheus::{IntGaugeVec, Opts, Registry};
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -148,6 +149,21 @@ pub(crate) fn check_exposure(settings: &Settings) -> Result<()> {
         .hint("set `token` or `auth.tokens`, or, on a network that nobody else is in, tls.mode = insecure"));
     }
     Ok(())
+}
+
+/// What the admin port shows its callers, where `admin.tls` is on.
+///
+/// # Errors
+/// That there is no certificate, and the settings for one.
+pub(crate) fn admin_tls(settings: &Settings, mesh: &Mesh) -> Result<Option<ServerConfig>> {
+    if settings.admin_tls != "on" {
+        return Ok(None);
+    }
+    let mesh = mesh.clone();
+    Tls::anonymous(move || mesh.tls()).map(Some).map_err(|status| {
+        Error::usage(format!("admin.tls = on, but {} (tls.mode = {})", status.message, settings.tls_mode))
+            .hint("`certs init` makes certificates and prints the settings for them")
+    })
 }
 
 /// What is open to others without TLS, on purpose.

@@ -8,6 +8,7 @@
 //! Not here: files. Who starts a mesh reads them, and gives new ones to [`Mesh::set_tls`](crate::Mesh::set_tls).
 
 mod certificate;
+mod current;
 mod verifier;
 
 use std::fmt;

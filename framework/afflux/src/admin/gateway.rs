@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::errors::{as_json, failure, http_status};
 use super::events;
+use super::metrics::{HttpCalls, UNKNOWN};
 use crate::catalogue::Catalogue;
 use crate::node_service::{MethodInfo, OWN_PREFIX};
 
@@ -30,6 +31,7 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 #[derive(Clone)]
 pub(crate) struct Gateway {
     pub(crate) catalogue: Catalogue,
+    pub(crate) calls: HttpCalls,
 }
 
 /// What a body is written in.
@@ -57,19 +59,31 @@ pub(crate) async fn rpc(
     let Some(gateway) = gateway else {
         return failure(&Status::new(Code::Unimplemented, "this node opens no door for calls over HTTP"));
     };
+    let arrived = afflux_actor::clock::now();
     let headers = request.headers();
     let answer_in = match text(headers, ACCEPT.as_str()) {
         Some(accept) if accept.contains("msgpack") => Format::MessagePack,
         _ => Format::Json,
     };
-    let asked = match gateway.asked(&request, &body).await {
-        Ok(asked) => asked,
-        Err(Refusal::Status(status)) => return failure(&status),
-        Err(Refusal::Http(code, message)) => {
-            return HttpResponse::build(code).json(json!({ "code": "INVALID_ARGUMENT", "message": message }));
+    let (service, method, response) = match gateway.asked(&request, &body).await {
+        Ok(asked) => {
+            let (service, method) = (Arc::clone(&asked.target.service), asked.info.name.clone());
+            let accept = text(headers, ACCEPT.as_str()).unwrap_or_default();
+            (service, method, gateway.answer(asked, accept, answer_in).await)
+        }
+        Err(refusal) => {
+            let response = match refusal {
+                Refusal::Status(status) => failure(&status),
+                Refusal::Http(code, message) => {
+                    HttpResponse::build(code).json(json!({ "code": "INVALID_ARGUMENT", "message": message }))
+                }
+            };
+            (Arc::from(UNKNOWN), UNKNOWN.to_owned(), response)
         }
     };
-    gateway.answer(asked, text(headers, ACCEPT.as_str()).unwrap_or_default(), answer_in).await
+    let took = afflux_actor::clock::now().saturating_duration_since(arrived);
+    gateway.calls.answered(&service, &method, response.status(), took);
+    response
 }
 
 /// Why a request is not carried out.

@@ -6,11 +6,13 @@
 mod errors;
 mod events;
 mod gateway;
+mod metrics;
 pub(crate) mod openapi;
 mod probes;
 mod server;
 
 pub(crate) use gateway::Gateway;
+pub(crate) use metrics::HttpCalls;
 pub use probes::Probes;
 pub use server::{Admin, AdminServer};
 pub(crate) use server::{bind, listen_failed};

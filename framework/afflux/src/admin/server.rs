@@ -9,6 +9,7 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use afflux_wire::Status;
 use futures_util::future::BoxFuture;
 use prometheus::{Encoder, Registry, TextEncoder};
+use tokio_rustls::rustls::ServerConfig;
 
 use super::errors::failure;
 use super::gateway::{Gateway, RPC_BODY_BYTES_MAX, rpc};
@@ -41,18 +42,26 @@ pub struct Admin {
     pages: BTreeMap<&'static str, Page>,
     gateway: Option<Gateway>,
     series: Option<Arc<SeriesGuard>>,
+    tls: Option<ServerConfig>,
 }
 
 impl Admin {
     /// Metrics and probes, no page yet.
     pub fn new(metrics: Registry, probes: Arc<Probes>) -> Self {
-        Self { metrics, probes, pages: BTreeMap::new(), gateway: None, series: None }
+        Self { metrics, probes, pages: BTreeMap::new(), gateway: None, series: None, tls: None }
     }
 
     /// Exports as many series as the guard lets through.
     #[must_use]
     pub(crate) fn guarded(mut self, guard: SeriesGuard) -> Self {
         self.series = Some(Arc::new(guard));
+        self
+    }
+
+    /// Serves inside TLS.
+    #[must_use]
+    pub(crate) fn inside(mut self, tls: Option<ServerConfig>) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -84,11 +93,12 @@ impl Admin {
     }
 
     /// The same on a port that is open already.
-    pub(crate) fn start_on(self, listener: TcpListener) -> Result<AdminServer> {
+    pub(crate) fn start_on(mut self, listener: TcpListener) -> Result<AdminServer> {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
             tracing::warn!(%address, "the admin port is open beyond loopback and asks for no password");
         }
+        let tls = self.tls.take();
         let server = HttpServer::new(move || {
             let calls = web::resource("/rpc/{service}/{method}")
                 .app_data(web::PayloadConfig::new(RPC_BODY_BYTES_MAX))
@@ -115,9 +125,12 @@ impl Admin {
         .workers(1)
         .max_connections(CONNECTIONS_MAX)
         .disable_signals()
-        .shutdown_timeout(1)
-        .listen(listener)?
-        .run();
+        .shutdown_timeout(1);
+        let server = match tls {
+            Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+            None => server.listen(listener)?,
+        };
+        let server = server.run();
         let handle = server.handle();
         actix_web::rt::spawn(async move {
             if let Err(error) = server.await {

@@ -27,7 +27,8 @@ pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<
         () = &mut parent => return Err(Error::failed("the launcher ended while this node was starting")),
         node = starting => node?,
     };
-    let admin = node.admin_address().map(|address| format!("http://{address}")).unwrap_or_default();
+    let scheme = if node.settings().admin_tls == "on" { "https" } else { "http" };
+    let admin = node.admin_address().map(|address| format!("{scheme}://{address}")).unwrap_or_default();
     tracing::info!(node = %node.id(), address = node.address(), admin, "node started");
     let superseded = node.superseded();
     let why = tokio::select! {

@@ -15,7 +15,7 @@ use super::facts::Facts;
 use super::hook::Hook;
 use super::hosted::{Declared, Spread, Surroundings};
 use super::{Inner, Node, Record, routing};
-use crate::admin::{Admin, Gateway, Probes};
+use crate::admin::{Admin, Gateway, HttpCalls, Probes};
 use crate::catalogue::Catalogue;
 use crate::client::{Client, follow};
 use crate::engine::Pipelines;
@@ -244,8 +244,10 @@ impl NodeBuilder {
                         Some(
                             pages(
                                 Admin::new(metrics.clone(), Arc::clone(&probes))
+                                    .inside(crate::security::admin_tls(&settings, &mesh)?)
                                     .guarded(SeriesGuard::new(&metrics)?),
                                 client,
+                                HttpCalls::new(&metrics, detail)?,
                                 Arc::clone(&pipelines),
                             )
                             .start_on(port)?,
@@ -450,8 +452,8 @@ fn bound(value: u64) -> usize {
 }
 
 /// The pages of `/api/v1`.
-fn pages(admin: Admin, client: Client, pipelines: Arc<Pipelines>) -> Admin {
-    let gateway = Gateway { catalogue: Catalogue::new(client.clone()) };
+fn pages(admin: Admin, client: Client, calls: HttpCalls, pipelines: Arc<Pipelines>) -> Admin {
+    let gateway = Gateway { catalogue: Catalogue::new(client.clone()), calls };
     let (nodes, services, jobs) = (client.clone(), client.clone(), client);
     let json = |value: std::result::Result<serde_json::Value, serde_json::Error>| {
         value.map_err(|error| afflux_wire::Status::internal(error.to_string()))

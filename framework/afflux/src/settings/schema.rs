@@ -94,6 +94,8 @@ settings! {
     node_io_threads: u64 = "node.io_threads", Kind::Integer { min: 1, max: 64 }, "1" unit "threads";
     /// Address of the admin HTTP port: /metrics, /livez, /readyz, /api/v1. Empty: none.
     admin_listen: String = "admin.listen", Kind::OptionalAddress, "127.0.0.1:0";
+    /// Whether the admin port is inside TLS, with the certificates of `tls.mode`; of its callers it asks none.
+    admin_tls: String = "admin.tls", Kind::Choice(&["off", "on"]), "off";
     /// Address of the port for gRPC clients, of a program with the feature `grpc`. Empty: none.
     grpc_listen: String = "grpc.listen", Kind::OptionalAddress, "";
     /// Files that keep the numbers of services' fields (`schema proto --write`), one a service.
