@@ -66,10 +66,22 @@ fn endless(flow: &Flow) -> Result<()> {
     Ok(())
 }
 
+/// The same with time, and three records of four under one key.
+fn skewed(flow: &Flow) -> Result<()> {
+    flow.source("numbers", generate(10_000_000, |i| i))
+        .watermarks_by(BoundedOutOfOrder::by(secs(1)), |i| Timestamp::from_millis(*i as i64))
+        .inspect(|_| std::thread::sleep(Duration::from_micros(50)))
+        .key_by(|i| if (i / 7) % 4 > 0 { 0 } else { *i })
+        .reduce("sum", |a, b| a + b)
+        .count("sums");
+    Ok(())
+}
+
 fn app() -> App {
     App::new("greeter")
         .pipeline("evens", evens)
         .pipeline("endless", endless)
+        .pipeline("skewed", skewed)
         .singleton("greeter", || Ok::<_, afflux::Error>(GreeterActor))
         .singleton("flow", || Ok::<_, afflux::Error>(streams::FlowActor))
 }
@@ -243,6 +255,26 @@ fn dev_runs_the_default_pipeline_on_three_nodes_and_ends_with_a_summary() {
     assert!(people.contains("evens: finished on 2 nodes"), "{people}");
 }
 
+fn why_names_what_keeps_an_operator(at: &Path) {
+    let job = succeeds(at, &["run", "skewed", "--detach"]);
+    let until = Instant::now() + PATIENCE;
+    let why = loop {
+        let why = json(&succeeds(at, &["why", "sum", "--json", "--interval", "0.3"]));
+        if why["hot_keys"][0]["key"] == "0" && !why["held_by"].is_null() {
+            break why;
+        }
+        assert!(Instant::now() < until, "{why}");
+    };
+    assert_eq!((&why["job"], &why["operator"]), (&job.trim().into(), &"sum".into()));
+    assert_eq!(why["held_by"]["source"], "numbers");
+    assert!(why["span_s"].as_f64().unwrap() < 5.0, "it is about the time between two looks: {why}");
+    let text = succeeds(at, &["why", "sum", "--job", job.trim(), "--interval", "0.1"]);
+    assert!(text.contains("held by split") && text.contains("hot key    0 is"), "{text}");
+    fails(at, &["why", "summ"], 2, &["did you mean `sum`?"]);
+    fails(at, &["why", "sum", "--job", "nothing"], 2, &["no job is named `nothing`"]);
+    succeeds(at, &["cancel", job.trim()]);
+}
+
 fn other_commands_find_a_cluster_that_is_held() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
@@ -297,6 +329,7 @@ fn other_commands_find_a_cluster_that_is_held() {
     let detached = succeeds(at, &["run", "endless", "--detach"]);
     let cancelled = succeeds(at, &["cancel", detached.trim()]);
     assert!(cancelled.contains("cancelled"), "{cancelled}");
+    why_names_what_keeps_an_operator(at);
     dev.signal("SIGINT");
     let (code, rest) = dev.end();
     assert_eq!(code, Some(0), "{rest}");
@@ -425,7 +458,7 @@ fn wrong_use_is_exit_code_two_with_the_nearest_name() {
 }
 
 /// What the first argument of the program may be.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "dev",
     "node",
     "run",
@@ -433,6 +466,7 @@ const COMMANDS: [&str; 16] = [
     "job",
     "cancel",
     "top",
+    "why",
     "nodes",
     "graph",
     "services",
