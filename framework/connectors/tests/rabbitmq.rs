@@ -14,7 +14,8 @@ use afflux_actor::{Clock, Threads};
 use afflux_connectors::{Message, Queue, Rabbit};
 use afflux_stream::job::{LocalRun, start_local};
 use afflux_stream::{
-    Batch, Flow, IoContext, JobSettings, OnError, Plan, Result, Sink, SinkWriter, generate, vec_source,
+    Batch, BoundedOutOfOrder, Flow, IoContext, JobSettings, Late, OnError, Plan, Result, Sink, SinkWriter,
+    Timestamp, Tumbling, Window, fold, generate, millis_of, vec_source,
 };
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -249,6 +250,59 @@ fn what_was_not_confirmed_comes_again_and_says_so() {
         assert_eq!(second.rows(), (0..100).map(|id| (id, true)).collect::<Vec<_>>());
         drop(run);
         admin.delete(&[&queue]).await;
+    });
+}
+
+#[test]
+#[ignore = "needs RabbitMQ"]
+fn several_consumers_share_a_replicated_queue() {
+    on(async || {
+        let (server, queue) = (server(), unique("shared"));
+        let (rabbit, admin) = (Rabbit::at(url(&server)), Admin::of(&server).await);
+        let quorum = || Queue::durable(&queue).quorum();
+        fill(&rabbit, quorum(), 3_000).await;
+        let out = Collect::default();
+        let flow = Flow::new("test", JobSettings { parallelism: 2, ..JobSettings::default() });
+        let orders = rabbit.read(quorum()).consumers(3).prefetch(50).json::<Order>();
+        flow.source("in", orders).untimed().sink("out", out.clone());
+        let mut run = start(&flow.finish().unwrap());
+        confirm_until(&mut run, &mut 0, async || out.len() >= 3_000).await;
+        let ids: BTreeSet<u64> = out.rows().iter().map(|o| o.id).collect();
+        assert_eq!((out.len(), ids.len()), (3_000, 3_000), "each is given to one consumer");
+        run.confirm(1 << 40).await.unwrap();
+        drop(run);
+        admin.has(&queue, 0).await;
+        admin.delete(&[&queue]).await;
+    });
+}
+
+#[test]
+#[ignore = "needs RabbitMQ"]
+fn a_split_whose_queue_is_empty_holds_no_window_of_the_others_back() {
+    on(async || {
+        let (server, full, empty) = (server(), unique("full"), unique("empty"));
+        let (rabbit, admin) = (Rabbit::at(url(&server)), Admin::of(&server).await);
+        fill(&rabbit, Queue::durable(&full), 50).await;
+        fill(&rabbit, Queue::durable(&empty), 0).await;
+        let out = Collect::default();
+        let flow = flow(OnError::Fail);
+        let time = || BoundedOutOfOrder::by(millis_of(0)).idle_after(millis_of(200));
+        let read = |name: &str, queue: &str| {
+            flow.source(name, rabbit.read(queue).json::<Order>())
+                .watermarks_by(time(), |o: &Order| Timestamp::from_millis(o.id as i64))
+        };
+        read("full", &full)
+            .union([read("empty", &empty)])
+            .key_by(|_| 0_u64)
+            .window(Tumbling::of(millis_of(10)))
+            .late(Late::Drop)
+            .aggregate("n", fold(|| 0_u64, |n, _: &Order| *n += 1, |_, w: Window, n| (w.start.millis(), n)))
+            .sink("out", out.clone());
+        let mut run = start(&flow.finish().unwrap());
+        confirm_until(&mut run, &mut 0, async || out.len() == 4).await;
+        assert_eq!(out.rows(), [(0, 10), (10, 10), (20, 10), (30, 10)]);
+        drop(run);
+        admin.delete(&[&full, &empty]).await;
     });
 }
 

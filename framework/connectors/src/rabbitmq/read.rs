@@ -61,6 +61,7 @@ impl<T: Send + 'static> Source for RabbitSource<T> {
             acknowledged: None,
             barriers: VecDeque::new(),
             skipped: 0,
+            caught_up: false,
         }))
     }
 
@@ -187,6 +188,8 @@ impl Worker {
             .await
             .map_err(|e| trouble(e, &reading))?;
         self.link.well();
+        // The reader may say now that the queue is empty.
+        Shared::wake(&mut self.shared.inbox.lock());
         loop {
             match self.shared.next_word(session) {
                 Ok(Word::Ack(tag)) => channel
@@ -239,6 +242,8 @@ struct Reader<T> {
     /// The last message before each barrier.
     barriers: VecDeque<(u64, Option<Tag>)>,
     skipped: u64,
+    /// There was nothing more, and that was said.
+    caught_up: bool,
 }
 
 impl<T> Reader<T> {
@@ -289,11 +294,20 @@ impl<T: Send> SplitReader<T> for Reader<T> {
                         return Poll::Ready(Err(status.clone()));
                     }
                     inbox.waker = Some(cx.waker().clone());
+                    // An empty queue is said once, so that it can be taken for idle; never one that
+                    // was not reached yet.
+                    if inbox.session > 0 && !std::mem::replace(&mut self.caught_up, true) {
+                        return Poll::Ready(Ok(ReadState::CaughtUp));
+                    }
                     return Poll::Pending;
                 }
                 next
             };
-            let Some((tag, message)) = next else { return Poll::Ready(Ok(ReadState::CaughtUp)) };
+            let Some((tag, message)) = next else {
+                self.caught_up = true;
+                return Poll::Ready(Ok(ReadState::CaughtUp));
+            };
+            self.caught_up = false;
             if let Some(row) = self.row(tag, &message)? {
                 batch.rows.push(row);
                 self.read = Some(tag);
