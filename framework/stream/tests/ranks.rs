@@ -4,14 +4,16 @@
 #![allow(clippy::unwrap_used, missing_docs)] // a test fails where it unwraps
 
 mod common;
+#[path = "common/halting.rs"]
+mod halting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use afflux_stream::{
-    BoundedOutOfOrder, Change, Flow, Late, Plan, Stream, Timestamp, Tumbling, distinct, generate, millis_of,
-    top_n,
+    BoundedOutOfOrder, Change, Flow, Late, Plan, Stream, Timestamp, Tumbling, distinct, millis_of, top_n,
 };
 use common::{Collect, run, run_over_a_restore, settings};
+use halting::{Halting, through};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,8 @@ struct Input {
     count: u64,
     keys: u32,
     parallelism: u32,
+    /// Waits half-way for a barrier.
+    halt: bool,
 }
 
 impl Input {
@@ -50,10 +54,10 @@ impl Input {
     }
 
     fn stream(self, flow: &Flow) -> Stream<Row> {
-        flow.source("rows", generate(self.count, move |i| self.row(i)))
-            .watermarks_by(BoundedOutOfOrder::by(millis_of(BOUND as u64)), |row| {
-                Timestamp::from_millis(row.at)
-            })
+        let source = Halting { halt: self.halt, ..through(self.count, self.seed, move |i| self.row(i)) };
+        flow.source("rows", source).watermarks_by(BoundedOutOfOrder::by(millis_of(BOUND as u64)), |row| {
+            Timestamp::from_millis(row.at)
+        })
     }
 
     fn plan(self, build: impl FnOnce(Stream<Row>)) -> Plan {
@@ -65,20 +69,20 @@ impl Input {
 
 fn input() -> impl Strategy<Value = Input> {
     (0_u64..1_000_000, 0_u64..3_000, 1_u32..200, 1_u32..5)
-        .prop_map(|(seed, count, keys, parallelism)| Input { seed, count, keys, parallelism })
+        .prop_map(|(seed, count, keys, parallelism)| Input { seed, count, keys, parallelism, halt: false })
 }
 
-/// Runs it straight and over a restore; both have to give what is expected.
-fn check<T>(plan: impl Fn(&Collect<T>) -> Plan, mut expected: Vec<T>)
+/// Runs it straight, and over a restore from half-way; both have to give what is expected.
+fn check<T>(input: Input, plan: impl Fn(Input, &Collect<T>) -> Plan, mut expected: Vec<T>)
 where
     T: Ord + Clone + std::fmt::Debug + Serialize + DeserializeOwned + Send + 'static,
 {
     expected.sort_unstable();
     let out = Collect::default();
-    run(plan(&out));
+    run(plan(input, &out));
     assert_eq!(out.sorted(), expected);
     let out = Collect::default();
-    run_over_a_restore(plan(&Collect::default()), plan(&out));
+    run_over_a_restore(plan(Input { halt: true, ..input }, &Collect::default()), plan(input, &out));
     assert_eq!(out.sorted(), expected, "over a restore");
 }
 
@@ -99,7 +103,7 @@ proptest! {
                 }
             }
         }
-        let plan = |out: &Collect<Row>| {
+        let plan = |input: Input, out: &Collect<Row>| {
             input.plan(|rows| {
                 let dedupe = rows.key_by(|row| row.key).deduplicate().ties(|a, b| a.value.cmp(&b.value));
                 let dedupe = match ttl {
@@ -109,7 +113,7 @@ proptest! {
                 dedupe.first("first").sink("out", out.clone());
             })
         };
-        check(plan, expected);
+        check(input, plan, expected);
     }
 
     #[test]
@@ -125,7 +129,7 @@ proptest! {
                 }
             }
         }
-        let plan = |out: &Collect<Row>| {
+        let plan = |input: Input, out: &Collect<Row>| {
             input.plan(|rows| {
                 let dedupe = rows.key_by(|row| row.key).deduplicate().ties(|a, b| a.value.cmp(&b.value));
                 let dedupe = match ttl {
@@ -135,7 +139,7 @@ proptest! {
                 dedupe.last("last").sink("out", out.clone());
             })
         };
-        check(plan, expected);
+        check(input, plan, expected);
     }
 
     #[test]
@@ -145,7 +149,7 @@ proptest! {
             rows.truncate(n);
             (key, rows)
         });
-        let plan = |out: &Collect<(u32, Vec<Row>)>| {
+        let plan = |input: Input, out: &Collect<(u32, Vec<Row>)>| {
             input.plan(|rows| {
                 rows.key_by(|row| row.key)
                     .top(n, |row| (row.value, row.at))
@@ -154,7 +158,7 @@ proptest! {
                     .sink("out", out.clone());
             })
         };
-        check(plan, expected.collect());
+        check(input, plan, expected.collect());
     }
 
     #[test]
@@ -203,7 +207,7 @@ proptest! {
                 [(*key, *start, different(values), vec![]), (*key, *start, 0, greatest)]
             })
             .collect();
-        let plan = |out: &Collect<Found>| {
+        let plan = |input: Input, out: &Collect<Found>| {
             input.plan(|rows| {
                 let (first, second) = rows.tee();
                 let counts = first
@@ -224,13 +228,13 @@ proptest! {
                 counts.union([greatest.filter(|_| true).forward()]).sink("out", out.clone());
             })
         };
-        check(plan, expected);
+        check(input, plan, expected);
     }
 }
 
 #[test]
 fn what_remembers_keys_for_ever_is_warned_about() {
-    let input = Input { seed: 1, count: 1, keys: 1, parallelism: 1 };
+    let input = Input { seed: 1, count: 1, keys: 1, parallelism: 1, halt: false };
     let warnings = |build: &dyn Fn(Stream<Row>) -> Stream<Row>| {
         input.plan(|rows| build(rows).count("n")).warnings().join("\n")
     };

@@ -211,3 +211,76 @@ where
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::Harness;
+    use crate::join::late_tag;
+
+    type Both = Either<u32, u32>;
+
+    #[allow(clippy::type_complexity)]
+    fn join(
+        (lower, upper): (i64, i64),
+        alone: Alone,
+        behind: Behind,
+    ) -> Between<
+        u8,
+        u32,
+        u32,
+        (Option<u32>, Option<u32>),
+        fn(Option<&u32>, Option<&u32>) -> Option<(Option<u32>, Option<u32>)>,
+    > {
+        let join = Arc::new((|l, r| Some((l.copied(), r.copied()))) as fn(Option<&u32>, Option<&u32>) -> _);
+        Between { lower, upper, alone, behind, join, types: PhantomData }
+    }
+
+    #[test]
+    fn what_is_late_goes_aside_and_joins_nothing() {
+        let mut near = Harness::of(join((-10, 10), Alone::NONE, Behind::Aside));
+        near.keep_side::<Both>(&late_tag());
+        near.push(1, Either::Left(1), 100).unwrap();
+        near.watermark(105).unwrap();
+        near.push(1, Either::Right(2), 104).unwrap();
+        near.push(1, Either::Right(3), 105).unwrap();
+        assert_eq!(near.take(), [(Some(1), Some(3))]);
+        assert_eq!(near.take_side::<Both>(&late_tag()), [Either::Right(2)]);
+    }
+
+    #[test]
+    fn with_a_time_to_live_what_is_late_meets_what_is_still_there() {
+        let mut near = Harness::of(join((-10, 10), Alone::NONE, Behind::Joined));
+        near.push(1, Either::Left(1), 100).unwrap();
+        near.watermark(105).unwrap();
+        near.push(1, Either::Right(2), 104).unwrap();
+        assert_eq!(near.take_timed(), [((Some(1), Some(2)), 104)]);
+    }
+
+    #[test]
+    fn the_watermark_lets_go_of_what_nobody_can_meet_and_the_alone_come_out_then() {
+        let mut near = Harness::of(join((-5, 10), Alone::BOTH, Behind::Dropped));
+        near.push(1, Either::Left(1), 100).unwrap();
+        near.push(1, Either::Right(2), 80).unwrap();
+        near.watermark(85).unwrap();
+        assert!(near.take().is_empty(), "a left record at 85 would meet the right one");
+        near.watermark(86).unwrap();
+        assert_eq!(near.take_timed(), [((None, Some(2)), 86)]);
+        near.watermark(110).unwrap();
+        assert!(near.state(&1).is_some());
+        near.watermark(111).unwrap();
+        assert_eq!(near.take_timed(), [((Some(1), None), 111)]);
+        assert!(near.state(&1).is_none() && near.timers().is_empty());
+    }
+
+    #[test]
+    fn the_state_of_an_inner_join_ends_an_eighth_of_the_interval_late_at_most() {
+        let mut near = Harness::of(join((0, 80), Alone::NONE, Behind::Dropped));
+        for at in 0..80 {
+            near.push(1, Either::Left(at as u32), at).unwrap();
+        }
+        assert!(near.timers().len() <= 10, "{} timers for 80 records", near.timers().len());
+        near.watermark(170).unwrap();
+        assert!(near.state(&1).is_none());
+    }
+}

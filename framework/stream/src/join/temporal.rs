@@ -251,3 +251,56 @@ where
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::Harness;
+
+    type Found = (u32, Option<u32>);
+
+    fn as_of(max_age: Option<i64>) -> AsOf<u8, u32, u32, Found, fn(&u32, Option<&u32>) -> Option<Found>> {
+        let join = Arc::new((|l, r| Some((*l, r.copied()))) as fn(&u32, Option<&u32>) -> _);
+        AsOf { max_age, ties: Arc::new(u32::cmp), behind: Behind::Dropped, join, types: PhantomData }
+    }
+
+    #[test]
+    fn a_left_record_waits_for_versions_of_its_very_moment() {
+        let mut lookup = Harness::of(as_of(Some(10)));
+        lookup.push(1, Either::Left(7), 100).unwrap();
+        lookup.push(1, Either::Right(1), 90).unwrap();
+        lookup.watermark(100).unwrap();
+        assert!(lookup.take().is_empty());
+        lookup.push(1, Either::Right(2), 100).unwrap();
+        lookup.push(1, Either::Right(3), 100).unwrap();
+        lookup.push(1, Either::Right(2), 100).unwrap();
+        lookup.watermark(101).unwrap();
+        assert_eq!(lookup.take_timed(), [((7, Some(3)), 100)], "the greatest of its moment, at its own time");
+    }
+
+    #[test]
+    fn the_age_is_included_and_old_versions_go() {
+        let mut lookup = Harness::of(as_of(Some(10)));
+        lookup.push(1, Either::Right(1), 90).unwrap();
+        lookup.push(1, Either::Left(7), 100).unwrap();
+        lookup.push(1, Either::Left(8), 101).unwrap();
+        lookup.watermark(200).unwrap();
+        assert_eq!(lookup.take(), [(7, Some(1)), (8, None)]);
+        assert!(lookup.state(&1).is_none(), "nothing is kept of a key whose versions are too old");
+    }
+
+    #[test]
+    fn without_an_age_the_current_version_stays_alone() {
+        let mut lookup = Harness::of(as_of(None));
+        for at in 0..100 {
+            lookup.push(1, Either::Right(at as u32), at).unwrap();
+        }
+        lookup.watermark(50).unwrap();
+        assert_eq!(lookup.state(&1).unwrap().versions.first_time(), Some(50));
+        lookup.watermark(100).unwrap();
+        assert_eq!(lookup.state(&1).unwrap().versions.len(), 1);
+        lookup.push(1, Either::Left(7), 500).unwrap();
+        lookup.watermark(501).unwrap();
+        assert_eq!(lookup.take(), [(7, Some(99))]);
+    }
+}
