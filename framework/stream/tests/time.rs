@@ -382,3 +382,34 @@ fn a_reading_shows_the_slowest_splits_first_and_no_more_than_eight() {
         run.finish().await.unwrap();
     });
 }
+
+#[test]
+fn a_restored_split_goes_on_with_the_watermark_that_it_had_promised() {
+    let (tap, out) = (Tap::default().mute(), Collect::default());
+    let carried = |row: &i64| (*row < 0).then(|| Timestamp::from_millis(-row));
+    let plan = || {
+        let open = move |source: SourceStream<Taps>| {
+            source.watermarks_in(Monotonous::times(), |row: &i64| Timestamp::from_millis(row.abs()), carried)
+        };
+        counted(1, &out, open, std::slice::from_ref(&tap))
+    };
+    let first = plan();
+    let restore = afflux_actor::test::paused(|| async {
+        let threads = Arc::new(Threads::inline().unwrap());
+        let mut run = start_local(&first, threads, clock(), None, None).unwrap();
+        tap.give([40_000, -30_000]);
+        pass(secs(1)).await;
+        run.checkpoint(1).await.unwrap()
+    });
+    let second = plan();
+    afflux_actor::test::paused(|| async {
+        let threads = Arc::new(Threads::inline().unwrap());
+        let run = start_local(&second, threads, clock(), None, Some(restore)).unwrap();
+        pass(secs(1)).await;
+        let split = run.readings().remove(0).splits.remove(0);
+        assert_eq!((split.watermark_ms, split.latest_ms), (30_000, 40_000), "no record has come since");
+        assert_eq!(run.readings()[0].watermark_ms, 30_000, "and it is told before any record");
+        tap.end();
+        run.finish().await.unwrap();
+    });
+}
