@@ -9,6 +9,7 @@
 #[path = "../../peers/src/args.rs"]
 mod args;
 mod connections;
+mod latency;
 mod local;
 mod nexmark;
 mod open_loop;
@@ -68,6 +69,7 @@ afflux-bench rpc r4|r5 [--records N]      items sent, and received, a million a 
 afflux-bench rpc large [--payload BYTES] [--seconds S]      pings each ms beside large answers on one link
 afflux-bench rpc connections [--clients N] [--rate N] [--seconds S]      memory of the server, latency over all clients
 afflux-bench local l1|l2 [--outstanding N] [--threads 1|2] [--seconds S]      ask and tell in one process
+afflux-bench stream latency [--rate N] [--seconds S] [--nodes K]      from when a record was due to the sink
 afflux-bench stream slow --nodes 2      memory behind a consumer of 1,000 records/s, after 10 and 60 s
 
 Each prints a table, or with --json one JSON line: records (or requests), wall and CPU seconds of all processes,
@@ -89,6 +91,7 @@ fn main() {
             "local" => local::run(args),
             "rpc-server" => rpc::server(args),
             "stream-node" => stream::node(args),
+            "latency-node" => latency::node(args),
             "nexmark-node" => nexmark::node(args),
             other => Err(format!("unknown suite `{other}`\n\n{HELP}")),
         }

@@ -337,7 +337,10 @@ fn workload_counts(running: &Running) -> u64 {
 
 /// `stream WORKLOAD …`
 pub(crate) fn run(mut args: Args) -> Result<(), String> {
-    let workload = args.word("a workload (w1, w2, w3, w4)")?;
+    let workload = args.word("a workload (w1, w2, w3, w4, latency, slow)")?;
+    if workload == "latency" {
+        return crate::latency::run(args);
+    }
     let records: u64 = args.number("records", 20_000_000)?;
     let parallelism = args.count("parallelism", 1)? as u32;
     let nodes = args.count("nodes", 1)?;
