@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use afflux::Node;
 use afflux::NodeBuilder;
+use afflux::contract::Passed;
 use afflux::prelude::*;
 use afflux::settings::Settings;
 use afflux_actor::TRACE_TARGET;
@@ -24,6 +25,9 @@ pub enum Deep {
     /// The trace that came with the call.
     #[rpc(returns = String)]
     Trace,
+    /// What came beside the trace.
+    #[rpc(returns = String)]
+    Passed,
 }
 
 /// The hop in front of it.
@@ -33,6 +37,9 @@ pub enum Middle {
     /// Its own trace and that of the last hop.
     #[rpc(returns = Vec<String>)]
     Trace,
+    /// What came beside the trace to the last hop.
+    #[rpc(returns = String)]
+    Passed,
 }
 
 #[derive(Actor)]
@@ -51,12 +58,20 @@ impl DeepHandler for DeepActor {
     async fn trace(&mut self, cx: &mut Cx) -> Result<String, Fault> {
         Ok(came(cx))
     }
+    async fn passed(&mut self, cx: &mut Cx) -> Result<String, Fault> {
+        let passed = cx.meta().passed.as_deref();
+        let of = |part: fn(&Passed) -> Option<&str>| passed.and_then(part).unwrap_or("-").to_owned();
+        Ok(format!("{} {}", of(Passed::tracestate), of(Passed::baggage)))
+    }
 }
 
 impl MiddleHandler for MiddleActor {
     async fn trace(&mut self, cx: &mut Cx) -> Result<Vec<String>, Fault> {
         let deep = cx.client::<Deep>().trace().await?;
         Ok(vec![came(cx), deep])
+    }
+    async fn passed(&mut self, cx: &mut Cx) -> Result<String, Fault> {
+        Ok(cx.client::<Deep>().passed().await?)
     }
 }
 
@@ -99,7 +114,8 @@ fn node(transport: &Transport, id: &str, join: Option<&Node>, per_million: u64) 
         node_listen: if memory { "host:0" } else { "127.0.0.1:0" }.into(),
         node_join: join.map(Node::address).unwrap_or_default(),
         node_slots: 1,
-        admin_listen: String::new(),
+        // The node that a test begins with takes calls over HTTP.
+        admin_listen: if join.is_none() { "127.0.0.1:0".into() } else { String::new() },
         drain_grace_ms: 200,
         trace_sample_per_million: per_million,
         ..Settings::default()
@@ -167,4 +183,44 @@ fn a_call_over_three_nodes_is_one_trace_in_memory() {
 #[test]
 fn a_call_over_three_nodes_is_one_trace_over_tcp() {
     run(|| one_trace_over_three_nodes(Transport::Tcp));
+}
+
+async fn headers_over_three_nodes(transport: Transport) -> Result<()> {
+    let a = node(&transport, "a", None, 0).start().await?;
+    let b = node(&transport, "b", Some(&a), 0).service("middle", middle).start().await?;
+    let c = node(&transport, "c", Some(&a), 0).service("deep", deep).start().await?;
+    b.ready().await;
+    c.ready().await;
+    let address = a.admin_address().unwrap();
+    let ask = |headers: String| async move {
+        let request = format!(
+            "POST /rpc/test.middle/Passed HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\
+             Content-Type: application/json\r\n{headers}\r\n{{}}"
+        );
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut socket, request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut socket, &mut answer).await.unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    };
+    // Through an actor on the second node, whose own call goes to the third; a header twice is one.
+    let both = "tracestate: vendor=7\r\nbaggage: user=42\r\nbaggage: plan=gold\r\n".to_owned();
+    assert_eq!(ask(both).await, "\"vendor=7 user=42,plan=gold\"");
+    assert_eq!(ask(String::new()).await, "\"- -\"");
+    let long = format!("tracestate: {}\r\nbaggage: a=1\r\n", "x".repeat(513));
+    assert_eq!(ask(long).await, "\"- a=1\"");
+    for node in [c, b, a] {
+        node.close().await;
+    }
+    Ok(())
+}
+
+#[test]
+fn tracestate_and_baggage_go_over_every_hop_in_memory() {
+    run(|| headers_over_three_nodes(Transport::Memory(MemoryNetwork::default())));
+}
+
+#[test]
+fn tracestate_and_baggage_go_over_every_hop_over_tcp() {
+    run(|| headers_over_three_nodes(Transport::Tcp));
 }

@@ -10,9 +10,10 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
-use afflux_wire::contract::{CallChain, CallMeta, Identity, Priority, ReplyTo, ResponseSink};
+use afflux_wire::contract::{CallChain, CallMeta, Identity, Passed, Priority, ReplyTo, ResponseSink};
 use afflux_wire::{
-    Code, Executed, Frame, Incarnation, Kind, Limits, Meta, Method, Stage, Status, WireError, take_frames,
+    Code, Executed, Frame, Incarnation, Kind, Limits, Meta, Method, RareMeta, Stage, Status, WireError,
+    take_frames,
 };
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
@@ -372,6 +373,7 @@ impl Control<'_> {
                 .deadline_ms
                 .and_then(|ms| now.checked_add(Duration::from_millis(ms.min(DEADLINE_MS_MAX)))),
             trace: meta.traceparent,
+            passed: meta.rare().and_then(passed_of),
             attempt: meta.attempt,
             idempotency_key: meta
                 .rare
@@ -383,6 +385,13 @@ impl Control<'_> {
             ..CallMeta::default()
         }
     }
+}
+
+/// What came beside the trace.
+fn passed_of(rare: &RareMeta) -> Option<Arc<Passed>> {
+    let text =
+        |bytes: &Option<Bytes>| bytes.as_ref().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
+    Passed::new(text(&rare.tracestate).as_deref(), text(&rare.baggage).as_deref())
 }
 
 /// The actors that wait for a request.

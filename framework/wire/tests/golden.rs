@@ -49,6 +49,7 @@ fn expected() -> Vec<Result<Frame<'static>, WireError>> {
             to: Some(bytes(b"to")),
             from: Some(bytes(b"from")),
             token: Some(bytes(b"token")),
+            ..RareMeta::default()
         })),
     };
     let rich = Status::new(Code::ResourceExhausted, "full")

@@ -30,6 +30,8 @@ fn meta() -> impl Strategy<Value = Meta> {
     let small = (option::of(any::<u64>()), trace(), any::<u32>(), any::<u32>());
     let rare = (some_bytes(), some_bytes(), some_bytes(), some_bytes(), some_bytes());
     let rare = rare.prop_map(|(idempotency_key, chain, to, from, token)| RareMeta {
+        baggage: chain.clone(),
+        tracestate: to.clone(),
         idempotency_key,
         chain,
         to,

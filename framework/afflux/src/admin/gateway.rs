@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
-use afflux_wire::contract::{CallMeta, Target, TraceParent};
+use afflux_wire::contract::{CallMeta, Passed, Target, TraceParent};
 use afflux_wire::schema::Type;
 use afflux_wire::{Code, Executed, Stage, Status, codec};
 use serde_json::{Value, json};
@@ -150,6 +150,7 @@ impl Gateway {
         let meta = CallMeta {
             deadline: whole.then(|| afflux_actor::clock::now() + deadline),
             trace: text(headers, "traceparent").and_then(|text| text.parse::<TraceParent>().ok()),
+            passed: Passed::new(all(headers, "tracestate").as_deref(), all(headers, "baggage").as_deref()),
             idempotency_key: idempotency_key(headers)?,
             token: identity.as_ref().map(|(_, token)| Arc::from(*token)),
             identity: identity.map(|(identity, _)| identity),
@@ -226,6 +227,12 @@ pub(super) fn value_of(bytes: &[u8]) -> Result<Value, Status> {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// A header that may stand there several times, as one.
+fn all(headers: &HeaderMap, name: &str) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 /// The parameters of a body: an object in the format that its content type names.

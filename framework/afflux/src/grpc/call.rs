@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afflux_mesh::RawStream;
-use afflux_wire::contract::{CallMeta, Identity, Target, TraceParent};
+use afflux_wire::contract::{CallMeta, Identity, Passed, Target, TraceParent};
 use afflux_wire::{Code, Executed, Stage, Status, codec};
 use http::HeaderMap;
 use prost::Message as _;
@@ -66,6 +66,10 @@ pub(super) async fn serve(
         // What a method without a deadline of the client's may take is bounded where it is opened.
         deadline: (!streaming || asked.is_some()).then_some(deadline_at),
         trace: text("traceparent").and_then(|text| text.parse::<TraceParent>().ok()),
+        passed: Passed::new(
+            all(who.headers, "tracestate").as_deref(),
+            all(who.headers, "baggage").as_deref(),
+        ),
         token,
         identity,
         ..CallMeta::default()
@@ -190,6 +194,12 @@ fn is_part(described: &Described, descriptor: &MethodDescriptor) -> bool {
 fn wrong(descriptor: &MethodDescriptor, what: &str) -> Status {
     Status::invalid(format!("{}: a message of the stream {what}", descriptor.full_name()))
         .stage(Stage::Admission)
+}
+
+/// A header that may stand there several times, as one.
+fn all(headers: &HeaderMap, name: &str) -> Option<String> {
+    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 fn cancelled() -> Status {

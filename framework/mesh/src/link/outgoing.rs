@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use afflux_actor::clock;
 use afflux_wire::contract::{
-    CANCEL_HEDGED, CallChain, CallMeta, MethodSpec, Outgoing, Remote, ResponseSlot, Started,
+    CANCEL_HEDGED, CallChain, CallMeta, MethodSpec, Outgoing, Passed, Remote, ResponseSlot, Started,
 };
 use afflux_wire::{
     CancelReason, Code, Executed, Meta, Method, NodeId, RareMeta, Stage, Status, put_cancel, put_notify,
@@ -94,7 +94,7 @@ impl Link {
             rare: rare_meta(meta)?,
         };
         let rare_bytes = wire_meta.rare().map_or(0, |rare| {
-            [&rare.idempotency_key, &rare.chain, &rare.to, &rare.token]
+            [&rare.idempotency_key, &rare.chain, &rare.to, &rare.token, &rare.baggage, &rare.tracestate]
                 .into_iter()
                 .flatten()
                 .map(Bytes::len)
@@ -476,11 +476,14 @@ impl Remote for Link {
 /// What few calls carry; nothing is allocated for the others.
 #[inline]
 fn rare_meta(meta: &CallMeta) -> Result<Option<Box<RareMeta>>, Status> {
-    let CallMeta { idempotency_key, chain, to, token, .. } = meta;
-    if idempotency_key.is_none() && chain.is_none() && to.is_none() && token.is_none() {
+    let CallMeta { idempotency_key, chain, to, token, passed, .. } = meta;
+    if idempotency_key.is_none() && chain.is_none() && to.is_none() && token.is_none() && passed.is_none() {
         return Ok(None);
     }
+    let text = |text: Option<&str>| text.map(|text| Bytes::copy_from_slice(text.as_bytes()));
     Ok(Some(Box::new(RareMeta {
+        baggage: text(passed.as_deref().and_then(Passed::baggage)),
+        tracestate: text(passed.as_deref().and_then(Passed::tracestate)),
         idempotency_key: idempotency_key.as_deref().map(Bytes::copy_from_slice),
         chain: chain.as_ref().map(CallChain::to_wire).transpose()?.map(Bytes::from),
         // Names and numbers always encode.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::chain::CallChain;
 use super::cx::{CallMeta, TraceParent};
+use super::passed::Passed;
 use super::placement::{Failure, Hedge, Placement, Policy, Retry};
 use super::priority::Priority;
 use super::scope::CallScope;
@@ -63,6 +64,8 @@ pub struct CallOptions {
     pub deadline_at: Option<Instant>,
     /// The trace it belongs to.
     pub trace: Option<TraceParent>,
+    /// What came beside the trace of the call being answered.
+    pub passed: Option<Arc<Passed>>,
     /// Made while another call is answered, whose trace it has, or whose lack of one.
     pub nested: bool,
     /// The same key means the same effect.
@@ -110,6 +113,7 @@ impl CallOptions {
         CallMeta {
             deadline,
             trace: self.trace,
+            passed: self.passed.clone(),
             attempt,
             idempotency_key: self.idempotency_key.clone(),
             // Nobody waits for the handler of a one-way call: it closes no cycle.

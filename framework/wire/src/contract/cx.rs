@@ -7,6 +7,7 @@ use super::call::Handle;
 use super::caller::{BoxFuture, CallOptions, Caller, Target};
 use super::chain::{ActorKey, CallChain, MethodText};
 use super::identity::Identity;
+use super::passed::Passed;
 use super::priority::Priority;
 use super::reply::CancelToken;
 use super::scope::CallScope;
@@ -32,6 +33,8 @@ pub struct CallMeta {
     pub deadline: Option<Instant>,
     /// The trace it belongs to.
     pub trace: Option<TraceParent>,
+    /// What came beside the trace, and goes to the calls that are made for this one.
+    pub passed: Option<Arc<Passed>>,
     /// How often it was tried before.
     pub attempt: u32,
     /// The same key means the same effect.
@@ -288,6 +291,7 @@ impl Cx {
         CallOptions {
             deadline_at: self.meta.deadline.filter(|_| !self.is_detached()),
             trace: self.trace(),
+            passed: self.meta.passed.clone(),
             nested: self.handling,
             scope: (self.handling && self.caller.is_some()).then(|| self.scope()),
             ..CallOptions::default()
@@ -299,7 +303,12 @@ impl Cx {
     /// For tasks that the handler starts and does not wait for. What the handler itself waits for belongs
     /// to [`Cx::client`], or a call cycle is found by its deadline only.
     pub fn detached<S: Service>(&self) -> S::Client {
-        let options = CallOptions { trace: self.trace(), nested: self.handling, ..CallOptions::default() };
+        let options = CallOptions {
+            trace: self.trace(),
+            passed: self.meta.passed.clone(),
+            nested: self.handling,
+            ..CallOptions::default()
+        };
         S::Client::from(Handle::new(self.caller.clone(), Target::service(S::NAME)).with_options(options))
     }
 

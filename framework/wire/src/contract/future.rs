@@ -149,6 +149,7 @@ impl<P: Params> CallFuture<P> {
         CallMeta {
             deadline: Some(deadline),
             trace: self.span.as_ref().map(|span| span.context()).or(options.trace),
+            passed: options.passed.clone(),
             attempt: self.tries,
             idempotency_key: options.idempotency_key.clone(),
             chain: options.chain(Self::method()).cloned(),

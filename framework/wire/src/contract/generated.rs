@@ -96,6 +96,7 @@ pub fn forward<P: Params>(
         priority: Some(meta.priority),
         scope: Some(scope),
         trace: meta.trace,
+        passed: meta.passed,
         nested: true,
         idempotency_key: meta.idempotency_key,
         ..CallOptions::default()

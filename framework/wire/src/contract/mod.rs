@@ -16,6 +16,7 @@ mod fault;
 mod future;
 mod generated;
 mod identity;
+mod passed;
 mod placement;
 mod priority;
 mod refusal;
@@ -42,6 +43,7 @@ pub use generated::{answer, decode_params, no_such_method, schema_of};
 #[doc(hidden)]
 pub use generated::{assert_keyed, encode_param, forward};
 pub use identity::{Identity, IdentityKind};
+pub use passed::{BAGGAGE_BYTES_MAX, Passed, TRACESTATE_BYTES_MAX};
 pub use placement::{Avoid, Balanced, Failure, Hedge, Placement, Policy, Retry, key_hash};
 pub use priority::Priority;
 #[doc(hidden)]

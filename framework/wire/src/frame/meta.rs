@@ -97,7 +97,7 @@ fn hex(text: &[u8], out: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Keys of the map. 11 (baggage) is reserved.
+/// Keys of the map.
 mod key {
     pub(super) const DEADLINE_MS: u64 = 1;
     pub(super) const TRACEPARENT: u64 = 2;
@@ -109,7 +109,9 @@ mod key {
     pub(super) const PRIORITY: u64 = 8;
     pub(super) const TOKEN: u64 = 9;
     pub(super) const COMPRESSION: u64 = 10;
+    pub(super) const BAGGAGE: u64 = 11;
     pub(super) const LOAD: u64 = 12;
+    pub(super) const TRACESTATE: u64 = 13;
 }
 
 /// What travels beside `params` or `result`. All of it is optional; an empty one is a single nil on the wire.
@@ -159,17 +161,23 @@ pub struct RareMeta {
     pub from: Option<Bytes>,
     /// The caller's credential.
     pub token: Option<Bytes>,
+    /// W3C Baggage, as the header has it.
+    pub baggage: Option<Bytes>,
+    /// What goes with `traceparent` in W3C Trace Context, as the header has it.
+    pub tracestate: Option<Bytes>,
 }
 
 impl RareMeta {
     /// Key and value of each field, in the order in which they are written.
-    fn fields(&self) -> [(u64, &Option<Bytes>); 5] {
+    fn fields(&self) -> [(u64, &Option<Bytes>); 7] {
         [
             (key::IDEMPOTENCY_KEY, &self.idempotency_key),
             (key::CHAIN, &self.chain),
             (key::TO, &self.to),
             (key::FROM, &self.from),
             (key::TOKEN, &self.token),
+            (key::BAGGAGE, &self.baggage),
+            (key::TRACESTATE, &self.tracestate),
         ]
     }
 }
@@ -217,7 +225,7 @@ impl Meta {
             return;
         }
         let mut head = Head::new();
-        head.byte(0x80 | entries); // at most 10 entries
+        head.byte(0x80 | entries); // at most 12 entries
         if let Some(deadline_ms) = self.deadline_ms {
             head.byte(key::DEADLINE_MS as u8);
             head.uint(deadline_ms);
@@ -287,6 +295,8 @@ impl Meta {
             key::TO => self.rare_mut().to = Some(opaque("meta.to")?),
             key::FROM => self.rare_mut().from = Some(opaque("meta.from")?),
             key::TOKEN => self.rare_mut().token = Some(opaque("meta.token")?),
+            key::BAGGAGE => self.rare_mut().baggage = Some(opaque("meta.baggage")?),
+            key::TRACESTATE => self.rare_mut().tracestate = Some(opaque("meta.tracestate")?),
             // Skipping it would hand compressed bytes to a decoder; no version offers the feature yet.
             key::COMPRESSION => {
                 if reader.u64("meta.compression")? != 0 {
@@ -357,6 +367,8 @@ mod tests {
                 to: Some(Bytes::from_static(b"to")),
                 from: Some(Bytes::from_static(b"from")),
                 token: Some(Bytes::from(vec![7; 300])),
+                baggage: Some(Bytes::from_static(b"user=42")),
+                tracestate: Some(Bytes::from_static(b"vendor=7")),
             })),
         }
     }

@@ -36,6 +36,7 @@ where
         priority: Some(meta.priority),
         deadline_at: meta.deadline,
         trace: meta.trace,
+        passed: meta.passed,
         nested: true,
         idempotency_key: meta.idempotency_key,
         ..CallOptions::default()
