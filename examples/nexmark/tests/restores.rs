@@ -10,10 +10,9 @@ use afflux_actor::{Clock, Threads};
 use afflux_nexmark::queries::{QUERIES, build};
 use afflux_nexmark::{Log, Tally};
 use afflux_stream::job::{LocalRun, start_local};
-use afflux_stream::{Flow, JobSettings, Plan, Restore};
+use afflux_stream::{Flow, JobSettings, Plan, Restore, TaskReading};
 
-const EVENTS: u64 = 20_000;
-static LOG: LazyLock<Log> = LazyLock::new(|| Log::new(EVENTS as usize, 500));
+static LOG: LazyLock<Log> = LazyLock::new(|| Log::new(20_000, 500));
 
 /// Times the speed of the events' time, so that there is time for checkpoints: 40 ms in all.
 const PACE: f64 = 1_000.0;
@@ -40,13 +39,17 @@ fn with_run<R>(plan: Plan, from: Option<Restore>, work: impl AsyncFnOnce(LocalRu
 async fn half_way(mut run: LocalRun) -> Restore {
     let mut saved = run.checkpoint(1).await.unwrap();
     for epoch in 2.. {
-        let read: u64 = run.meters().iter().map(|meter| meter.read().input_done).sum();
-        if read > EVENTS / 3 {
+        let read = run.readings();
+        let sum = |of: fn(&TaskReading) -> u64| read.iter().map(of).sum::<u64>();
+        if sum(|task| task.input_done) > sum(|task| task.input_total) / 3 {
             break;
         }
         match run.checkpoint(epoch).await {
-            Ok(later) => saved = later,
-            Err(_) => break,
+            // One that was complete only when all had been read holds nothing of tasks that have ended.
+            Ok(later) if run.readings().iter().all(|task| task.input_done < task.input_total.max(1)) => {
+                saved = later;
+            }
+            _ => break,
         }
     }
     saved

@@ -20,14 +20,11 @@ const CATEGORY: u64 = 10;
 /// Joins each bid with its auction and keeps those of category 10. An auction is kept for good; a bid only
 /// until its auction has come.
 pub fn q20(flow: &Flow, log: &Log, out: impl Sink<BidOnAuction>) {
-    flow.source(
-        "auctions-and-bids",
-        log.select(|entry| Some(entry.clone()).filter(|e| e.person().is_none())),
-    )
-    .watermarks(in_order())
-    .key_by(auction_of)
-    .operate("auctions", "bid ⋈ auction", || Auctions)
-    .sink("answer", out);
+    flow.source("auctions-and-bids", log.auctions_and_bids())
+        .watermarks(in_order())
+        .key_by(auction_of)
+        .operate("auctions", "bid ⋈ auction", || Auctions)
+        .sink("answer", out);
 }
 
 /// What is known of an auction.

@@ -23,30 +23,27 @@ struct Seen {
 /// Finds those who registered and opened an auction in the same tumbling window of ten seconds: a
 /// distinct join in windows, which is one aggregate over the events of both kinds.
 pub fn q8(flow: &Flow, log: &Log, out: impl Sink<NewSeller>) {
-    flow.source(
-        "persons-and-auctions",
-        log.select(|entry| Some(entry.clone()).filter(|e| e.bid().is_none())),
-    )
-    .watermarks(in_order())
-    .key_by(person_of)
-    .window(Tumbling::of(secs(10)))
-    .late(Late::Drop)
-    .aggregate(
-        "seen",
-        fold(
-            Seen::default,
-            |seen, entry| match entry {
-                Entry::Person(person) => seen.registered = Some(Arc::clone(person)),
-                Entry::Auction(_) | Entry::Bid(_) => seen.sells = true,
-            },
-            |id, window: Window, seen: Seen| {
-                let person = seen.registered.filter(|_| seen.sells)?;
-                Some(NewSeller { id, name: person.name.clone(), window_start: window.start })
-            },
-        ),
-    )
-    .flat_map(|seller| seller)
-    .sink("answer", out);
+    flow.source("persons-and-auctions", log.persons_and_auctions())
+        .watermarks(in_order())
+        .key_by(person_of)
+        .window(Tumbling::of(secs(10)))
+        .late(Late::Drop)
+        .aggregate(
+            "seen",
+            fold(
+                Seen::default,
+                |seen, entry| match entry {
+                    Entry::Person(person) => seen.registered = Some(Arc::clone(person)),
+                    Entry::Auction(_) | Entry::Bid(_) => seen.sells = true,
+                },
+                |id, window: Window, seen: Seen| {
+                    let person = seen.registered.filter(|_| seen.sells)?;
+                    Some(NewSeller { id, name: person.name.clone(), window_start: window.start })
+                },
+            ),
+        )
+        .flat_map(|seller| seller)
+        .sink("answer", out);
 }
 
 impl Answer for NewSeller {

@@ -16,7 +16,7 @@ pub struct Won {
 /// The auctions of the log that were won, each once and as soon as it is certain: when no bid that would
 /// count can come any more.
 pub(crate) fn winning(flow: &Flow, log: &Log) -> Stream<Won> {
-    flow.source("auctions-and-bids", log.select(|entry| Some(entry.clone()).filter(|e| e.person().is_none())))
+    flow.source("auctions-and-bids", log.auctions_and_bids())
         .watermarks(in_order())
         .key_by(auction_of)
         .operate("winning", "the highest bid of an open auction", || Winning)
