@@ -295,4 +295,20 @@ proptest! {
             prop_assert!(results.is_superset(&expected), "{expected:?} not all in {results:?}");
         }
     }
+
+    #[test]
+    fn a_window_over_all_of_time_loses_nothing_whatever_its_trigger(
+        steps in proptest::collection::vec(step(), 0..60), trigger in trigger(),
+    ) {
+        let mut expected = BTreeMap::<u32, u64>::new();
+        let rules = rules(Assign::Global, trigger, 0);
+        let (results, late) = drive(rules, &steps, |key, _, row, _| *expected.entry(key).or_default() += row);
+        prop_assert!(late.is_empty());
+        let mut found = BTreeMap::<u32, u64>::new();
+        for (key, _, sum) in results {
+            let all = found.entry(key).or_default();
+            *all = if trigger.purging { *all + sum.3 } else { sum.3 };
+        }
+        prop_assert_eq!(found, expected);
+    }
 }
