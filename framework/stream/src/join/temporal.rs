@@ -259,8 +259,10 @@ mod tests {
 
     type Found = (u32, Option<u32>);
 
-    fn as_of(max_age: Option<i64>) -> AsOf<u8, u32, u32, Found, fn(&u32, Option<&u32>) -> Option<Found>> {
-        let join = Arc::new((|l, r| Some((*l, r.copied()))) as fn(&u32, Option<&u32>) -> _);
+    type Lookup = fn(&u32, Option<&u32>) -> Option<Found>;
+
+    fn as_of(max_age: Option<i64>) -> AsOf<u8, u32, u32, Found, Lookup> {
+        let join = Arc::new((|l, r| Some((*l, r.copied()))) as Lookup);
         AsOf { max_age, ties: Arc::new(u32::cmp), behind: Behind::Dropped, join, types: PhantomData }
     }
 
