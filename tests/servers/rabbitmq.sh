@@ -27,6 +27,8 @@ surroundings() {
 
 run() {
     surroundings
+    # Erlang leaves what it could not finish where it was started.
+    cd "$dir" || exit 1
     exec $bin/rabbitmq-server
 }
 
