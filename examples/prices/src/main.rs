@@ -43,7 +43,7 @@ impl PricesHandler for PriceList {
     }
 }
 
-fn read(line: &String) -> Result<Order, String> {
+fn read(line: &str) -> Result<Order, String> {
     let (sku, pieces) = line.split_once(' ').ok_or("expected ARTICLE PIECES")?;
     let pieces = pieces.parse().map_err(|_| format!("expected a number of pieces, got `{pieces}`"))?;
     Ok(Order { sku: sku.to_owned(), pieces })
@@ -57,7 +57,7 @@ async fn price(cx: AsyncCx, order: Order) -> Result<(String, u64), Status> {
 fn orders(flow: &Flow) -> Result {
     let lines = ["tea 2", "milk 3", "bread", "salt 1", "tea many", "milk 1"].map(str::to_owned).to_vec();
     let lines = flow.source("lines", vec_source(lines)).untimed();
-    let (orders, unread) = lines.try_map("read", read, Errors::DeadLetter);
+    let (orders, unread) = lines.try_map("read", |line| read(line), Errors::DeadLetter);
     let how = AsyncMap::ordered().in_flight(16).timeout(secs(2)).retries(2, Backoff::default());
     let (priced, unpriced) = orders.async_map("price", how.errors(Errors::DeadLetter), price);
     priced.sink("out", JsonLines::path("out/prices.jsonl"));

@@ -235,7 +235,8 @@ impl Shared {
 }
 
 impl Mesh {
-    /// A future of the end of an actor; resolves at once when that life of it is over.
+    /// A future of the end of an actor; resolves at once when that life of it is over. The watch begins
+    /// when the future is first polled.
     ///
     /// The loss of the link to its node resolves it at once: [`DownReason::NodeLost`] when the registry
     /// already says that this life of the node is over, else [`DownReason::Unreachable`], which is no

@@ -64,9 +64,9 @@ fn an_actor_is_looked_up_called_and_watched_from_every_node() {
             // An actor that calls itself would wait for itself: that is found at once.
             let error = far.via(third).pass(far.clone(), 0).await.unwrap_err();
             assert_eq!(error.code(), Code::FailedPrecondition, "{backing}: {error}");
-            let down = third.watch(&far);
-            far.via(third).die().await.unwrap();
-            let down = down.await;
+            // The watch is on its way before the call: it begins when it is first polled.
+            let (down, died) = tokio::join!(third.watch(&far), far.via(third).die());
+            died.unwrap();
             assert!(matches!(down.reason, DownReason::Panicked(_)), "{backing}: {down:?}");
             let error = far.via(third).add(1).await.unwrap_err();
             assert_eq!(error.code(), Code::NotFound, "{backing}: {error}");
