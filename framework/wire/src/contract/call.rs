@@ -63,6 +63,11 @@ impl<S: Service> Handle<S> {
         &mut Arc::make_mut(&mut self.bound).options
     }
 
+    /// From now on any endpoint of the service will do.
+    pub(super) fn forget_node(&mut self) {
+        Arc::make_mut(&mut self.bound).target.node = None;
+    }
+
     /// A call of one streaming method, not yet started.
     pub fn open<P: super::stream::StreamParams<Service = S>>(
         &self,

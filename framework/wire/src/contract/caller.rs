@@ -76,6 +76,8 @@ pub struct CallOptions {
     pub scope: Option<Arc<CallScope>>,
     /// Fails at once when no endpoint is known or reachable, instead of waiting until the deadline.
     pub fail_fast: bool,
+    /// Waits this long for the node that the target names; then any endpoint of the service will do.
+    pub node_patience: Option<Duration>,
     /// The caller's credential; the link's own identity counts when absent.
     pub token: Option<Arc<str>>,
     /// The hash of the call's key (see [`key_hash`](super::key_hash)).

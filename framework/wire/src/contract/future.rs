@@ -76,6 +76,8 @@ struct Rare<P: Params> {
     /// Where the last answer said that the call belongs, for the next try alone.
     redirected: Option<Redirect>,
     redirects: u32,
+    /// Since when the node that is called has not been there, where patience is limited.
+    unreached: Option<Instant>,
 }
 
 /// A second attempt beside the first.
@@ -93,7 +95,14 @@ enum Hedging<P: Params> {
 
 impl<P: Params> Default for Rare<P> {
     fn default() -> Self {
-        Self { avoid: None, first: None, hedging: Hedging::Off, redirected: None, redirects: 0 }
+        Self {
+            avoid: None,
+            first: None,
+            hedging: Hedging::Off,
+            redirected: None,
+            redirects: 0,
+            unreached: None,
+        }
     }
 }
 
@@ -223,6 +232,15 @@ impl<P: Params> CallFuture<P> {
                 && status.details.as_ref().is_some_and(|d| d.stage == Some(Stage::Connect));
             if !no_endpoint || self.handle.bound.options.fail_fast || self.params.is_none() {
                 return Some(Err(CallError::Status(status)));
+            }
+            if let Some(patience) = self.handle.bound.options.node_patience
+                && self.handle.bound.target.node.is_some()
+            {
+                let since = *self.rare.get_or_insert_default().unreached.get_or_insert(now);
+                if now.saturating_duration_since(since) >= patience {
+                    self.handle.forget_node();
+                    continue;
+                }
             }
             match changed.take() {
                 // Looked twice: an endpoint that came before the first look at `changed` is found.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde::Serialize;
@@ -77,6 +78,10 @@ pub(super) fn nothing<P: Params>() -> Result<P::Output, Status> {
     crate::codec::from_slice(&[0xC0])
 }
 
+/// Longest wait of a call that is passed on for the node that it is passed on to. That node may have left; then
+/// the call goes where its key belongs by now.
+const FORWARD_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Makes a call again, to another target, and answers its caller with what comes back.
 #[must_use]
 pub fn forward<P: Params>(
@@ -99,6 +104,7 @@ pub fn forward<P: Params>(
         passed: meta.passed,
         nested: true,
         idempotency_key: meta.idempotency_key,
+        node_patience: Some(FORWARD_PATIENCE),
         ..CallOptions::default()
     };
     let call = Handle::<P::Service>::new(Some(caller), target).with_options(options).call(params);
