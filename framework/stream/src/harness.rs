@@ -118,6 +118,9 @@ impl<T> Stage<T> for Keep<T> {
     fn flush(&mut self, _: &mut Turn<'_, '_>) -> Result<()> {
         Ok(())
     }
+    fn poll_snapshot(&mut self, _: &mut Turn<'_, '_>, _: &mut usize) -> Result<bool> {
+        Ok(true)
+    }
     fn completed(&mut self, _: u64, _: &mut Turn<'_, '_>) -> Result<()> {
         Ok(())
     }
@@ -264,6 +267,7 @@ impl<O: KeyedOperator> Harness<O> {
         self.turn(|stage, turn| {
             turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
             stage.mark(Mark::Barrier(epoch), turn)?;
+            while !stage.poll_snapshot(turn, &mut { usize::MAX })? {}
             Ok(turn.snapshot.take().unwrap_or_default())
         })
     }

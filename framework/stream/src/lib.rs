@@ -10,6 +10,7 @@
 mod aggregate;
 mod asking;
 mod batch;
+mod block;
 mod collected;
 mod context;
 mod errors;

@@ -228,6 +228,7 @@ pub(crate) trait AnySide {
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()>;
     fn poll_ready(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>>;
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()>;
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool>;
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()>;
 }
 
@@ -256,6 +257,9 @@ impl<T: 'static> AnySide for SideGate<T> {
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.push(turn)?;
         self.next.flush(turn)
+    }
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        self.next.poll_snapshot(turn, budget)
     }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.completed(epoch, turn)

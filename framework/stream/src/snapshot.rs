@@ -61,6 +61,12 @@ impl TaskSnapshot {
     ) -> Result<()> {
         let bytes = rmp_serde::to_vec(value)
             .map_err(|e| Status::internal(format!("state {operator}/{state} cannot be encoded: {e}")))?;
+        self.block(operator, state, subtask, rows, bytes);
+        Ok(())
+    }
+
+    /// Adds rows that are encoded already. A state may have several such blocks.
+    pub(crate) fn block(&mut self, operator: &str, state: &str, subtask: u32, rows: u64, bytes: Vec<u8>) {
         self.parts.push(Part {
             operator: operator.to_owned(),
             state: state.to_owned(),
@@ -69,7 +75,6 @@ impl TaskSnapshot {
             rows,
             bytes,
         });
-        Ok(())
     }
 }
 

@@ -1,13 +1,28 @@
-//! The keyed state of one operator in memory: one hash table a task.
+//! The keyed state of one operator in memory: a hash table in segments, written out while it is used.
+//!
+//! A table begins as one segment, which is split when it is full, by the low bits of the hash
+//! (extendible hashing; Fagin et al. 1979): nothing ever moves more rows than a segment has.
+//!
+//! At a barrier nothing is written ([`Table::begin`]). Until all is written ([`Table::write`]), a row
+//! that is about to change is written first, alone: what the snapshot has is what was there at the
+//! barrier, and neither a row nor a turn of the task waits for more than a share of it.
+
+mod segment;
 
 use std::borrow::Cow;
 use std::mem::needs_drop;
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::IntoIter;
+use hashbrown::hash_table::{self, Entry, OccupiedEntry};
 
+use crate::Result;
+use crate::block::Blocks;
 use crate::key::Key;
 use crate::keyed::KeyOf;
+use afflux_wire::Status;
+
+pub(crate) use segment::WriteRow;
+use segment::{Lacks, Pen, SEGMENT_ROWS_MAX, Segment};
 
 /// Rows whose hashes are made before the first is looked up, so that the look-ups' cache misses
 /// overlap: nothing stands between them.
@@ -15,40 +30,133 @@ const CHUNK: usize = 1024;
 
 /// A map from keys to values whose hashes the caller may have already.
 pub(crate) struct Table<K, V> {
-    table: HashTable<(K, V)>,
+    /// At least one.
+    segments: Vec<Segment<K, V>>,
+    /// By the low bits of a hash: the segment. As long as a power of two.
+    directory: Vec<u32>,
+    pen: Option<Box<Pen<K, V>>>,
 }
 
 /// The table takes its tag from the top bits of a hash. Those are the key group, nearly constant
-/// within one task: other bits go there.
+/// within one task: other bits go there. The lowest bits, which choose the segment, stay out of both the
+/// tag and the first bits of the bucket.
 #[inline(always)]
 pub(crate) const fn spread(hash: u64) -> u64 {
     hash.rotate_left(24)
 }
 
 impl<K: Key, V> Table<K, V> {
-    pub(crate) const fn new() -> Self {
-        Self { table: HashTable::new() }
+    pub(crate) fn new() -> Self {
+        Self { segments: vec![Segment::new()], directory: vec![0], pen: None }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.table.len()
+        self.segments.iter().map(|s| s.table.len()).sum()
     }
 
-    /// The table itself; its hashes are [`spread`].
-    pub(crate) const fn inner(&self) -> &HashTable<(K, V)> {
-        &self.table
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.iter().all(|s| s.table.is_empty())
     }
 
-    /// The table itself, to change.
-    pub(crate) const fn inner_mut(&mut self) -> &mut HashTable<(K, V)> {
-        &mut self.table
+    /// The segment of a hash.
+    #[inline(always)]
+    fn at(&self, hash: u64) -> usize {
+        self.directory[hash as usize & (self.directory.len() - 1)] as usize
+    }
+
+    /// The value of a key.
+    pub(crate) fn get(&self, hash: u64, key: &K) -> Option<&V> {
+        self.segments[self.at(hash)].table.find(spread(hash), |e| e.0 == *key).map(|e| &e.1)
+    }
+
+    /// The row of a key that has one, to change.
+    #[inline]
+    pub(crate) fn find(&mut self, hash: u64, key: &K) -> Option<OccupiedEntry<'_, (K, V)>> {
+        let at = self.at(hash);
+        if !self.segments[at].is_written() {
+            self.keep(at, hash, key);
+        }
+        self.segments[at].table.find_entry(spread(hash), |e| e.0 == *key).ok()
+    }
+
+    /// The row of a key, made when it is absent, to change.
+    #[inline]
+    pub(crate) fn entry(
+        &mut self,
+        hash: u64,
+        key: Cow<'_, K>,
+        make: impl FnOnce() -> V,
+    ) -> OccupiedEntry<'_, (K, V)> {
+        let mut at = self.at(hash);
+        let segment = &self.segments[at];
+        if !segment.is_written() || segment.is_full() {
+            at = self.prepare(at, hash, &key);
+        }
+        let Segment { table, lacks, .. } = &mut self.segments[at];
+        let buckets = table.num_buckets();
+        let entry = match table.entry(spread(hash), |e| e.0 == *key, |e| spread(e.0.key_hash())) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert((key.into_owned(), make())),
+        };
+        if !lacks.is_nothing() {
+            // It is written already, or was not there at the barrier.
+            lacks.leave_out(entry.bucket_index(), buckets);
+        }
+        entry
     }
 
     /// The value of a key, made when it is absent.
     #[inline]
     pub(crate) fn upsert(&mut self, hash: u64, key: Cow<'_, K>, make: impl FnOnce() -> V) -> &mut V {
-        let entry = self.table.entry(spread(hash), |e| e.0 == *key, |e| spread(e.0.key_hash()));
-        &mut entry.or_insert_with(|| (key.into_owned(), make())).into_mut().1
+        &mut self.entry(hash, key, make).into_mut().1
+    }
+
+    /// Keeps a row for the snapshot.
+    #[cold]
+    fn keep(&mut self, at: usize, hash: u64, key: &K) {
+        let segment = &mut self.segments[at];
+        if let Some(pen) = &mut self.pen
+            && let Some(bucket) = segment.table.find_bucket_index(spread(hash), |e| e.0 == *key)
+        {
+            segment.keep(bucket, pen);
+        }
+    }
+
+    /// Makes a segment ready for a write that may add a row; returns where the row belongs then.
+    #[cold]
+    fn prepare(&mut self, at: usize, hash: u64, key: &K) -> usize {
+        let segment = &mut self.segments[at];
+        let full = segment.is_full();
+        if let Some(pen) = &mut self.pen
+            && !segment.is_written()
+        {
+            if full || segment.moves_next() {
+                // Rows are about to move: their buckets would no longer tell which are written.
+                segment.write(pen, &mut { usize::MAX });
+            } else if let Some(bucket) = segment.table.find_bucket_index(spread(hash), |e| e.0 == *key) {
+                segment.keep(bucket, pen);
+            }
+        }
+        if full { self.split(at, hash) } else { at }
+    }
+
+    /// Splits a segment until this hash's is not full; returns where the hash belongs then.
+    fn split(&mut self, mut at: usize, hash: u64) -> usize {
+        while self.segments[at].is_full() {
+            let depth = self.segments[at].depth;
+            let other = self.segments[at].split();
+            let new = self.segments.len();
+            self.segments.push(other);
+            if self.directory.len() == 1 << depth {
+                self.directory.extend_from_within(..);
+            }
+            let first = (hash as usize & ((1 << depth) - 1)) | 1 << depth;
+            for place in (first..self.directory.len()).step_by(2 << depth) {
+                self.directory[place] = new as u32;
+            }
+            at = self.at(hash);
+        }
+        at
     }
 
     /// Takes in all rows: `add` for each with the value of its key, made when it is absent.
@@ -72,18 +180,26 @@ impl<K: Key, V> Table<K, V> {
         let mut hashes = [0_u64; CHUNK];
         for chunk in rows.chunks(CHUNK) {
             for (row, hash) in chunk.iter().zip(&mut hashes) {
-                *hash = spread(keys.hash(row));
+                *hash = keys.hash(row);
             }
-            for (row, hash) in chunk.iter().zip(&hashes) {
+            let mut done = 0;
+            if let [only] = &mut self.segments[..]
+                && only.is_written()
+                && only.table.len() + chunk.len() <= SEGMENT_ROWS_MAX
+            {
+                upsert_into(&mut only.table, chunk, &hashes, keys, &make, &add);
+                done = chunk.len();
+            }
+            for (row, hash) in chunk.iter().zip(&hashes).skip(done) {
                 let key = keys.key(row);
-                match self.table.find_mut(*hash, |e| e.0 == *key) {
-                    Some(entry) => add(&mut entry.1, row),
-                    None => {
-                        let mut value = make();
-                        add(&mut value, row);
-                        let entry = (key.into_owned(), value);
-                        self.table.insert_unique(*hash, entry, |e| spread(e.0.key_hash()));
-                    }
+                let at = self.at(*hash);
+                let segment = &mut self.segments[at];
+                if segment.is_written()
+                    && let Some(entry) = segment.table.find_mut(spread(*hash), |e| e.0 == *key)
+                {
+                    add(&mut entry.1, row);
+                } else {
+                    add(self.upsert(*hash, key, &make), row);
                 }
             }
         }
@@ -91,58 +207,112 @@ impl<K: Key, V> Table<K, V> {
 
     /// Sets the value of a key.
     pub(crate) fn insert(&mut self, key: K, value: V) {
-        let hash = spread(key.key_hash());
-        match self.table.find_mut(hash, |e| e.0 == key) {
-            Some(entry) => entry.1 = value,
-            None => {
-                self.table.insert_unique(hash, (key, value), |e| spread(e.0.key_hash()));
-            }
+        let hash = key.key_hash();
+        let mut value = Some(value);
+        let mut entry =
+            self.entry(hash, Cow::Borrowed(&key), || value.take().unwrap_or_else(|| unreachable!()));
+        if let Some(value) = value {
+            entry.get_mut().1 = value;
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
-        self.table.iter()
+        self.segments.iter().flat_map(|s| s.table.iter())
     }
 
-    pub(crate) fn into_entries(self) -> IntoIter<(K, V)> {
-        self.table.into_iter()
+    /// All rows. No snapshot is under way.
+    pub(crate) fn into_entries(self) -> Entries<K, V> {
+        debug_assert!(self.pen.is_none(), "a snapshot would lack these rows");
+        Entries { left: self.len(), rest: self.segments.into_iter(), rows: HashTable::new().into_iter() }
+    }
+
+    /// A barrier passes: a snapshot begins that has the rows as they are now. `tag` stands before each.
+    ///
+    /// # Errors
+    /// While the snapshot before is being written.
+    pub(crate) fn begin(&mut self, write: WriteRow<K, V>, tag: i64) -> Result<()> {
+        if self.pen.is_some() {
+            return Err(Status::internal("a barrier came while the snapshot of the one before was written"));
+        }
+        for segment in self.segments.iter_mut().filter(|s| !s.table.is_empty()) {
+            segment.lacks = Lacks::All;
+        }
+        self.pen = Some(Box::new(Pen { write, tag, segment: 0, blocks: Blocks::default() }));
+        Ok(())
+    }
+
+    /// Whether a snapshot is under way.
+    pub(crate) const fn is_writing(&self) -> bool {
+        self.pen.is_some()
+    }
+
+    /// Goes on with the snapshot that has begun, until the budget (bytes and buckets) is spent. When all
+    /// is written: its rows.
+    pub(crate) fn write(&mut self, budget: &mut usize) -> Option<Blocks> {
+        let pen = self.pen.as_mut()?;
+        while let Some(segment) = self.segments.get_mut(pen.segment) {
+            segment.write(pen, budget);
+            if !segment.is_written() {
+                return None;
+            }
+            pen.segment += 1;
+        }
+        self.pen.take().map(|pen| pen.blocks)
+    }
+
+    /// What the snapshot under way has so far.
+    pub(crate) fn written(&mut self) -> Option<&mut Blocks> {
+        self.pen.as_mut().map(|pen| &mut pen.blocks)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keyed::{ByRef, ByValue};
-    use proptest::prelude::*;
-    use std::collections::BTreeMap;
-    use std::marker::PhantomData;
-
-    fn first(row: &(u64, u32)) -> &u64 {
-        &row.0
-    }
-
-    proptest! {
-        #[test]
-        fn it_holds_what_a_map_holds(rows in proptest::collection::vec((0_u64..500, any::<u32>()), 0..3000)) {
-            let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
-            for (key, value) in &rows {
-                *expected.entry(*key).or_default() += u64::from(*value);
+/// Takes rows into one hash table that has room for them.
+#[inline]
+fn upsert_into<T, K: Key, V, F: KeyOf<T, Key = K>>(
+    table: &mut HashTable<(K, V)>,
+    rows: &[T],
+    hashes: &[u64],
+    keys: &F,
+    make: impl Fn() -> V,
+    add: impl Fn(&mut V, &T),
+) {
+    for (row, hash) in rows.iter().zip(hashes) {
+        let (key, hash) = (keys.key(row), spread(*hash));
+        match table.find_mut(hash, |e| e.0 == *key) {
+            Some(entry) => add(&mut entry.1, row),
+            None => {
+                let mut value = make();
+                add(&mut value, row);
+                table.insert_unique(hash, (key.into_owned(), value), |e| spread(e.0.key_hash()));
             }
-            let by_ref = ByRef { f: first, key: PhantomData };
-            let mut batched = Table::new();
-            batched.upsert_all(&rows, &by_ref, || 0, |sum, r| *sum += u64::from(r.1));
-            let mut single = Table::new();
-            for (key, value) in &rows {
-                *single.upsert(key.key_hash(), Cow::Borrowed(key), || 0) += u64::from(*value);
-            }
-            let by_text = ByValue { f: |r: &(u64, u32)| r.0.to_string(), key: PhantomData };
-            let mut texts = Table::new();
-            texts.upsert_all(&rows, &by_text, || 0_u64, |sum, r| *sum += u64::from(r.1));
-            prop_assert_eq!(batched.len(), expected.len());
-            prop_assert_eq!(batched.into_entries().collect::<BTreeMap<_, _>>(), expected.clone());
-            prop_assert_eq!(single.into_entries().collect::<BTreeMap<_, _>>(), expected.clone());
-            let texts: BTreeMap<u64, u64> = texts.into_entries().map(|(k, v)| (k.parse().unwrap(), v)).collect();
-            prop_assert_eq!(texts, expected);
         }
     }
 }
+
+/// All rows of a table, segment by segment.
+pub(crate) struct Entries<K, V> {
+    rows: hash_table::IntoIter<(K, V)>,
+    rest: std::vec::IntoIter<Segment<K, V>>,
+    left: usize,
+}
+
+impl<K, V> Iterator for Entries<K, V> {
+    type Item = (K, V);
+    fn next(&mut self) -> Option<(K, V)> {
+        loop {
+            if let Some(row) = self.rows.next() {
+                self.left -= 1;
+                return Some(row);
+            }
+            self.rows = self.rest.next()?.table.into_iter();
+        }
+    }
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl<K, V> ExactSizeIterator for Entries<K, V> {}
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use crate::batch::{Batch, Mark};
 use crate::gate::input::Input;
 use crate::meter::{Doing, TaskMeter, culprit};
 use crate::snapshot::{TaskSnapshot, is_round};
-use crate::stage::{Next, Turn};
+use crate::stage::{Next, SNAPSHOT_BUDGET, Turn};
 
 /// Longest stretch of work in one poll, so that a neighbour on the thread gets its turn.
 const WORK_PER_POLL: Duration = Duration::from_micros(50);
@@ -75,8 +75,12 @@ pub(crate) struct Chain<T> {
     pub(crate) ending: bool,
     pub(crate) backpressured: bool,
     pub(crate) report: TaskReport,
-    /// A barrier that the stages have and a sink has not yet confirmed, with what they saved.
-    barrier: Option<(u64, Option<TaskSnapshot>)>,
+    /// A barrier that the stages have and a sink has not yet confirmed.
+    barrier: Option<u64>,
+    /// The snapshot of the last barrier, until the stages have written all of it.
+    snapshot: Option<TaskSnapshot>,
+    /// A barrier that came meanwhile: it waits, and nothing is read behind it.
+    waiting: Option<u64>,
 }
 
 impl<T> Chain<T> {
@@ -89,29 +93,72 @@ impl<T> Chain<T> {
             backpressured: false,
             report: Arc::clone(report),
             barrier: None,
+            snapshot: None,
+            waiting: None,
         }
     }
 
     /// Ready when no barrier is held back.
     fn poll_barrier(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
-        while let Some((epoch, snapshot)) = &mut self.barrier {
-            turn.snapshot = snapshot.take();
+        while let Some(epoch) = self.barrier {
+            let saves = !is_round(epoch);
+            if saves {
+                turn.snapshot = self.snapshot.take();
+            }
             let resumed = self.first.resume(turn);
-            let (epoch, saved) = (*epoch, turn.snapshot.take());
+            if saves {
+                self.snapshot = turn.snapshot.take();
+            }
             match resumed? {
                 Poll::Ready(false) => {
                     self.barrier = None;
-                    let nothing = TaskSnapshot { epoch, parts: Vec::new() };
-                    (self.report)(TaskEvent::Snapshot(saved.unwrap_or(nothing)));
+                    if !saves {
+                        let nothing = TaskSnapshot { epoch, parts: Vec::new() };
+                        (self.report)(TaskEvent::Snapshot(nothing));
+                    }
                 }
-                Poll::Ready(true) => *snapshot = saved,
-                Poll::Pending => {
-                    *snapshot = saved;
-                    return Poll::Pending;
-                }
+                Poll::Ready(true) => {}
+                Poll::Pending => return Poll::Pending,
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Goes on with the snapshot of the last barrier and tells of it when all of it is there; `true` while
+    /// the stages have more to write.
+    fn write_snapshot(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
+        let Some(snapshot) = self.snapshot.take() else { return Ok(false) };
+        let confirmed = self.barrier != Some(snapshot.epoch);
+        turn.snapshot = Some(snapshot);
+        let written = self.first.poll_snapshot(turn, &mut { SNAPSHOT_BUDGET })?;
+        let snapshot = turn.snapshot.take();
+        match snapshot {
+            Some(snapshot) if written && confirmed => (self.report)(TaskEvent::Snapshot(snapshot)),
+            snapshot => self.snapshot = snapshot,
+        }
+        Ok(!written)
+    }
+
+    /// A barrier passes through the stages.
+    fn pass(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
+        let saves = !is_round(epoch);
+        if saves {
+            turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
+        }
+        self.input.barrier(epoch);
+        self.input.save(turn)?;
+        self.first.mark(Mark::Barrier(epoch), turn)?;
+        if saves {
+            self.snapshot = turn.snapshot.take();
+        }
+        self.barrier = Some(epoch);
+        self.backpressured = self.poll_barrier(turn)?.is_pending();
+        self.write_snapshot(turn).map(|_| ())
+    }
+
+    /// Nothing can be done but to go on with a snapshot, where one is `writing`.
+    const fn wait(writing: bool) -> Poll<Result<bool>> {
+        if writing { Poll::Ready(Ok(false)) } else { Poll::Pending }
     }
 }
 
@@ -119,27 +166,32 @@ impl<T> Work for Chain<T> {
     fn poll(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Poll<Result<bool>> {
         self.backpressured = false;
         turn.full = false;
-        if self.poll_barrier(turn)?.is_pending() {
+        let held = self.poll_barrier(turn)?.is_pending();
+        let writing = self.write_snapshot(turn)?;
+        if held || self.first.poll_ready(turn)?.is_pending() {
             self.backpressured = true;
-            return Poll::Pending;
-        }
-        if self.first.poll_ready(turn)?.is_pending() {
-            self.backpressured = true;
-            return Poll::Pending;
+            return Self::wait(writing);
         }
         match self.first.resume(turn)? {
             Poll::Pending => {
                 self.backpressured = true;
-                return Poll::Pending;
+                return Self::wait(writing);
             }
             Poll::Ready(true) => return Poll::Ready(Ok(false)),
+            Poll::Ready(false) if writing && (self.ending || self.waiting.is_some()) => {
+                return Poll::Ready(Ok(false));
+            }
             Poll::Ready(false) if self.ending => return Poll::Ready(Ok(true)),
             Poll::Ready(false) => {}
+        }
+        if let Some(epoch) = self.waiting.take() {
+            self.pass(epoch, turn)?;
+            return Poll::Ready(Ok(false));
         }
         match self.input.poll_next(&mut self.batch, turn)? {
             Poll::Pending => {
                 self.first.flush(turn)?;
-                Poll::Pending
+                Self::wait(writing)
             }
             Poll::Ready(None) => {
                 self.first.batch(&mut self.batch, turn)?;
@@ -148,21 +200,17 @@ impl<T> Work for Chain<T> {
             }
             Poll::Ready(Some(mark)) => {
                 match mark {
-                    Mark::Watermark(t) => meter.watermark_ms.store(t.millis(), Relaxed),
-                    Mark::Barrier(epoch) => {
-                        if !is_round(epoch) {
-                            turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
-                        }
-                        self.input.barrier(epoch);
-                        self.input.save(turn)?;
+                    Mark::Barrier(epoch) if writing && !is_round(epoch) => self.waiting = Some(epoch),
+                    Mark::Barrier(epoch) => self.pass(epoch, turn)?,
+                    Mark::Watermark(t) => {
+                        meter.watermark_ms.store(t.millis(), Relaxed);
+                        self.first.mark(mark, turn)?;
                     }
-                    Mark::End => self.ending = true,
-                    Mark::Idle => {}
-                }
-                self.first.mark(mark, turn)?;
-                if let Mark::Barrier(epoch) = mark {
-                    self.barrier = Some((epoch, turn.snapshot.take()));
-                    self.backpressured = self.poll_barrier(turn)?.is_pending();
+                    Mark::End => {
+                        self.ending = true;
+                        self.first.mark(mark, turn)?;
+                    }
+                    Mark::Idle => self.first.mark(mark, turn)?,
                 }
                 Poll::Ready(Ok(false))
             }

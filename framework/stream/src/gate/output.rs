@@ -231,6 +231,9 @@ impl<T: Serialize> Stage<T> for OutputGate<T> {
         Ok(())
     }
 
+    fn poll_snapshot(&mut self, _: &mut Turn<'_, '_>, _: &mut usize) -> Result<bool> {
+        Ok(true)
+    }
     fn completed(&mut self, _: u64, _: &mut Turn<'_, '_>) -> Result<()> {
         Ok(())
     }

@@ -79,6 +79,14 @@ impl<T> Stage<T> for AheadStage<T> {
         self.next.flush(turn)
     }
 
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        if let Some(aside) = &mut self.aside
+            && !aside.poll_snapshot(turn, budget)?
+        {
+            return Ok(false);
+        }
+        self.next.poll_snapshot(turn, budget)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         if let Some(aside) = &mut self.aside {
             aside.completed(epoch, turn)?;

@@ -436,6 +436,10 @@ where
         self.parts.next.flush(turn)
     }
 
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        let faults = self.parts.faults.poll_snapshot(turn, budget)?;
+        Ok(faults && self.parts.next.poll_snapshot(turn, budget)?)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.parts.faults.completed(epoch, turn)?;
         self.parts.next.completed(epoch, turn)

@@ -118,6 +118,14 @@ impl<T> Stage<T> for Branch<T> {
         self.outs.iter_mut().try_for_each(|(out, _)| out.flush(turn))
     }
 
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        for (out, _) in &mut self.outs {
+            if !out.poll_snapshot(turn, budget)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.outs.iter_mut().try_for_each(|(out, _)| out.completed(epoch, turn))
     }

@@ -190,6 +190,9 @@ impl<O: BroadcastOperator, F: KeyOf<O::Input, Key = O::Key>> Stage<Either<O::Inp
         self.rows.flush(turn)
     }
 
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        self.rows.poll_snapshot(turn, budget)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.rows.completed(epoch, turn)
     }
@@ -242,6 +245,9 @@ impl<T> Stage<T> for Timeless<T> {
         self.next.flush(turn)
     }
 
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        self.next.poll_snapshot(turn, budget)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.completed(epoch, turn)
     }

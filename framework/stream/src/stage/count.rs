@@ -37,6 +37,9 @@ impl<T> Stage<T> for Count {
     fn flush(&mut self, _: &mut Turn<'_, '_>) -> Result<()> {
         Ok(())
     }
+    fn poll_snapshot(&mut self, _: &mut Turn<'_, '_>, _: &mut usize) -> Result<bool> {
+        Ok(true)
+    }
     fn completed(&mut self, _: u64, _: &mut Turn<'_, '_>) -> Result<()> {
         Ok(())
     }

@@ -70,6 +70,9 @@ impl<T, L, R, F: Fn(T) -> Either<L, R>> Stage<T> for Divide<L, R, F> {
         self.next.flush(turn)
     }
 
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        Ok(self.aside.poll_snapshot(turn, budget)? && self.next.poll_snapshot(turn, budget)?)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.aside.completed(epoch, turn)?;
         self.next.completed(epoch, turn)

@@ -106,6 +106,9 @@ impl<T> Faults<T> {
         self.letters.as_mut().map_or(Ok(()), |letters| letters.flush(turn))
     }
 
+    pub(crate) fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        self.letters.as_mut().map_or(Ok(true), |letters| letters.poll_snapshot(turn, budget))
+    }
     pub(crate) fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.letters.as_mut().map_or(Ok(()), |letters| letters.completed(epoch, turn))
     }

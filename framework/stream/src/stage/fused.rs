@@ -181,6 +181,9 @@ impl<P: Step> Stage<P::In> for Fused<P> {
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.flush(turn)
     }
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        self.next.poll_snapshot(turn, budget)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.completed(epoch, turn)
     }

@@ -29,6 +29,9 @@ use crate::Result;
 use crate::batch::{Batch, Mark};
 use crate::snapshot::TaskSnapshot;
 
+/// Bytes of a snapshot that are written in one turn, at most one row and 64 buckets more.
+pub(crate) const SNAPSHOT_BUDGET: usize = 64 * 1024;
+
 /// One turn of a task: what stages share while it lasts.
 pub(crate) struct Turn<'a, 'w> {
     /// For readiness of outputs.
@@ -54,6 +57,9 @@ pub(crate) trait Stage<T> {
     fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<bool>>;
     /// The input has nothing ready: hand on what is buffered.
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()>;
+    /// Goes on writing what the last barrier's snapshot still lacks into `turn.snapshot`, until the budget
+    /// (bytes and buckets looked at) is spent. `true`: all is written.
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool>;
     /// The epoch is durable.
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()>;
 }

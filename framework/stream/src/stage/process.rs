@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use afflux_actor::Clock;
 
-use super::{Next, Stage, Turn};
+use super::{Next, SNAPSHOT_BUDGET, Stage, Turn};
 use crate::Result;
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
 use crate::key::Key;
@@ -270,7 +270,16 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
         let _at = self.core.parts.meter.enter();
         let now = self.now();
         let mut fired = 0;
+        let mut budget = SNAPSHOT_BUDGET;
         loop {
+            let core = &mut self.core;
+            if !core.timers.ready(watermark.millis(), &mut budget)
+                || !core.clock_timers.ready(watermark.millis(), &mut budget)
+                || !core.expiries.ready(watermark.millis(), &mut budget)
+            {
+                self.core.push(turn)?;
+                return Ok(true);
+            }
             let due = if let Some((at, key)) = self.core.timers.pop(watermark.millis()) {
                 (Domain::Event, at, key)
             } else if watermark == Timestamp::MAX
@@ -333,7 +342,15 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
         let _at = self.core.parts.meter.enter();
         let now = self.now();
         let mut fired = false;
+        let mut budget = SNAPSHOT_BUDGET;
         for _ in 0..FIRINGS_PER_TURN_MAX {
+            let core = &mut self.core;
+            if !core.clock_timers.ready(now.millis(), &mut budget)
+                || !core.parts.timed && !core.expiries.ready(now.millis(), &mut budget)
+            {
+                fired = true;
+                break;
+            }
             let due = if let Some((at, key)) = self.core.clock_timers.pop(now.millis()) {
                 (Domain::Clock, at, key)
             } else if !self.core.parts.timed
@@ -374,13 +391,14 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
         &mut self.core.parts.sides
     }
 
-    fn save(&self, turn: &mut Turn<'_, '_>) -> Result<()> {
+    /// A barrier passes: what is remembered is written from now on, as it is now.
+    fn save(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
         let (operator, subtask) = (&self.core.parts.operator, self.core.parts.subtask);
-        self.state.save(snapshot, operator, subtask)?;
-        self.core.timers.save(snapshot, operator, subtask)?;
-        self.core.clock_timers.save(snapshot, operator, subtask)?;
-        self.core.expiries.save(snapshot, operator, subtask)?;
+        self.state.begin()?;
+        self.core.timers.begin()?;
+        self.core.clock_timers.begin()?;
+        self.core.expiries.begin()?;
         snapshot.put(operator, WATERMARK, subtask, 1, &self.core.watermark.millis())
     }
 }
@@ -435,6 +453,26 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> Stage<T> for Pro
             side.flush(turn)?;
         }
         self.core.parts.next.flush(turn)
+    }
+
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        if let Some(snapshot) = &mut turn.snapshot {
+            let (operator, subtask) = (&self.core.parts.operator, self.core.parts.subtask);
+            let _at = self.core.parts.meter.enter();
+            let through = self.state.write(snapshot, operator, subtask, budget)?
+                && self.core.timers.write(snapshot, operator, subtask, budget)?
+                && self.core.clock_timers.write(snapshot, operator, subtask, budget)?
+                && self.core.expiries.write(snapshot, operator, subtask, budget)?;
+            if !through {
+                return Ok(false);
+            }
+        }
+        for (_, side) in &mut self.core.parts.sides.gates {
+            if !side.poll_snapshot(turn, budget)? {
+                return Ok(false);
+            }
+        }
+        self.core.parts.next.poll_snapshot(turn, budget)
     }
 
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {

@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 use super::{Next, Stage, Turn};
 use crate::Result;
 use crate::batch::{Batch, Mark};
-use crate::key::{Key, KeyGroup};
+use crate::key::Key;
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::snapshot::Restore;
-use crate::table::Table;
+use crate::state::KeyedState;
 
 /// State name of the values.
 pub(crate) const VALUES: &str = "values";
@@ -24,7 +24,7 @@ pub(crate) struct Reduce<T, F: KeyOf<T>, R> {
     subtask: u32,
     key: Arc<F>,
     reduce: Arc<R>,
-    table: Table<F::Key, T>,
+    state: KeyedState<F::Key, T>,
     meter: Arc<Meter>,
     next: Next<T>,
 }
@@ -45,18 +45,11 @@ where
         meter: Arc<Meter>,
         next: Next<T>,
     ) -> Result<Self> {
-        let mut table = Table::new();
+        let mut state = KeyedState::new(VALUES);
         if let Some(restore) = restore {
-            let groups = KeyGroup::range_of(subtask, parallelism);
-            for (_, rows) in restore.get::<Vec<(F::Key, T)>>(&operator, VALUES)? {
-                for (key, value) in rows {
-                    if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
-                        table.insert(key, value);
-                    }
-                }
-            }
+            state.restore(restore, &operator, (subtask, parallelism))?;
         }
-        Ok(Self { operator, subtask, key, reduce, table, meter, next })
+        Ok(Self { operator, subtask, key, reduce, state, meter, next })
     }
 }
 
@@ -73,10 +66,11 @@ where
             let key = self.key.key(row);
             let hash = key.key_hash();
             let mut first = false;
-            let value = self.table.upsert(hash, key, || {
+            let mut entry = self.state.entry(hash, key, || {
                 first = true;
                 row.clone()
             });
+            let (_, value) = entry.parts();
             if !first {
                 *value = (self.reduce)(value.clone(), row.clone());
                 *row = value.clone();
@@ -87,9 +81,8 @@ where
     }
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
-        if let (Mark::Barrier(_), Some(snapshot)) = (mark, &mut turn.snapshot) {
-            let rows: Vec<&(F::Key, T)> = self.table.iter().collect();
-            snapshot.put(&self.operator, VALUES, self.subtask, rows.len() as u64, &rows)?;
+        if let (Mark::Barrier(_), Some(_)) = (mark, &turn.snapshot) {
+            self.state.begin()?;
         }
         self.next.mark(mark, turn)
     }
@@ -101,6 +94,14 @@ where
     }
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.flush(turn)
+    }
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        if let Some(snapshot) = &mut turn.snapshot
+            && !self.state.write(snapshot, &self.operator, self.subtask, budget)?
+        {
+            return Ok(false);
+        }
+        self.next.poll_snapshot(turn, budget)
     }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.completed(epoch, turn)

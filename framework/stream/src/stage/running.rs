@@ -85,8 +85,8 @@ where
     }
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
-        if let (Mark::Barrier(_), Some(snapshot)) = (mark, &mut turn.snapshot) {
-            self.state.save(snapshot, &self.parts.operator, self.parts.subtask)?;
+        if let (Mark::Barrier(_), Some(_)) = (mark, &turn.snapshot) {
+            self.state.begin()?;
         }
         self.parts.next.mark(mark, turn)
     }
@@ -98,6 +98,14 @@ where
     }
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.parts.next.flush(turn)
+    }
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        if let Some(snapshot) = &mut turn.snapshot
+            && !self.state.write(snapshot, &self.parts.operator, self.parts.subtask, budget)?
+        {
+            return Ok(false);
+        }
+        self.parts.next.poll_snapshot(turn, budget)
     }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.parts.next.completed(epoch, turn)

@@ -157,6 +157,9 @@ impl<T: Clone + Serialize + DeserializeOwned> Stage<T> for Tell<T> {
         self.settle(turn)?;
         self.next.flush(turn)
     }
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        self.next.poll_snapshot(turn, budget)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.completed(epoch, turn)
     }

@@ -83,6 +83,9 @@ impl<T, U, E: Display, F: Fn(&T) -> std::result::Result<U, E>> Stage<T> for TryM
         self.next.flush(turn)
     }
 
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        Ok(self.faults.poll_snapshot(turn, budget)? && self.next.poll_snapshot(turn, budget)?)
+    }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.faults.completed(epoch, turn)?;
         self.next.completed(epoch, turn)

@@ -8,15 +8,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::{Next, Stage, Turn};
+use super::{Next, SNAPSHOT_BUDGET, Stage, Turn};
 use crate::Result;
 use crate::aggregate::{Aggregate, MergeAggregate};
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
+use crate::block::Blocks;
 use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::snapshot::Restore;
-use crate::table::Table;
+use crate::table::{Entries, Table};
 use crate::time::Timestamp;
 use crate::window::{Panes, Window};
 
@@ -42,7 +43,7 @@ struct Firing<K, Acc> {
 enum Left<K, Acc> {
     /// Panes from this start on are not merged yet.
     Panes(i64, Table<K, Acc>),
-    Rows(hashbrown::hash_table::IntoIter<(K, Acc)>),
+    Rows(Entries<K, Acc>),
 }
 
 /// Takes all of one pane into a table.
@@ -75,6 +76,8 @@ pub(crate) struct WindowStage<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> {
     /// The pane of the last record.
     current: usize,
     purged: Timestamp,
+    /// What the snapshot under way has of the panes; none: there is none.
+    saving: Option<Blocks>,
     firing: Option<Firing<F::Key, A::Acc>>,
     /// The watermark to pass on when everything it fires is out.
     passing: Option<Timestamp>,
@@ -116,6 +119,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             panes: Vec::new(),
             current: 0,
             purged: Timestamp::MIN,
+            saving: None,
             firing: None,
             passing: None,
             out: Batch::default(),
@@ -132,15 +136,12 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
 
     fn restore(&mut self, restore: &Restore, parallelism: u32) -> Result<()> {
         let groups = KeyGroup::range_of(self.subtask, parallelism);
-        type Rows<K, Acc> = Vec<(i64, Vec<(K, Acc)>)>;
-        for (_, panes) in restore.get::<Rows<F::Key, A::Acc>>(&self.operator, PANES)? {
-            for (start, rows) in panes {
-                for (key, acc) in rows {
-                    if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
-                        let pane = self.pane_at(start);
-                        if let Some(pane) = self.panes.get_mut(pane) {
-                            pane.table.insert(key, acc);
-                        }
+        for (_, rows) in restore.get::<Vec<(i64, F::Key, A::Acc)>>(&self.operator, PANES)? {
+            for (start, key, acc) in rows {
+                if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+                    let pane = self.pane_at(start);
+                    if let Some(pane) = self.panes.get_mut(pane) {
+                        pane.table.insert(key, acc);
                     }
                 }
             }
@@ -242,23 +243,46 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             return None;
         }
         // No later window needs it: its accumulators move.
-        let last = self.windows.is_none_or(|w| w.last_window_of(start) <= window.start.millis());
+        let last = self.is_last(window, start);
         let pane = if last { Some(self.panes.remove(index)) } else { None };
         let theirs = match &pane {
             Some(pane) => &pane.table,
             None => &self.panes.get(index)?.table,
         };
-        match (pane.is_some() && table.len() == 0, self.merge) {
+        match (pane.is_some() && table.is_empty(), self.merge) {
             (false, Some(merge)) => merge(&self.aggregate, table, theirs),
             _ => *table = pane.map(|p| p.table)?,
         }
         Some(start.saturating_add(1))
     }
 
+    /// Whether no later window needs the pane that starts here.
+    fn is_last(&self, window: Window, start: i64) -> bool {
+        self.windows.is_none_or(|w| w.last_window_of(start) <= window.start.millis())
+    }
+
+    /// Whether the snapshot under way has all of the next pane that this window would take away; else does
+    /// some of it.
+    fn is_saved(&mut self, window: Window, from: i64, budget: &mut usize) -> bool {
+        let index = self.panes.partition_point(|p| p.start < from);
+        let Some(start) = self.panes.get(index).map(|p| p.start) else { return true };
+        if start >= window.end.millis() || !self.is_last(window, start) {
+            return true;
+        }
+        let Some(pane) = self.panes.get_mut(index) else { return true };
+        if let Some(blocks) = pane.table.write(budget)
+            && let Some(saving) = &mut self.saving
+        {
+            saving.append(blocks);
+        }
+        !pane.table.is_writing()
+    }
+
     /// Emits fired windows until none is left (`false`) or the output is full (`true`).
     fn fire(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
         let Some(watermark) = self.passing else { return Ok(false) };
         let _at = self.meter.enter();
+        let mut budget = SNAPSHOT_BUDGET;
         loop {
             let Some(mut firing) = self.firing.take() else {
                 let Some(window) = self.next_window(watermark) else { break };
@@ -267,6 +291,13 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
                 continue;
             };
             let window = firing.window;
+            if let Left::Panes(from, _) = &firing.rows
+                && !self.is_saved(window, *from, &mut budget)
+            {
+                self.firing = Some(firing);
+                self.push(turn)?;
+                return Ok(true);
+            }
             match &mut firing.rows {
                 Left::Panes(from, table) => match self.gather(window, *from, table) {
                     Some(next) => {
@@ -319,13 +350,13 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         self.next.batch(&mut self.out, turn)
     }
 
-    fn save(&self, turn: &mut Turn<'_, '_>) -> Result<()> {
+    /// A barrier passes: the panes are written from now on, as they are now.
+    fn save(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
-        let rows: u64 = self.panes.iter().map(|p| p.table.len() as u64).sum();
-        type Rows<'a, K, Acc> = Vec<(i64, Vec<&'a (K, Acc)>)>;
-        let panes: Rows<'_, F::Key, A::Acc> =
-            self.panes.iter().map(|p| (p.start, p.table.iter().collect())).collect();
-        snapshot.put(&self.operator, PANES, self.subtask, rows, &panes)?;
+        for pane in &mut self.panes {
+            pane.table.begin(|blocks, start, (key, acc)| blocks.push(&(start, key, acc)), pane.start)?;
+        }
+        self.saving = Some(Blocks::default());
         snapshot.put(&self.operator, PURGED, self.subtask, 1, &self.purged.millis())
     }
 }
@@ -388,6 +419,31 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> 
             late.flush(turn)?;
         }
         self.next.flush(turn)
+    }
+
+    fn poll_snapshot(&mut self, turn: &mut Turn<'_, '_>, budget: &mut usize) -> Result<bool> {
+        if let Some(snapshot) = &mut turn.snapshot
+            && let Some(saving) = &mut self.saving
+        {
+            let _at = self.meter.enter();
+            for pane in &mut self.panes {
+                if let Some(blocks) = pane.table.write(budget) {
+                    saving.append(blocks);
+                }
+            }
+            let through = self.panes.iter().all(|p| !p.table.is_writing());
+            saving.hand_over(through, snapshot, (&self.operator, PANES, self.subtask))?;
+            if !through {
+                return Ok(false);
+            }
+            self.saving = None;
+        }
+        if let Some(late) = &mut self.late
+            && !late.poll_snapshot(turn, budget)?
+        {
+            return Ok(false);
+        }
+        self.next.poll_snapshot(turn, budget)
     }
 
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {

@@ -87,6 +87,9 @@ impl<T> Stage<T> for Write<T> {
         self.poll_flush(turn)?.is_ready();
         Ok(())
     }
+    fn poll_snapshot(&mut self, _: &mut Turn<'_, '_>, _: &mut usize) -> Result<bool> {
+        Ok(true)
+    }
     fn completed(&mut self, epoch: u64, _: &mut Turn<'_, '_>) -> Result<()> {
         self.writer.completed(epoch)
     }

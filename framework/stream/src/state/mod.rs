@@ -12,7 +12,7 @@ mod value;
 
 use std::borrow::Cow;
 
-use hashbrown::hash_table::{Entry, OccupiedEntry};
+use hashbrown::hash_table::OccupiedEntry;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,7 +20,7 @@ use crate::Result;
 use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
 use crate::snapshot::{Restore, TaskSnapshot};
-use crate::table::{Table, spread};
+use crate::table::Table;
 
 pub use life::{Life, StateField};
 pub use list::ListState;
@@ -71,7 +71,7 @@ pub(crate) struct KeyedState<K, V> {
 
 impl<K: Key, V> KeyedState<K, V> {
     /// No values. The name tells an operator's states apart in a snapshot.
-    pub(crate) const fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         Self { name, table: Table::new() }
     }
 
@@ -83,8 +83,7 @@ impl<K: Key, V> KeyedState<K, V> {
 
     /// The value of a key.
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        let hash = spread(key.key_hash());
-        self.table.inner().find(hash, |e| e.0 == *key).map(|e| &e.1)
+        self.table.get(key.key_hash(), key)
     }
 
     /// The value of a key, made when it is absent. `hash` is the key's [`Key::key_hash`].
@@ -95,18 +94,13 @@ impl<K: Key, V> KeyedState<K, V> {
         key: Cow<'_, K>,
         make: impl FnOnce() -> V,
     ) -> StateEntry<'_, K, V> {
-        let inner = self.table.inner_mut();
-        let entry = inner.entry(spread(hash), |e| e.0 == *key, |e| spread(e.0.key_hash()));
-        StateEntry(match entry {
-            Entry::Occupied(entry) => entry,
-            Entry::Vacant(entry) => entry.insert((key.into_owned(), make())),
-        })
+        StateEntry(self.table.entry(hash, key, make))
     }
 
     /// The value of a key that has one.
     #[inline]
     pub(crate) fn find(&mut self, hash: u64, key: &K) -> Option<StateEntry<'_, K, V>> {
-        self.table.inner_mut().find_entry(spread(hash), |e| e.0 == *key).ok().map(StateEntry)
+        self.table.find(hash, key).map(StateEntry)
     }
 
     /// Takes in all rows: `add` for each with the value of its key, made when it is absent.
@@ -135,13 +129,37 @@ impl<K: Key, V> KeyedState<K, V> {
         self.table.iter()
     }
 
-    /// Adds the values to the snapshot.
-    pub(crate) fn save(&self, snapshot: &mut TaskSnapshot, operator: &str, subtask: u32) -> Result<()>
+    /// A barrier passes: a snapshot begins that has the values as they are now.
+    ///
+    /// # Errors
+    /// While the one before is being written.
+    pub(crate) fn begin(&mut self) -> Result<()>
     where
         V: Serialize,
     {
-        let rows: Vec<&(K, V)> = self.table.iter().collect();
-        snapshot.put(operator, self.name, subtask, rows.len() as u64, &rows)
+        self.table.begin(|blocks, _, row| blocks.push(row), 0)
+    }
+
+    /// Goes on with the snapshot that has begun, until the budget (bytes and buckets) is spent. `true`:
+    /// all is written, or there is none.
+    ///
+    /// # Errors
+    /// When a value cannot be encoded.
+    pub(crate) fn write(
+        &mut self,
+        snapshot: &mut TaskSnapshot,
+        operator: &str,
+        subtask: u32,
+        budget: &mut usize,
+    ) -> Result<bool> {
+        let name = (operator, self.name, subtask);
+        if let Some(mut blocks) = self.table.write(budget) {
+            blocks.hand_over(true, snapshot, name)?;
+        } else if let Some(blocks) = self.table.written() {
+            blocks.hand_over(false, snapshot, name)?;
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Takes the values of this task's key groups out of a checkpoint.
@@ -194,7 +212,8 @@ mod tests {
             *all.entry(key.key_hash(), Cow::Owned(key), || 0).parts().1 = key * 2;
         }
         let mut snapshot = TaskSnapshot::default();
-        all.save(&mut snapshot, "op", 0).unwrap();
+        all.begin().unwrap();
+        assert!(all.write(&mut snapshot, "op", 0, &mut { usize::MAX }).unwrap());
         let restore = Restore::new([snapshot]);
         let mut found = 0;
         for subtask in 0..3 {
