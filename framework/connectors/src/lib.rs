@@ -10,6 +10,8 @@
 //! Not here: when something is read, written or saved (`afflux-stream`); another connector, since
 //! none of them knows the others.
 
+#[cfg(feature = "rabbitmq")]
+mod codec;
 mod csv;
 mod file;
 #[cfg(all(feature = "http", unix))]

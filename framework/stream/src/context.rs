@@ -146,12 +146,15 @@ impl TaskContext {
 
     pub(crate) fn io(&self, operator: &str) -> IoContext {
         IoContext {
+            job: self.job.to_string(),
             pipeline: self.pipeline.to_string(),
             operator: operator.to_owned(),
             subtask: self.subtask,
             parallelism: self.parallelism(),
             attempt: self.attempt.0,
             on_error: self.settings.on_error,
+            restored: self.restore.is_some(),
+            checkpoint_interval_ms: self.settings.checkpoint_interval_ms,
             clock: self.clock.clone(),
         }
     }

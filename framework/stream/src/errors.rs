@@ -228,6 +228,15 @@ impl<T: Send> SplitReader<T> for Records<T> {
     fn skipped(&self) -> u64 {
         self.letters.skipped()
     }
+    fn found(&mut self) -> Vec<Split> {
+        self.letters.found()
+    }
+    fn lag(&self) -> Option<u64> {
+        self.letters.lag()
+    }
+    fn barrier(&mut self, epoch: u64) {
+        self.letters.barrier(epoch);
+    }
     fn completed(&mut self, epoch: u64) {
         self.letters.completed(epoch);
     }

@@ -245,6 +245,8 @@ pub struct TaskMeter {
     pub(crate) watermark_ms: AtomicI64,
     pub(crate) input_done: AtomicU64,
     pub(crate) input_total: AtomicU64,
+    /// Records that are there and not read; `u64::MAX` when unknown.
+    pub(crate) input_lag: AtomicU64,
 }
 
 /// What one operator of one task has counted.
@@ -305,6 +307,9 @@ pub struct TaskReading {
     /// The exchanges by key that it feeds.
     #[serde(default)]
     pub edges: Vec<EdgeReading>,
+    /// Records that a source's splits have and that were not read, when all of them know.
+    #[serde(default)]
+    pub input_lag: Option<u64>,
 }
 
 impl TaskMeter {
@@ -312,6 +317,7 @@ impl TaskMeter {
         let meter = Self::default();
         meter.watermark_ms.store(i64::MIN, Relaxed);
         meter.watermark_out_ms.store(i64::MIN, Relaxed);
+        meter.input_lag.store(u64::MAX, Relaxed);
         Arc::new(meter)
     }
 
@@ -386,6 +392,7 @@ impl TaskMeter {
                 self.watermark_ms.load(Relaxed)
             },
             edges: self.edges.lock().iter().map(|e| e.read()).collect(),
+            input_lag: Some(self.input_lag.load(Relaxed)).filter(|lag| *lag < u64::MAX),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicI64;
 use crate::Result;
 use crate::context::TaskContext;
 use crate::flow::{Aside, Open, SourceSpec};
-use crate::gate::source::{POSITIONS, SourceInput, SourceParts, TimePolicy, WATERMARKS};
+use crate::gate::source::{OpenFound, POSITIONS, SourceInput, SourceParts, TimePolicy, WATERMARKS};
 use crate::gate::split::OpenSplit;
 use crate::source::Source;
 use crate::stage::Next;
@@ -44,6 +44,7 @@ impl<S: Source> SourceStream<S> {
                 operator: name.clone(),
                 subtask: cx.subtask,
                 splits: splits(&name, &*source, cx)?,
+                open: opener(&name, &source, cx),
                 replay: cx.settings.replay,
                 board: time.as_ref().filter(|time| time.align_ms.is_some()).map(|_| cx.align(&name)),
                 time: time.clone(),
@@ -56,6 +57,15 @@ impl<S: Source> SourceStream<S> {
         });
         Stream::new(flow, chain, timed, open)
     }
+}
+
+/// Opens splits that appear while the task runs.
+fn opener<S: Source>(name: &str, source: &Arc<S>, cx: &TaskContext) -> OpenFound<S::Item> {
+    let (source, io) = (Arc::clone(source), cx.io(name));
+    Box::new(move |split| {
+        let reader = source.open(&split, None, &io)?;
+        Ok(OpenSplit::new(split, reader))
+    })
 }
 
 /// The splits of a task, each at its beginning or where the checkpoint left it.

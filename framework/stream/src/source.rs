@@ -23,6 +23,8 @@ pub struct Split {
 /// What a source or sink may know of the job it works for.
 #[derive(Clone, Debug)]
 pub struct IoContext {
+    /// The job's id: another for each submission, the same for all its attempts.
+    pub job: String,
     /// The pipeline's name.
     pub pipeline: String,
     /// The step's name.
@@ -35,6 +37,12 @@ pub struct IoContext {
     pub attempt: u64,
     /// What to do with an input that cannot be read as a record.
     pub on_error: OnError,
+    /// Whether the job goes on from a checkpoint. A split without a position is then one that
+    /// the checkpoint did not know.
+    pub restored: bool,
+    /// Milliseconds between two checkpoints; 0: only when somebody asks. For a sink that holds output
+    /// back until then.
+    pub checkpoint_interval_ms: u64,
     /// The node's clock, for whoever waits: a poll of a directory, another try to connect. Where
     /// splits are listed its calendar stands still.
     pub clock: Clock,
@@ -51,12 +59,15 @@ impl IoContext {
     /// ```
     pub fn new(pipeline: &str, operator: &str) -> Self {
         Self {
+            job: format!("{pipeline}-1"),
             pipeline: pipeline.to_owned(),
             operator: operator.to_owned(),
             subtask: 0,
             parallelism: 1,
             attempt: 1,
             on_error: OnError::Fail,
+            restored: false,
+            checkpoint_interval_ms: 0,
             clock: Clock::new(|| SystemTime::UNIX_EPOCH),
         }
     }
@@ -144,6 +155,19 @@ pub trait SplitReader<T>: Send {
     /// How far it is, in the unit of [`Split::size`].
     fn progress(&self) -> u64 {
         0
+    }
+
+    /// Splits that have appeared since the job began and that this reader's task is to read from now
+    /// on, such as a new partition. Each is told once, and by one reader of the source only; from
+    /// the next checkpoint on it is one like the others, and [`Source::splits`] has to list it then.
+    /// Asked in front of each [`SplitReader::poll_read`], so it must cost nothing.
+    fn found(&mut self) -> Vec<Split> {
+        Vec::new()
+    }
+
+    /// Records that are there and have not been handed out, when known.
+    fn lag(&self) -> Option<u64> {
+        None
     }
 
     /// Inputs that were skipped under [`OnError::Skip`].

@@ -27,6 +27,8 @@ struct Sums {
     watermark_s: Option<f64>,
     /// The same of what they have handed on.
     watermark_out_s: Option<f64>,
+    /// Records that sources have not read, where they know.
+    lag: Option<u64>,
 }
 
 type Totals = BTreeMap<(String, String), Sums>;
@@ -53,6 +55,7 @@ pub struct OperatorMetrics {
     backpressured: CounterVec,
     watermark: GaugeVec,
     watermark_out: GaugeVec,
+    lag: GaugeVec,
 }
 
 const LABELS: [&str; 2] = ["pipeline", "operator"];
@@ -122,6 +125,10 @@ impl OperatorMetrics {
                 ),
                 &LABELS,
             )?,
+            lag: GaugeVec::new(
+                opts("source_lag_records", "Records that are there and not read by the tasks here"),
+                &LABELS,
+            )?,
         };
         registry.register(Box::new(metrics.clone()))?;
         Ok(metrics)
@@ -157,6 +164,9 @@ fn take(totals: &mut Totals, pipeline: &str, first: &str, meter: &TaskMeter, liv
             sums.busy_s += reading.busy_s;
             sums.idle_s += reading.idle_s;
             sums.backpressured_s += reading.backpressured_s;
+            if let (true, Some(lag)) = (live, reading.input_lag) {
+                *sums.lag.get_or_insert(0) += lag;
+            }
         }
         if live {
             least(&mut sums.watermark_s, reading.watermark_ms);
@@ -182,6 +192,7 @@ impl Collector for OperatorMetrics {
         all.extend(floats.into_iter().flat_map(Collector::desc));
         all.extend(self.watermark.desc());
         all.extend(self.watermark_out.desc());
+        all.extend(self.lag.desc());
         all
     }
 
@@ -193,6 +204,7 @@ impl Collector for OperatorMetrics {
         }
         self.watermark.reset();
         self.watermark_out.reset();
+        self.lag.reset();
         for ((pipeline, operator), sums) in &totals {
             let labels = [pipeline.as_str(), operator.as_str()];
             for (counter, value) in [
@@ -226,6 +238,9 @@ impl Collector for OperatorMetrics {
             if let Some(seconds) = sums.watermark_out_s {
                 self.watermark_out.with_label_values(&labels).set(seconds);
             }
+            if let Some(lag) = sums.lag {
+                self.lag.with_label_values(&labels).set(lag as f64);
+            }
         }
         let integers =
             [&self.records_in, &self.records_out, &self.late, &self.errors, &self.future, &self.dead];
@@ -234,6 +249,7 @@ impl Collector for OperatorMetrics {
         all.extend(floats.into_iter().flat_map(Collector::collect));
         all.extend(self.watermark.collect());
         all.extend(self.watermark_out.collect());
+        all.extend(self.lag.collect());
         all
     }
 }

@@ -10,11 +10,11 @@ use afflux_wire::Status;
 use lapin::uri::AMQPUri;
 use serde::de::DeserializeOwned;
 
-use super::codec::{self, Decode};
 use super::message::Message;
 use super::queue::Queue;
-use super::read::{PREFETCH, RabbitSource};
+use super::read::{Decode, PREFETCH, RabbitSource};
 use super::write::RabbitSink;
+use crate::codec;
 
 /// How long a broker that has been reached before may be away.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -7,14 +7,13 @@
 //! stays the same, so that a reader can tell the repetition.
 //!
 //! Reading order: [`Rabbit`] and [`Queue`] (what a user writes), `read` and `write` (what a task
-//! runs), `link` (connecting, and again), `trouble` (what an error means and what helps), `codec`.
+//! runs), `link` (connecting, and again), `trouble` (what an error means and what helps).
 //!
 //! Not here: sockets and frames (the crate `lapin`, which runs the socket of each connection on a thread
 //! of its own; one reader or writer has one connection); streams, transactions and priorities of
 //! the broker.
 
 mod broker;
-mod codec;
 mod link;
 mod message;
 mod queue;

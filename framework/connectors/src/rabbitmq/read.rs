@@ -15,10 +15,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::broker::RabbitRead;
-use super::codec::{Decode, beginning};
 use super::link::{Link, STOP_GRACE, short};
 use super::message::Message;
 use super::trouble::Trouble;
+use crate::codec::beginning;
+
+/// Makes a record of a message, or says why that cannot be.
+pub(super) type Decode<T> = Arc<dyn Fn(&Message) -> std::result::Result<T, String> + Send + Sync>;
 
 /// Messages that a consumer holds unacknowledged at most, unless `prefetch` says otherwise.
 pub const PREFETCH: u16 = 5_000;

@@ -19,10 +19,10 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::broker::Rabbit;
-use super::codec::{self, Encode};
 use super::link::{Link, STOP_GRACE, short};
 use super::queue::Queue;
 use super::trouble::Trouble;
+use crate::codec::{self, Encode};
 
 /// Messages of one writer that the broker has not confirmed, at most; one batch more may wait behind them.
 pub const UNCONFIRMED_MESSAGES_MAX: usize = 1_024;

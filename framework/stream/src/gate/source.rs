@@ -15,7 +15,7 @@ use super::split::OpenSplit;
 use crate::Result;
 use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
 use crate::meter::{Meter, TaskMeter};
-use crate::source::ReadState;
+use crate::source::{ReadState, Split};
 use crate::stage::Turn;
 use crate::time::Timestamp;
 use crate::watermark::MakeSplitWatermark;
@@ -37,6 +37,9 @@ type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 type WatermarkOf<T> = Arc<dyn Fn(&T) -> Option<Timestamp> + Send + Sync>;
 /// Appends the event times of rows.
 type TimeOf<T> = Arc<dyn Fn(&[T], &mut Vec<i64>) + Send + Sync>;
+
+/// Opens a split that has appeared.
+pub(crate) type OpenFound<T> = Box<dyn Fn(Split) -> Result<OpenSplit<T>> + Send>;
 
 /// How the watermark of a split follows its rows.
 pub(crate) enum Advance<T> {
@@ -89,6 +92,7 @@ pub(crate) struct SourceParts<T> {
     pub(crate) operator: String,
     pub(crate) subtask: u32,
     pub(crate) splits: Vec<OpenSplit<T>>,
+    pub(crate) open: OpenFound<T>,
     pub(crate) time: Option<TimePolicy<T>>,
     pub(crate) replay: Option<f64>,
     /// Where the tasks of the source tell each other how far they are.
@@ -176,6 +180,34 @@ impl<T> SourceInput<T> {
         None
     }
 
+    /// Opens what has appeared beside the splits of this task; says whether anything has. A new one holds
+    /// the watermark until its first record, or until it is idle: the source's mark never falls, so what
+    /// it holds that is older is late.
+    fn take_found(&mut self, index: usize) -> Result<bool> {
+        let parts = &mut self.parts;
+        let Some(split) = parts.splits.get_mut(index) else { return Ok(false) };
+        let found = split.reader.found();
+        let before = parts.splits.len();
+        for found in found {
+            if parts.splits.iter().any(|known| known.split.id == found.id) {
+                continue;
+            }
+            tracing::info!(source = %parts.operator, split = %found.id, "a split has appeared");
+            let mut opened = (parts.open)(found).map_err(|mut status| {
+                status.message = format!("source {}: {}", parts.operator, status.message);
+                status
+            })?;
+            // What is behind the source's mark already cannot be promised again.
+            opened.watermark = opened.watermark.max(self.watermark.millis());
+            if parts.time.is_some() {
+                parts.task.split(opened.meter());
+                opened.tell(None);
+            }
+            parts.splits.push(opened);
+        }
+        Ok(parts.splits.len() > before)
+    }
+
     fn count(&self, rows: usize) {
         let SourceParts { meter, splits, task, time, .. } = &self.parts;
         meter.records_in(rows);
@@ -186,6 +218,12 @@ impl<T> SourceInput<T> {
         meter.set_errors(splits.iter().map(|s| s.reader.skipped()).sum());
         let done = splits.iter().map(|s| s.reader.progress()).sum();
         task.input_done.store(done, Relaxed);
+        self.tell_lag();
+    }
+
+    fn tell_lag(&self) {
+        let lag: Option<u64> = self.parts.splits.iter().map(|s| s.reader.lag()).sum();
+        self.parts.task.input_lag.store(lag.unwrap_or(u64::MAX), Relaxed);
     }
 
     /// The latest record of the slowest split, as far as this task knows.
@@ -226,6 +264,10 @@ impl<T> SourceInput<T> {
         for _ in 0..count {
             let index = if self.turn >= count { 0 } else { self.turn };
             self.turn = index + 1;
+            if self.take_found(index)? {
+                // Behind the others in this round: look again.
+                again = Some(turn.now);
+            }
             let parts = &mut self.parts;
             let Some(split) = parts.splits.get_mut(index) else { continue };
             if split.ended || split.latest > ceiling {
@@ -348,6 +390,7 @@ impl<T> Input<T> for SourceInput<T> {
                 }
                 let due = self.fall_silent(turn.now);
                 self.tell_place();
+                self.tell_lag();
                 if let Some(mark) = self.rise() {
                     return Poll::Ready(Ok(Some(mark)));
                 }

@@ -1,16 +1,12 @@
-//! Bodies of messages: JSON, MessagePack, text.
+//! Bodies of a broker's messages: JSON, MessagePack, text.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::message::Message;
-
-/// Makes a record of a message, or says why that cannot be.
-pub(super) type Decode<T> = Arc<dyn Fn(&Message) -> Result<T, String> + Send + Sync>;
 /// Makes the body of a record.
-pub(super) type Encode<T> = Arc<dyn Fn(&T) -> Result<Vec<u8>, String> + Send + Sync>;
+pub(crate) type Encode<T> = Arc<dyn Fn(&T) -> Result<Vec<u8>, String> + Send + Sync>;
 
 /// Bytes of a body that an error shows.
 const SHOWN_BYTES_MAX: usize = 120;
@@ -18,13 +14,13 @@ const SHOWN_BYTES_MAX: usize = 120;
 const DEPTH_MAX: usize = 64;
 
 /// The beginning of a body, for a message that says what is wrong with it.
-pub(super) fn beginning(body: &[u8]) -> String {
+pub(crate) fn beginning(body: &[u8]) -> String {
     let part = body.get(..SHOWN_BYTES_MAX).unwrap_or(body);
     let more = if part.len() < body.len() { "…" } else { "" };
     format!("`{}{more}`", String::from_utf8_lossy(part).escape_debug())
 }
 
-pub(super) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+pub(crate) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let row = serde_path_to_error::deserialize(&mut json)
         .map_err(|e| format!("no JSON of this record: {} at `{}`", e.inner(), e.path()))?;
@@ -32,11 +28,11 @@ pub(super) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     Ok(row)
 }
 
-pub(super) fn to_json<T: Serialize>(row: &T) -> Result<Vec<u8>, String> {
+pub(crate) fn to_json<T: Serialize>(row: &T) -> Result<Vec<u8>, String> {
     serde_json::to_vec(row).map_err(|e| format!("the record cannot be JSON: {e}"))
 }
 
-pub(super) fn from_message_pack<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+pub(crate) fn from_message_pack<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     let mut rest = body;
     let mut packed = rmp_serde::Deserializer::new(&mut rest);
     packed.set_max_depth(DEPTH_MAX);
@@ -49,11 +45,11 @@ pub(super) fn from_message_pack<T: DeserializeOwned>(body: &[u8]) -> Result<T, S
 }
 
 /// Records as maps, so that a reader may know more or fewer fields.
-pub(super) fn to_message_pack<T: Serialize>(row: &T) -> Result<Vec<u8>, String> {
+pub(crate) fn to_message_pack<T: Serialize>(row: &T) -> Result<Vec<u8>, String> {
     rmp_serde::to_vec_named(row).map_err(|e| format!("the record cannot be MessagePack: {e}"))
 }
 
-pub(super) fn from_text(body: &[u8]) -> Result<String, String> {
+pub(crate) fn from_text(body: &[u8]) -> Result<String, String> {
     String::from_utf8(body.to_vec())
         .map_err(|e| format!("no UTF-8 from byte {}", e.utf8_error().valid_up_to()))
 }
