@@ -10,6 +10,7 @@ use afflux_wire::{Code, Status};
 
 use crate::Result;
 use crate::batch::Batch;
+use crate::guarantee::Delivery;
 use crate::sink::{Sink, SinkWriter};
 use crate::source::IoContext;
 use crate::stage::fused::Step;
@@ -60,15 +61,28 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Sink<T> for Collected<T> 
     fn open(&self, state: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
         let mine = match state {
             None => Vec::new(),
-            Some(state) => rmp_serde::from_slice(state).map_err(|e| {
-                Status::new(Code::DataLoss, format!("the checkpoint holds rows of another type: {e}"))
-            })?,
+            Some(state) => decode(state)?,
         };
+        Ok(Box::new(Writer { all: self.clone(), mine }))
+    }
+    fn restore(&self, states: &[(u32, Vec<u8>)], cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
+        let mut mine = Vec::new();
+        for (_, state) in states.iter().filter(|(task, _)| task % cx.parallelism.max(1) == cx.subtask) {
+            mine.extend(decode(state)?);
+        }
         Ok(Box::new(Writer { all: self.clone(), mine }))
     }
     fn kind(&self) -> &'static str {
         "collect"
     }
+    fn delivery(&self) -> Delivery {
+        Delivery::Whole
+    }
+}
+
+fn decode<T: DeserializeOwned>(state: &[u8]) -> Result<Vec<T>> {
+    rmp_serde::from_slice(state)
+        .map_err(|e| Status::new(Code::DataLoss, format!("the checkpoint holds rows of another type: {e}")))
 }
 
 impl<T: Serialize + Send> SinkWriter<T> for Writer<T> {

@@ -21,6 +21,7 @@ use crate::gate::local::{LocalQueue, LocalReceiver, LocalSender};
 use crate::gate::output::{OutputGate, Wire};
 use crate::gate::partition::{RoundRobin, Routing};
 use crate::graph::Exchange;
+use crate::guarantee::Guarantee;
 use crate::meter::TaskMeter;
 use crate::snapshot::Restore;
 use crate::source::{IoContext, OnError, Split};
@@ -69,6 +70,8 @@ pub struct JobSettings {
     pub checkpoint_interval_ms: u64,
     /// Replays event time at this multiple of its speed; as fast as possible when absent.
     pub replay: Option<f64>,
+    /// What every sink of the pipeline must give: a pipeline that does not is refused when it is built.
+    pub guarantee: Option<Guarantee>,
 }
 
 impl Default for JobSettings {
@@ -80,6 +83,7 @@ impl Default for JobSettings {
             chaining: true,
             checkpoint_interval_ms: 0,
             replay: None,
+            guarantee: None,
         }
     }
 }

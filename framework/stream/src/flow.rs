@@ -11,6 +11,7 @@ use afflux_wire::Status;
 use crate::Result;
 use crate::context::{EdgeId, JobSettings, TaskContext};
 use crate::graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
+use crate::guarantee::{Declared, Delivery, Guarantee, Recall, SinkGuarantee, guarantee};
 use crate::source::{IoContext, Source, Split};
 use crate::stage::Next;
 use crate::stream::SourceStream;
@@ -32,6 +33,10 @@ struct Draft {
     names: BTreeSet<String>,
     errors: Vec<Status>,
     warnings: Vec<String>,
+    /// Outputs and what becomes of a record that reaches them again.
+    outputs: Vec<(String, Delivery)>,
+    /// What every sink must give.
+    required: Option<Guarantee>,
     /// Tasks asked for behind the next exchange, by the chain that will end in it.
     wanted: BTreeMap<u32, u32>,
 }
@@ -43,6 +48,7 @@ pub(crate) struct SourceSpec {
     pub(crate) chain: u32,
     pub(crate) splits: SplitsFn,
     pub(crate) acknowledges: bool,
+    pub(crate) recall: Recall,
 }
 
 /// A pipeline under construction: sources are added here, the rest on the streams they give.
@@ -71,6 +77,7 @@ pub struct Plan {
     factories: Arc<Vec<Factory>>,
     sources: Vec<SourceSpec>,
     warnings: Arc<Vec<String>>,
+    guarantees: Arc<Vec<SinkGuarantee>>,
 }
 
 /// Between two rounds of confirmations: how long a message stays unacknowledged that has been dealt with.
@@ -164,12 +171,7 @@ impl Flow {
     /// The sources whose records reach a chain, for messages.
     pub(crate) fn sources_of(&self, chain: u32) -> String {
         let draft = self.draft.borrow();
-        let (mut chains, mut seen) = (vec![chain], BTreeSet::new());
-        while let Some(chain) = chains.pop() {
-            if seen.insert(chain) {
-                chains.extend(draft.graph.edges.iter().filter(|e| e.to_chain == chain).map(|e| e.from_chain));
-            }
-        }
+        let seen = draft.graph.upstream(chain);
         let sources = draft.sources.iter().filter(|s| seen.contains(&s.chain));
         sources.map(|s| format!("`{}`", s.operator)).collect::<Vec<_>>().join(", ")
     }
@@ -197,11 +199,39 @@ impl Flow {
     }
 
     /// Adds a sink under its name, with what it writes to.
-    pub(crate) fn add_sink(&self, name: &str, detail: &str, chain: u32, target: Option<String>) {
+    pub(crate) fn add_sink(
+        &self,
+        name: &str,
+        detail: &str,
+        chain: u32,
+        target: Option<String>,
+        delivery: Delivery,
+    ) {
         self.add_operator(name, OperatorKind::Sink, detail, chain);
+        self.add_output(name, delivery);
         if let Some(operator) = self.draft.borrow_mut().graph.operators.last_mut() {
             operator.target = target;
         }
+    }
+
+    /// Notes that records leave the pipeline at this step.
+    pub(crate) fn add_output(&self, name: &str, delivery: Delivery) {
+        self.draft.borrow_mut().outputs.push((name.to_owned(), delivery));
+    }
+
+    /// Asks for this guarantee of every sink: [`Flow::finish`] refuses a pipeline that does not give it,
+    /// and names the sink and the cure. The setting `pipeline.guarantee` asks for the same.
+    ///
+    /// ```
+    /// use afflux_stream::{Flow, Guarantee, JobSettings, generate};
+    /// let flow = Flow::new("evens", JobSettings::default());
+    /// flow.require(Guarantee::ExactlyOnce);
+    /// let evens = flow.source("numbers", generate(10, |i| i)).untimed().filter(|x| x % 2 == 0).collect("evens");
+    /// assert!(flow.finish().is_ok());
+    /// # drop(evens);
+    /// ```
+    pub fn require(&self, guarantee: Guarantee) {
+        self.draft.borrow_mut().required = Some(guarantee);
     }
 
     /// A name for a step that keeps no state: its kind, the chain and a number.
@@ -268,12 +298,30 @@ impl Flow {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
+        let guarantees = guarantees(&draft.graph, &draft.sources, &draft.outputs, &self.settings);
+        let required = [draft.required, self.settings.guarantee];
+        for asked in required.into_iter().flatten() {
+            let is_sink = |name: &str| {
+                draft.graph.operators.iter().any(|o| o.name == name && o.kind == OperatorKind::Sink)
+            };
+            let short = guarantees.iter().find(|found| !found.guarantee.gives(asked) && is_sink(&found.sink));
+            if let Some(short) = short {
+                return Err(Status::precondition(format!(
+                    "pipeline {pipeline}: {asked} is asked for, and `{}` gives {}: {}. {}",
+                    short.sink,
+                    short.guarantee,
+                    short.why,
+                    capitalised(&short.cure),
+                )));
+            }
+        }
         Ok(Plan {
             graph: Arc::new(draft.graph),
             settings: self.settings,
             factories: Arc::new(factories),
             sources: draft.sources,
             warnings: Arc::new(draft.warnings),
+            guarantees: Arc::new(guarantees),
         })
     }
 }
@@ -315,6 +363,20 @@ impl Plan {
     /// ```
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// What each output promises after a failure, and why: shown by `graph` and `check`.
+    ///
+    /// ```
+    /// use afflux_stream::{Flow, Guarantee, JobSettings, generate};
+    /// let flow = Flow::new("evens", JobSettings { checkpoint_interval_ms: 1_000, ..JobSettings::default() });
+    /// let evens = flow.source("numbers", generate(10, |i| i)).untimed().filter(|x| x % 2 == 0).collect("evens");
+    /// let plan = flow.finish().unwrap();
+    /// assert_eq!(plan.guarantees()[0].guarantee, Guarantee::ExactlyOnce);
+    /// # drop(evens);
+    /// ```
+    pub fn guarantees(&self) -> &[SinkGuarantee] {
+        &self.guarantees
     }
 
     /// What is to be started by itself, and how often: checkpoints where `checkpoint_interval_ms` says
@@ -364,4 +426,32 @@ impl Plan {
         }
         Ok(dealt)
     }
+}
+
+/// What each output promises.
+fn guarantees(
+    graph: &Graph,
+    sources: &[SourceSpec],
+    outputs: &[(String, Delivery)],
+    settings: &JobSettings,
+) -> Vec<SinkGuarantee> {
+    let step = |name: &str| graph.operators.iter().find(|o| o.name == name);
+    let kind = |name: &str| step(name).map_or_else(String::new, |o| o.detail.clone());
+    let found = outputs.iter().map(|(name, delivery)| {
+        let reaching = step(name).map(|o| graph.upstream(o.chain)).unwrap_or_default();
+        let sources: Vec<Declared<Recall>> = sources
+            .iter()
+            .filter(|source| reaching.contains(&source.chain))
+            .map(|s| Declared { name: s.operator.clone(), kind: kind(&s.operator), can: s.recall })
+            .collect();
+        let sink = Declared { name: name.clone(), kind: kind(name), can: *delivery };
+        guarantee(&sources, &sink, settings.checkpoint_interval_ms > 0)
+    });
+    found.collect()
+}
+
+/// The text as the beginning of a sentence.
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

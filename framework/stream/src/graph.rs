@@ -1,5 +1,6 @@
 //! The logical graph of a pipeline, and the plan it becomes.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,17 @@ impl Graph {
             return Some(format!("operator {} is not here", their.name));
         }
         (self != other).then(|| "the same operators are chained in another way".to_owned())
+    }
+
+    /// The chain, and all from which records reach it.
+    pub(crate) fn upstream(&self, chain: u32) -> BTreeSet<u32> {
+        let (mut open, mut seen) = (vec![chain], BTreeSet::new());
+        while let Some(chain) = open.pop() {
+            if seen.insert(chain) {
+                open.extend(self.edges.iter().filter(|e| e.to_chain == chain).map(|e| e.from_chain));
+            }
+        }
+        seen
     }
 
     /// Graphviz source.

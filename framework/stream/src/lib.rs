@@ -18,6 +18,7 @@ mod flow;
 mod gate;
 mod generate;
 mod graph;
+mod guarantee;
 mod harness;
 pub mod job;
 mod join;
@@ -42,6 +43,7 @@ mod table;
 mod task;
 mod time;
 mod timers;
+mod two_phase;
 mod watermark;
 mod window;
 mod windowed;
@@ -63,6 +65,7 @@ pub use errors::{
 pub use flow::{Epochs, Flow, Plan, ROUND_INTERVAL};
 pub use generate::{Generate, generate, vec_source};
 pub use graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
+pub use guarantee::{Delivery, Guarantee, Recall, SinkGuarantee};
 pub use harness::Harness;
 pub use join::{
     AsOfJoin, BroadcastOperator, Broadcasted, Frames, IntervalJoin, Join, JoinWindow, Offset, UnboundedJoin,
@@ -80,7 +83,7 @@ pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};
 pub use pattern::{AfterMatch, Matched, Matching, PARTIAL_MATCHES_MAX, PATTERN_STAGES_MAX, Pattern, Times};
 pub use process::{Lasting, OperatorSpec, Process, Processing};
 pub use rank::{Change, Deduplicate, Distinct, DistinctSet, Ranking, Top, TopN, distinct, top_n};
-pub use sink::{Sink, SinkWriter};
+pub use sink::{LAST_EPOCH, Sink, SinkWriter};
 pub use snapshot::{Part, ROUND, Restore, TaskSnapshot, is_round};
 pub use source::{IoContext, OnError, ReadState, Source, Split, SplitReader};
 pub use stage::fused::{Filter, Map, Step, Whole};
@@ -92,6 +95,10 @@ pub use state::{
 pub use stream::{Record, SourceStream, Stream};
 pub use task::{TaskEvent, TaskMail, TaskReport};
 pub use time::{Event, Timestamp, hours, millis_of, minutes, secs};
+pub use two_phase::{
+    Committer, PREPARED_TRANSACTIONS_MAX, Transaction, TwoPhase, TwoPhaseSink, TwoPhaseWriter,
+    UNCOMMITTED_TRANSACTIONS_MAX, two_phase,
+};
 pub use watermark::{
     Ahead, BoundedOutOfOrder, DropAhead, Guard, IDLE_AFTER_DEFAULT, Monotonous, NoGuard, SideAhead,
     SplitWatermark, Watermarks,

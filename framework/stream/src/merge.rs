@@ -85,7 +85,7 @@ pub(crate) fn merge<T: Record>(
         );
     }
     let open: Open<T> = Arc::new(move |cx, first| {
-        Ok(Box::new(Chain::new(Box::new(cx.input_of::<T>(&edges)?), first, &cx.report)))
+        Ok(Box::new(Chain::new(Box::new(cx.input_of::<T>(&edges)?), first, cx)))
     });
     Stream::new(flow, chain, timed, open)
 }

@@ -27,6 +27,7 @@ impl<S: Source> SourceStream<S> {
             operator: name.clone(),
             chain,
             acknowledges: source.acknowledges(),
+            recall: source.recall(),
             splits: Arc::new(move |cx| lister.splits(cx)),
         });
         let timed = time.is_some();
@@ -53,7 +54,7 @@ impl<S: Source> SourceStream<S> {
                 meter,
                 task: Arc::clone(&cx.meter),
             };
-            Ok(Box::new(Chain::new(Box::new(SourceInput::new(parts)), first, &cx.report)))
+            Ok(Box::new(Chain::new(Box::new(SourceInput::new(parts)), first, cx)))
         });
         Stream::new(flow, chain, timed, open)
     }

@@ -1,11 +1,21 @@
 //! Where records go.
+//!
+//! [`TwoPhaseSink`](crate::TwoPhaseSink) is the short way to a sink with transactions.
 
 use std::task::{Context, Poll};
 
 use crate::Result;
 use crate::batch::Batch;
+use crate::guarantee::Delivery;
+use crate::snapshot::ROUND;
 use crate::source::IoContext;
 use crate::time::Timestamp;
+use afflux_wire::Status;
+
+/// The epoch that stands for whichever completes behind the end of a writer's input: given to
+/// [`SinkWriter::snapshot`] and [`SinkWriter::completed`] in place of a number. It is greater than that of
+/// every checkpoint.
+pub const LAST_EPOCH: u64 = ROUND - 1;
 
 /// An output. One value serves all tasks; each task opens a writer.
 pub trait Sink<T>: Send + Sync + 'static {
@@ -14,6 +24,33 @@ pub trait Sink<T>: Send + Sync + 'static {
     /// # Errors
     /// When the output cannot be written: names it and says what to do.
     fn open(&self, state: Option<&[u8]>, cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>>;
+
+    /// Opens a writer from a checkpoint. `states` is what the writers of *all* tasks of that time saved, by
+    /// the number of the task, rising; every task of now is shown the same. A sink whose states can be dealt
+    /// out over another number of tasks overrides this; the others are refused where a state would be lost.
+    ///
+    /// # Errors
+    /// As [`Sink::open`]; `FAILED_PRECONDITION` where there are fewer tasks than states.
+    fn restore(&self, states: &[(u32, Vec<u8>)], cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
+        if let Some((lost, _)) = states.iter().find(|(task, state)| *task >= cx.parallelism && !state.is_empty()) {
+            return Err(Status::precondition(format!(
+                "the checkpoint has the state of its task {lost}, and it runs in {} tasks now: what a `{}` sink \
+                 saved cannot be dealt out over fewer tasks; restore with at least {} tasks, or write by one \
+                 task (`.gather()`)",
+                cx.parallelism,
+                self.kind(),
+                lost + 1
+            )));
+        }
+        let mine = states.iter().find(|(task, _)| *task == cx.subtask);
+        self.open(mine.map(|(_, state)| state.as_slice()), cx)
+    }
+
+    /// What becomes of a record that is written again after a failure. It decides, with the sources, what
+    /// the pipeline [guarantees](crate::Plan::guarantees).
+    fn delivery(&self) -> Delivery {
+        Delivery::AtLeastOnce
+    }
 
     /// Kind of sink, shown in graphs, such as `csv`.
     fn kind(&self) -> &'static str;
@@ -69,14 +106,25 @@ pub trait SinkWriter<T>: Send {
         Poll::Ready(Ok(()))
     }
 
+    /// A round of confirmations passes, which saves nothing and after which sources forget: ready when the
+    /// output has all that was written for good. The same as [`SinkWriter::poll_flush`] but for a writer
+    /// that holds output back until an epoch is durable.
+    ///
+    /// # Errors
+    /// As [`SinkWriter::write`].
+    fn poll_confirm(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.poll_flush(cx)
+    }
+
     /// Makes what was written so far recoverable, and returns what [`Sink::open`] needs to go on
-    /// from exactly here.
+    /// from exactly here. Where the job takes checkpoints by itself it is also called behind the end of the
+    /// input, with [`LAST_EPOCH`].
     ///
     /// # Errors
     /// As [`SinkWriter::write`].
     fn snapshot(&mut self, epoch: u64) -> Result<Vec<u8>>;
 
-    /// The epoch is durable everywhere: its output may be committed.
+    /// The epoch is durable everywhere: its output, and that of every earlier one, may be committed.
     ///
     /// # Errors
     /// As [`SinkWriter::write`].
@@ -84,7 +132,18 @@ pub trait SinkWriter<T>: Send {
         Ok(())
     }
 
-    /// Nothing comes any more: commits the rest.
+    /// Works off what completed epochs allow to commit. Polled behind [`SinkWriter::completed`] and whenever
+    /// the task works; ready when nothing is left to be committed. New rows come meanwhile, unless
+    /// [`SinkWriter::poll_ready`] says otherwise.
+    ///
+    /// # Errors
+    /// As [`SinkWriter::write`].
+    fn poll_commit(&mut self, _cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing comes any more: commits the rest. Where the job takes checkpoints by itself it is called
+    /// when an epoch is durable that has what the writer saved for [`LAST_EPOCH`]; otherwise at once.
     ///
     /// # Errors
     /// As [`SinkWriter::write`].

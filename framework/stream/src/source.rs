@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::batch::Batch;
+use crate::guarantee::Recall;
 
 /// A part of an input that one task reads by itself: a file, a partition, a range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,12 @@ pub trait Source: Send + Sync + 'static {
     /// [`SinkWriter::poll_flush`]: crate::SinkWriter::poll_flush
     fn acknowledges(&self) -> bool {
         false
+    }
+
+    /// What it gives again after a failure. It decides, with the sinks, what the pipeline
+    /// [guarantees](crate::Plan::guarantees).
+    fn recall(&self) -> Recall {
+        if self.acknowledges() { Recall::Acknowledged } else { Recall::Replayable }
     }
 }
 

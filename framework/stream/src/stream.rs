@@ -14,6 +14,7 @@ use afflux_wire::contract::{Handle, Params, Service, Target};
 use crate::flow::{Flow, Open};
 use crate::gate::partition::{RoundRobin, Routing};
 use crate::graph::{Exchange, OperatorKind};
+use crate::guarantee::Delivery;
 use crate::key::Key;
 use crate::keyed::{ByRef, ByValue};
 use crate::keyed_stream::KeyedStream;
@@ -215,6 +216,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
         let this = self.settle().link();
         let service = Q::Service::NAME;
         this.flow.add_operator(name, OperatorKind::Tell, service, this.chain);
+        this.flow.add_output(name, Delivery::AtLeastOnce);
         let operator = name.to_owned();
         let request = Arc::new(request);
         let send: TellFn<T> = Arc::new(move |caller, rows| {
@@ -259,18 +261,22 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
         T: Record,
     {
         let this = if sink.single() { self.gather() } else { self.settle().link() };
-        this.flow.add_sink(name, sink.kind(), this.chain, sink.target());
+        this.flow.add_sink(name, sink.kind(), this.chain, sink.target(), sink.delivery());
         let operator = name.to_owned();
         let open = this.open;
         this.flow.close(
             this.chain,
             Arc::new(move |cx| {
-                let mut state: Option<Vec<u8>> = None;
-                if let Some(restore) = &cx.restore {
-                    let saved = restore.get::<Vec<u8>>(&operator, WRITER)?;
-                    state = saved.into_iter().find(|(subtask, _)| *subtask == cx.subtask).map(|s| s.1);
-                }
-                let writer = sink.open(state.as_deref(), &cx.io(&operator)).map_err(|mut status| {
+                let io = cx.io(&operator);
+                let opened = match &cx.restore {
+                    None => sink.open(None, &io),
+                    Some(restore) => {
+                        let mut states = restore.get::<Vec<u8>>(&operator, WRITER)?;
+                        states.sort_by_key(|(task, _)| *task);
+                        sink.restore(&states, &io)
+                    }
+                };
+                let writer = opened.map_err(|mut status| {
                     status.message = format!("sink {operator}: {}", status.message);
                     status
                 })?;

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use afflux_actor::{Actor, Clock, Options, Restart, StopReason};
@@ -16,8 +16,10 @@ use afflux_wire::contract::{CallMeta, Cx, Mail, Panic};
 
 use crate::Result;
 use crate::batch::{Batch, Mark};
+use crate::context::TaskContext;
 use crate::gate::input::Input;
 use crate::meter::{Doing, TaskMeter, culprit};
+use crate::sink::LAST_EPOCH;
 use crate::snapshot::{TaskSnapshot, is_round};
 use crate::stage::{Next, SNAPSHOT_BUDGET, Turn};
 
@@ -29,8 +31,12 @@ const WORK_PER_POLL: Duration = Duration::from_micros(50);
 pub enum TaskEvent {
     /// Its part of an epoch; without parts where the epoch is a round of confirmations.
     Snapshot(TaskSnapshot),
-    /// All input read, all output written. Where its splits ended is part of every later epoch.
+    /// All input read, all output written. What it leaves (where its splits ended, what its sink has yet to
+    /// commit) is part of every later epoch. Where the job takes checkpoints by itself the task stays, and
+    /// commits with the first such epoch that completes.
     Finished(TaskSnapshot),
+    /// It stayed for the epoch that commits its last output, and has committed: there is no more to come.
+    Closed,
     /// It cannot go on.
     Failed(Status),
 }
@@ -63,6 +69,10 @@ pub(crate) trait Work {
     fn backpressured(&self) -> bool;
     /// What a finished task leaves to later epochs.
     fn last_words(&mut self, turn: &mut Turn<'_, '_>) -> Result<TaskSnapshot>;
+    /// Whether a finished task stays until an epoch is durable that has its last words.
+    fn stays(&self) -> bool;
+    /// Ready when a finished task that stayed has committed its last output.
+    fn poll_closed(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>>;
     fn trigger(&mut self, epoch: u64);
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()>;
 }
@@ -81,20 +91,32 @@ pub(crate) struct Chain<T> {
     snapshot: Option<TaskSnapshot>,
     /// A barrier that came meanwhile: it waits, and nothing is read behind it.
     waiting: Option<u64>,
+    /// The last epoch whose barrier has passed.
+    passed: u64,
+    /// The last output is committed by an epoch behind the end.
+    stays: bool,
+    /// What stages save at the end, where it stays.
+    last: Option<TaskSnapshot>,
+    /// An epoch that has the last words is durable.
+    durable: bool,
 }
 
 impl<T> Chain<T> {
-    pub(crate) fn new(input: Box<dyn Input<T>>, first: Next<T>, report: &TaskReport) -> Self {
+    pub(crate) fn new(input: Box<dyn Input<T>>, first: Next<T>, cx: &TaskContext) -> Self {
         Self {
             input,
             first,
             batch: Batch::default(),
             ending: false,
             backpressured: false,
-            report: Arc::clone(report),
+            report: Arc::clone(&cx.report),
             barrier: None,
             snapshot: None,
             waiting: None,
+            passed: 0,
+            stays: cx.settings.checkpoint_interval_ms > 0,
+            last: None,
+            durable: false,
         }
     }
 
@@ -144,6 +166,7 @@ impl<T> Chain<T> {
         let saves = !is_round(epoch);
         if saves {
             turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
+            self.passed = epoch;
         }
         self.input.barrier(epoch);
         self.input.save(turn)?;
@@ -172,7 +195,10 @@ impl<T> Work for Chain<T> {
             self.backpressured = true;
             return Self::wait(writing);
         }
-        match self.first.resume(turn)? {
+        turn.snapshot = self.last.take();
+        let resumed = self.first.resume(turn);
+        self.last = turn.snapshot.take();
+        match resumed? {
             Poll::Pending => {
                 self.backpressured = true;
                 return Self::wait(writing);
@@ -208,6 +234,10 @@ impl<T> Work for Chain<T> {
                     }
                     Mark::End => {
                         self.ending = true;
+                        if self.stays {
+                            self.input.barrier(LAST_EPOCH);
+                            self.last = Some(TaskSnapshot::default());
+                        }
                         self.first.mark(mark, turn)?;
                     }
                     Mark::Idle => self.first.mark(mark, turn)?,
@@ -221,9 +251,20 @@ impl<T> Work for Chain<T> {
         self.backpressured
     }
     fn last_words(&mut self, turn: &mut Turn<'_, '_>) -> Result<TaskSnapshot> {
-        turn.snapshot = Some(TaskSnapshot::default());
+        turn.snapshot = Some(self.last.take().unwrap_or_default());
         self.input.save(turn)?;
         Ok(turn.snapshot.take().unwrap_or_default())
+    }
+    fn stays(&self) -> bool {
+        self.stays
+    }
+    fn poll_closed(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        loop {
+            let more = ready!(self.first.resume(turn))?;
+            if !more {
+                return if self.durable { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+        }
     }
     fn trigger(&mut self, epoch: u64) {
         if !self.ending {
@@ -231,7 +272,14 @@ impl<T> Work for Chain<T> {
         }
     }
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
-        self.input.completed(epoch);
+        // An epoch without a barrier that passed here began behind the end: it has the last words.
+        if self.stays && self.ending && !is_round(epoch) && epoch > self.passed {
+            if !std::mem::replace(&mut self.durable, true) {
+                self.input.completed(LAST_EPOCH);
+            }
+        } else {
+            self.input.completed(epoch);
+        }
         self.first.completed(epoch, turn)
     }
 }
@@ -254,12 +302,14 @@ pub(crate) struct Task {
     doing: Doing,
     since: Instant,
     finished: bool,
+    /// It has finished, and waits for the epoch that commits its last output.
+    staying: bool,
 }
 
 impl Task {
     pub(crate) fn new(work: Box<dyn Work>, meter: Arc<TaskMeter>, report: TaskReport, clock: Clock) -> Self {
         let since = clock.now();
-        Self { work, meter, report, clock, doing: Doing::Idle, since, finished: false }
+        Self { work, meter, report, clock, doing: Doing::Idle, since, finished: false, staying: false }
     }
 
     fn account(&mut self, busy_from: Instant, now: Instant, doing: Doing) {
@@ -282,8 +332,23 @@ impl Task {
         catch_unwind(AssertUnwindSafe(|| work(chain, meter))).map_err(|payload| panicked(&*payload, meter))
     }
 
+    /// Ready when a task that stayed has committed its last output.
+    fn poll_closed(&mut self, task: &mut Context<'_>) -> Poll<std::result::Result<(), StopReason>> {
+        let mut turn = Turn { task, full: false, snapshot: None, now: self.clock.now() };
+        match self.guarded(|work, _| work.poll_closed(&mut turn)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) => {
+                self.staying = false;
+                (self.report)(TaskEvent::Closed);
+                Poll::Ready(Err(StopReason::Finished))
+            }
+            Ok(Poll::Ready(Err(status))) | Err(status) => self.fail(status),
+        }
+    }
+
     fn fail(&mut self, status: Status) -> Poll<std::result::Result<(), StopReason>> {
         self.finished = true;
+        self.staying = false;
         (self.report)(TaskEvent::Failed(status.clone()));
         Poll::Ready(Err(StopReason::Failed(status)))
     }
@@ -314,6 +379,9 @@ impl Actor for Task {
     }
 
     fn poll_work(&mut self, _: &mut Cx, task: &mut Context<'_>) -> Poll<std::result::Result<(), StopReason>> {
+        if self.staying {
+            return self.poll_closed(task);
+        }
         if self.finished {
             return Poll::Pending;
         }
@@ -342,7 +410,11 @@ impl Actor for Task {
                         Err(status) => return self.fail(status),
                     };
                     self.finished = true;
+                    self.staying = self.work.stays();
                     (self.report)(TaskEvent::Finished(last));
+                    if self.staying {
+                        return Poll::Pending;
+                    }
                     return Poll::Ready(Err(StopReason::Finished));
                 }
                 Poll::Ready(Err(status)) => return self.fail(status),

@@ -47,7 +47,7 @@ const READINGS_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Service)]
 #[service(name = "afflux.job-reports", version = "1.0")]
 pub enum JobReports {
-    /// A task has `finished`, `failed` (`epoch` is the code, `body` the message), has `saved` its
+    /// A task has `finished`, or has committed its last output after that (`closed`), `failed` (`epoch` is the code, `body` the message), has `saved` its
     /// part of an epoch (`body` is the file as JSON) or could not (`save_failed`), or has passed the
     /// barrier of a round of confirmations (`confirmed`).
     Report {
@@ -616,6 +616,7 @@ impl JobReportsHandler for JobDesk {
                     .map_err(|e| Status::invalid(format!("a task's last words cannot be read: {e}")))?;
                 Event::TaskFinished(attempt, task, last)
             }
+            "closed" => Event::TaskClosed(attempt, task),
             "saved" => {
                 let file: CheckpointFile = serde_json::from_str(&body)
                     .map_err(|e| Status::invalid(format!("a checkpoint file cannot be read: {e}")))?;

@@ -203,6 +203,7 @@ impl WorkerActor {
                     TaskEvent::Finished(last) => {
                         ("finished", 0, serde_json::to_string(&last).unwrap_or_default())
                     }
+                    TaskEvent::Closed => ("closed", 0, String::new()),
                     TaskEvent::Failed(status) => ("failed", u64::from(status.code.number()), status.message),
                     TaskEvent::Snapshot(snapshot) if is_round(snapshot.epoch) => {
                         ("confirmed", snapshot.epoch, String::new())

@@ -2,7 +2,9 @@
 //!
 //! Legal transitions: Deploying → Running → Finished; from each of the first two to Failed or
 //! Cancelled. An epoch is complete when every task has acknowledged it and its manifest is written;
-//! tasks that have finished count as having nothing to save.
+//! tasks that have finished count as having nothing to save but their last words. Where checkpoints are
+//! taken by themselves, a last epoch of nothing but last words commits the last output, and the job has
+//! finished when every task has said that it did so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,6 +58,8 @@ pub enum Event {
     Deployed(NodeId, Result<(), Status>),
     /// A task has finished.
     TaskFinished(Attempt, TaskId, TaskSnapshot),
+    /// A task that had finished has committed its last output.
+    TaskClosed(Attempt, TaskId),
     /// A task cannot go on.
     TaskFailed(Attempt, TaskId, Status),
     /// A task's part of an epoch is stored.
@@ -103,6 +107,8 @@ pub struct Coordinator {
     tasks: BTreeSet<TaskId>,
     /// With what they left to later epochs.
     finished: BTreeMap<TaskId, TaskSnapshot>,
+    /// Those that have committed their last output, where an epoch commits it.
+    closed: BTreeSet<TaskId>,
     next_epoch: u64,
     epochs: BTreeMap<u64, BTreeMap<TaskId, CheckpointFile>>,
     committing: Option<u64>,
@@ -112,6 +118,8 @@ pub struct Coordinator {
     /// A checkpoint was asked for during a round: it is taken when that is over.
     wanted: bool,
     last_completed: Option<u64>,
+    /// The epoch that has nothing but last words, once there is one.
+    last_words: Option<u64>,
 }
 
 impl Coordinator {
@@ -134,6 +142,7 @@ impl Coordinator {
             deployment,
             state: JobState::Deploying,
             finished: BTreeMap::new(),
+            closed: BTreeSet::new(),
             next_epoch,
             epochs: BTreeMap::new(),
             committing: None,
@@ -141,6 +150,7 @@ impl Coordinator {
             round: None,
             wanted: false,
             last_completed: None,
+            last_words: None,
         };
         (coordinator, actions)
     }
@@ -169,6 +179,26 @@ impl Coordinator {
         actions
     }
 
+    fn finish(&mut self) -> Vec<Action> {
+        let reason = Status::new(Code::Cancelled, "the job has finished");
+        self.end(JobState::Finished, &reason)
+    }
+
+    /// Whether finished tasks wait for the epoch that commits their last output.
+    fn commits_at_last(&self) -> bool {
+        self.deployment.settings.checkpoint_interval_ms > 0
+    }
+
+    /// All tasks have finished: takes the epoch of nothing but their last words, behind those under way.
+    /// Where it cannot be written, the next checkpoint that is due tries again.
+    fn last_epoch(&mut self) -> Vec<Action> {
+        if self.finished.len() < self.tasks.len() || !self.commits_at_last() {
+            return Vec::new();
+        }
+        let actions = self.try_commit();
+        if self.committing.is_some() { actions } else { self.step(Event::Checkpoint) }
+    }
+
     fn fail(&mut self, status: Status) -> Vec<Action> {
         let reason = Status::new(Code::Aborted, format!("the job failed: {}", status.message));
         self.end(JobState::Failed(status), &reason)
@@ -185,7 +215,7 @@ impl Coordinator {
                 if self.deploying.is_empty() && self.state == JobState::Deploying {
                     self.state = JobState::Running;
                 }
-                Vec::new()
+                self.last_epoch()
             }
             Event::Deployed(node, Err(mut status)) => {
                 status.message = format!("node {node} cannot run its part: {}", status.message);
@@ -201,8 +231,17 @@ impl Coordinator {
                     actions.extend(self.try_confirm());
                     return actions;
                 }
-                let reason = Status::new(Code::Cancelled, "the job has finished");
-                self.end(JobState::Finished, &reason)
+                if self.commits_at_last() {
+                    return self.last_epoch();
+                }
+                self.finish()
+            }
+            Event::TaskClosed(attempt, task) => {
+                if attempt != self.deployment.attempt {
+                    return Vec::new();
+                }
+                self.closed.insert(task);
+                if self.closed.len() < self.tasks.len() { Vec::new() } else { self.finish() }
             }
             Event::TaskFailed(attempt, task, mut status) => {
                 if attempt != self.deployment.attempt {
@@ -235,7 +274,10 @@ impl Coordinator {
                 let epoch = self.next_epoch;
                 self.next_epoch += 1;
                 self.epochs.insert(epoch, BTreeMap::new());
-                self.trigger(epoch)
+                let mut actions = self.trigger(epoch);
+                // Where all have finished it is complete at once.
+                actions.extend(self.try_commit());
+                actions
             }
             Event::Round => {
                 if self.state != JobState::Running || !self.epochs.is_empty() || self.round.is_some() {
@@ -262,7 +304,7 @@ impl Coordinator {
                 if attempt == self.deployment.attempt && self.committing != Some(epoch) {
                     self.epochs.remove(&epoch);
                 }
-                Vec::new()
+                self.last_epoch()
             }
             Event::TaskSaved(attempt, epoch, file) => {
                 if attempt != self.deployment.attempt {
@@ -277,7 +319,12 @@ impl Coordinator {
                 self.committing = None;
                 self.epochs.remove(&epoch);
                 self.last_completed = Some(epoch);
-                self.nodes.iter().map(|n| Action::Completed(n.clone(), epoch)).collect()
+                let mut actions: Vec<Action> =
+                    self.nodes.iter().map(|n| Action::Completed(n.clone(), epoch)).collect();
+                if self.last_words != Some(epoch) {
+                    actions.extend(self.last_epoch());
+                }
+                actions
             }
             Event::Committed(epoch, Err(status)) => {
                 self.committing = None;
@@ -349,8 +396,17 @@ impl Coordinator {
             fingerprint: self.deployment.fingerprint,
             settings: self.deployment.settings.clone(),
             files: files.values().cloned().collect(),
-            finished: self.finished.values().cloned().collect(),
+            // Who has passed the barrier ended behind it: its last words are part of later epochs.
+            finished: self
+                .finished
+                .iter()
+                .filter(|(task, _)| !files.contains_key(task))
+                .map(|(_, last)| last.clone())
+                .collect(),
         };
+        if files.is_empty() {
+            self.last_words = Some(epoch);
+        }
         self.committing = Some(epoch);
         vec![Action::Commit(Box::new(manifest))]
     }
@@ -362,6 +418,10 @@ mod tests {
     use crate::{Flow, JobSettings, generate};
 
     fn coordinator() -> Coordinator {
+        coordinator_with(JobSettings::default())
+    }
+
+    fn coordinator_with(settings: JobSettings) -> Coordinator {
         let flow = Flow::new("p", JobSettings { parallelism: 2, ..JobSettings::default() });
         flow.source("in", generate(10, |i| i)).untimed().count("n");
         let plan = flow.finish().unwrap();
@@ -370,7 +430,7 @@ mod tests {
             job: "p-1".into(),
             pipeline: "p".into(),
             attempt: Attempt(1),
-            settings: JobSettings::default(),
+            settings,
             build: String::new(),
             fingerprint: 0,
             graph: plan.graph().clone(),
@@ -428,5 +488,37 @@ mod tests {
         assert_eq!(job.step(Event::SaveFailed(Attempt(1), 1)), []);
         assert_eq!(job.step(Event::TaskSaved(Attempt(1), 1, saved(1))), [], "given up for good");
         assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node, 2)]);
+    }
+
+    #[test]
+    fn the_last_output_has_an_epoch_of_its_own_and_the_job_ends_when_all_have_committed_it() {
+        let mut job = coordinator_with(JobSettings { checkpoint_interval_ms: 1_000, ..JobSettings::default() });
+        let node = NodeId::new("a");
+        let last = |n| TaskSnapshot { epoch: n, parts: Vec::new() };
+        assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node.clone(), 1)]);
+        // The first has passed the barrier before it ended, the second ends without having seen it.
+        assert_eq!(job.step(Event::TaskSaved(Attempt(1), 1, saved(0))), []);
+        assert_eq!(job.step(Event::TaskFinished(Attempt(1), task(0), last(10))), []);
+        let [Action::Commit(manifest)] = &job.step(Event::TaskFinished(Attempt(1), task(1), last(11)))[..]
+        else {
+            panic!("epoch 1 is complete")
+        };
+        assert_eq!((manifest.files.len(), &manifest.finished[..]), (1, &[last(11)][..]));
+        let actions = job.step(Event::Committed(1, Ok(())));
+        let [Action::Completed(_, 1), Action::Trigger(_, 2), Action::Commit(manifest)] = &actions[..] else {
+            panic!("the last epoch follows: {actions:?}")
+        };
+        assert_eq!((manifest.epoch, manifest.files.len(), manifest.finished.len()), (2, 0, 2));
+        assert_eq!(*job.state(), JobState::Running, "nothing of it is committed yet");
+        // Where it could not be written, the next that is due tries again.
+        assert_eq!(job.step(Event::Committed(2, Err(Status::unavailable("full")))), []);
+        let again = job.step(Event::Checkpoint);
+        assert!(matches!(&again[..], [Action::Trigger(_, 3), Action::Commit(_)]), "{again:?}");
+        assert_eq!(job.step(Event::Committed(3, Ok(()))), [Action::Completed(node, 3)]);
+        assert_eq!(job.step(Event::TaskClosed(Attempt(1), task(1))), []);
+        assert_eq!(job.step(Event::TaskClosed(Attempt(7), task(0))), [], "another attempt");
+        let ended = job.step(Event::TaskClosed(Attempt(1), task(0)));
+        assert!(matches!(&ended[..], [Action::Stop(..), Action::Ended]), "{ended:?}");
+        assert_eq!(*job.state(), JobState::Finished);
     }
 }

@@ -15,7 +15,7 @@ use super::executor::{Executor, Running};
 use crate::Result;
 use crate::flow::Plan;
 use crate::meter::TaskReading;
-use crate::snapshot::{ROUND, Restore, TaskSnapshot};
+use crate::snapshot::{ROUND, Restore, TaskSnapshot, is_round};
 use crate::task::TaskEvent;
 
 /// Events of tasks that wait to be read.
@@ -25,9 +25,14 @@ const EVENTS_MAX: usize = 4096;
 pub struct LocalRun {
     running: Running,
     events: mpsc::Receiver<(TaskId, TaskEvent)>,
-    left: usize,
-    finished: Vec<TaskSnapshot>,
-    snapshots: BTreeMap<u64, Vec<TaskSnapshot>>,
+    finished: BTreeMap<TaskId, TaskSnapshot>,
+    snapshots: BTreeMap<u64, BTreeMap<TaskId, TaskSnapshot>>,
+    /// Tasks that have committed what they wrote last, where they stay for that.
+    closed: usize,
+    /// Finished tasks stay until an epoch behind their end is durable.
+    stays: bool,
+    /// The greatest epoch that was begun.
+    epoch: u64,
     lost: Arc<Mutex<u64>>,
 }
 
@@ -42,12 +47,29 @@ pub fn start_local(
     caller: Option<Arc<dyn Caller>>,
     restore: Option<Restore>,
 ) -> Result<LocalRun> {
+    let attempt = 1 + u64::from(restore.is_some());
+    start_attempt(plan, threads, clock, caller, restore, attempt)
+}
+
+/// The same as a certain attempt of the job: each start from a checkpoint is one more, and what an earlier
+/// one began and did not prepare is aborted. [`start_local`] is the first, or the second from a checkpoint.
+///
+/// # Errors
+/// As [`start_local`].
+pub fn start_attempt(
+    plan: &Plan,
+    threads: Arc<Threads>,
+    clock: Clock,
+    caller: Option<Arc<dyn Caller>>,
+    restore: Option<Restore>,
+    attempt: u64,
+) -> Result<LocalRun> {
     let node = NodeId::new("local");
     let widths = plan.widths();
     let deployment = Deployment {
         job: format!("{}-local", plan.graph().pipeline),
         pipeline: plan.graph().pipeline.clone(),
-        attempt: Attempt(1),
+        attempt: Attempt(attempt),
         settings: (**plan.settings()).clone(),
         build: String::new(),
         fingerprint: plan.graph().fingerprint(),
@@ -72,8 +94,16 @@ pub fn start_local(
             }
         }),
     )?;
-    let left = running.tasks.len();
-    Ok(LocalRun { running, events, left, finished: Vec::new(), snapshots: BTreeMap::new(), lost })
+    Ok(LocalRun {
+        running,
+        events,
+        finished: BTreeMap::new(),
+        snapshots: BTreeMap::new(),
+        closed: 0,
+        stays: plan.settings().checkpoint_interval_ms > 0,
+        epoch: 0,
+        lost,
+    })
 }
 
 /// Runs a bounded plan to its end and returns what each task counted.
@@ -100,20 +130,44 @@ pub async fn run_local(plan: &Plan, threads: Arc<Threads>, clock: Clock) -> Resu
 }
 
 impl LocalRun {
-    /// Takes a checkpoint: what every task saved at one barrier.
+    /// Takes a checkpoint: what every task saved at one barrier. What it covers is committed when this
+    /// returns, as far as the tasks have come to it.
     ///
     /// # Errors
     /// The first failure of a task, or `FAILED_PRECONDITION` when the run ended first.
     pub async fn checkpoint(&mut self, epoch: u64) -> Result<Restore> {
+        let restore = self.save(epoch).await?;
+        self.running.completed(epoch);
+        Ok(restore)
+    }
+
+    /// The first half of a checkpoint, after which nobody is told that it is complete: what a job leaves
+    /// behind that dies between the manifest and the commits.
+    ///
+    /// # Errors
+    /// As [`LocalRun::checkpoint`].
+    pub async fn save(&mut self, epoch: u64) -> Result<Restore> {
+        if !is_round(epoch) {
+            self.epoch = self.epoch.max(epoch);
+        }
         self.running.trigger(epoch);
-        while self.snapshots.get(&epoch).map_or(0, Vec::len) < self.left {
-            if !self.step().await? {
+        loop {
+            let saved = self.snapshots.get(&epoch);
+            let has = |task: &TaskId| saved.is_some_and(|saved| saved.contains_key(task));
+            if self.running.tasks.iter().all(|t| has(&t.id) || self.finished.contains_key(&t.id))
+                && (self.stays || saved.is_some())
+            {
+                break;
+            }
+            if !self.step().await? && !self.stays {
                 return Err(Status::precondition("the run ended before the checkpoint was complete"));
             }
         }
-        self.running.completed(epoch);
         let saved = self.snapshots.remove(&epoch).unwrap_or_default();
-        Ok(Restore::new(saved.into_iter().chain(self.finished.iter().cloned())))
+        // Who has passed the barrier ended behind it: its last words are no part of this epoch.
+        let ended: Vec<TaskSnapshot> =
+            self.finished.iter().filter(|(id, _)| !saved.contains_key(id)).map(|(_, s)| s.clone()).collect();
+        Ok(Restore::new(saved.into_values().chain(ended)))
     }
 
     /// Makes a round of confirmations: the sinks have confirmed what the sources had read when it began,
@@ -131,6 +185,12 @@ impl LocalRun {
     /// The first failure of a task.
     pub async fn finish(mut self) -> Result<Vec<TaskReading>> {
         while self.step().await? {}
+        if self.stays {
+            self.running.completed(self.epoch + 1);
+            while self.closed < self.running.tasks.len() {
+                self.next().await?;
+            }
+        }
         Ok(self.running.tasks.iter().map(|t| t.meter.read()).collect())
     }
 
@@ -149,24 +209,28 @@ impl LocalRun {
         if *self.lost.lock() > 0 {
             return Err(Status::internal("events of tasks were lost"));
         }
-        if self.left == 0 {
+        if self.finished.len() >= self.running.tasks.len() {
             return Ok(false);
         }
+        self.next().await?;
+        Ok(self.finished.len() < self.running.tasks.len())
+    }
+
+    async fn next(&mut self) -> Result<()> {
         match self.events.recv().await {
-            None => Err(Status::new(Code::Internal, "the tasks ended without a word")),
+            None => return Err(Status::new(Code::Internal, "the tasks ended without a word")),
             Some((id, TaskEvent::Failed(mut status))) => {
                 status.message = format!("task {id}: {}", status.message);
-                Err(status)
+                return Err(status);
             }
-            Some((_, TaskEvent::Finished(last))) => {
-                self.left -= 1;
-                self.finished.push(last);
-                Ok(self.left > 0)
+            Some((id, TaskEvent::Finished(last))) => {
+                self.finished.insert(id, last);
             }
-            Some((_, TaskEvent::Snapshot(snapshot))) => {
-                self.snapshots.entry(snapshot.epoch).or_default().push(snapshot);
-                Ok(true)
+            Some((_, TaskEvent::Closed)) => self.closed += 1,
+            Some((id, TaskEvent::Snapshot(snapshot))) => {
+                self.snapshots.entry(snapshot.epoch).or_default().insert(id, snapshot);
             }
         }
+        Ok(())
     }
 }

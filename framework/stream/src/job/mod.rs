@@ -13,5 +13,5 @@ mod storage;
 pub use coordinator::{Action, Coordinator, Event, JobState};
 pub use deployment::{Deployment, TaskId, place};
 pub use executor::{Executor, JobReport, Running, RunningTask};
-pub use local::{LocalRun, run_local, start_local};
+pub use local::{LocalRun, run_local, start_attempt, start_local};
 pub use storage::{CheckpointFile, Manifest, Storage};

@@ -7,10 +7,24 @@ use super::{Stage, Turn};
 use crate::Result;
 use crate::batch::{Batch, Mark};
 use crate::meter::Meter;
-use crate::sink::SinkWriter;
+use crate::sink::{LAST_EPOCH, SinkWriter};
+use crate::snapshot::is_round;
 
 /// State name of a sink's writer.
 pub(crate) const WRITER: &str = "writer";
+
+/// Where the end of the input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Not reached.
+    Ahead,
+    /// All is saved under [`LAST_EPOCH`]; it is committed when an epoch is durable that has it.
+    Saved,
+    /// That epoch is durable.
+    Durable,
+    /// All is committed.
+    Done,
+}
 
 /// Hands rows to a [`SinkWriter`].
 pub(crate) struct Write<T> {
@@ -20,6 +34,9 @@ pub(crate) struct Write<T> {
     meter: Arc<Meter>,
     /// A barrier or the end, until the output has confirmed what came before it.
     held: Option<Mark>,
+    /// The last epoch whose barrier has passed.
+    passed: u64,
+    end: End,
 }
 
 impl<T> Write<T> {
@@ -29,7 +46,7 @@ impl<T> Write<T> {
         writer: Box<dyn SinkWriter<T>>,
         meter: Arc<Meter>,
     ) -> Self {
-        Self { operator, subtask, writer, meter, held: None }
+        Self { operator, subtask, writer, meter, held: None, passed: 0, end: End::Ahead }
     }
 
     fn poll_flush(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
@@ -37,6 +54,18 @@ impl<T> Write<T> {
         let polled = self.writer.poll_flush(turn.task);
         self.meter.set_errors(self.writer.refused());
         polled
+    }
+
+    fn poll_commit(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        let _at = self.meter.enter();
+        self.writer.poll_commit(turn.task)
+    }
+
+    fn save(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
+        let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
+        let _at = self.meter.enter();
+        let state = self.writer.snapshot(epoch)?;
+        snapshot.put(&self.operator, WRITER, self.subtask, 1, &state)
     }
 }
 
@@ -69,16 +98,39 @@ impl<T> Stage<T> for Write<T> {
         self.writer.poll_ready(turn.task)
     }
     fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<bool>> {
-        let Some(mark) = self.held else { return Poll::Ready(Ok(false)) };
-        ready!(self.poll_flush(turn))?;
-        match mark {
-            Mark::Barrier(epoch) => {
-                if let Some(snapshot) = &mut turn.snapshot {
-                    let state = self.writer.snapshot(epoch)?;
-                    snapshot.put(&self.operator, WRITER, self.subtask, 1, &state)?;
+        match self.held {
+            Some(Mark::Barrier(epoch)) if is_round(epoch) => {
+                let _at = self.meter.enter();
+                ready!(self.writer.poll_confirm(turn.task))?;
+                self.meter.set_errors(self.writer.refused());
+            }
+            Some(Mark::Barrier(epoch)) => {
+                ready!(self.poll_flush(turn))?;
+                self.save(epoch, turn)?;
+                self.passed = epoch;
+            }
+            Some(_) => {
+                ready!(self.poll_flush(turn))?;
+                // Where a later epoch will have it, the rest is committed by that epoch.
+                if turn.snapshot.is_some() {
+                    self.save(LAST_EPOCH, turn)?;
+                    self.end = End::Saved;
+                } else {
+                    let _at = self.meter.enter();
+                    ready!(self.writer.poll_end(turn.task))?;
+                    self.end = End::Done;
                 }
             }
-            _ => ready!(self.writer.poll_end(turn.task))?,
+            None => {
+                // What is not yet committed holds nothing back but the end.
+                let committed = self.poll_commit(turn)?;
+                if self.end == End::Durable {
+                    ready!(committed);
+                    let _at = self.meter.enter();
+                    ready!(self.writer.poll_end(turn.task))?;
+                    self.end = End::Done;
+                }
+            }
         }
         self.held = None;
         Poll::Ready(Ok(false))
@@ -91,6 +143,12 @@ impl<T> Stage<T> for Write<T> {
         Ok(true)
     }
     fn completed(&mut self, epoch: u64, _: &mut Turn<'_, '_>) -> Result<()> {
+        let _at = self.meter.enter();
+        // An epoch that began behind the end: no barrier of it has come by.
+        if self.end == End::Saved && !is_round(epoch) && epoch > self.passed {
+            self.end = End::Durable;
+            return self.writer.completed(LAST_EPOCH);
+        }
         self.writer.completed(epoch)
     }
 }
