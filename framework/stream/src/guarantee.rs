@@ -138,7 +138,9 @@ pub(crate) fn guarantee(
             format!(
                 "source {source} gives again what it was not told to forget, which may have been written already"
             ),
-            format!("read from a file or a log in place of {source}, or write by a key (`idempotent(key, sink)`)"),
+            format!(
+                "read from a file or a log in place of {source}, or write by a key (`idempotent(key, sink)`)"
+            ),
         ),
         (Recall::Replayable, Delivery::Transactional) if checkpoints => (
             Guarantee::ExactlyOnce,
@@ -172,7 +174,9 @@ pub(crate) fn guarantee(
         (Recall::Replayable, Delivery::AtLeastOnce) => (
             Guarantee::AtLeastOnce,
             if checkpoints {
-                format!("sink {kind} has no transactions: what was written since the last checkpoint comes again")
+                format!(
+                    "sink {kind} has no transactions: what was written since the last checkpoint comes again"
+                )
             } else {
                 format!("{no_checkpoints}: after a failure everything is read and written again")
             },
@@ -224,6 +228,9 @@ mod tests {
     #[test]
     fn a_line_names_sources_sink_and_reason() {
         let line = of(&[Recall::Replayable, Recall::Lossy], Delivery::Transactional, true).to_string();
-        assert!(line.starts_with("s0, s1 → out: at most once: source `s1` (log) cannot be read again"), "{line}");
+        assert!(
+            line.starts_with("s0, s1 → out: at most once: source `s1` (log) cannot be read again"),
+            "{line}"
+        );
     }
 }

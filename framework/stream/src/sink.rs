@@ -32,7 +32,9 @@ pub trait Sink<T>: Send + Sync + 'static {
     /// # Errors
     /// As [`Sink::open`]; `FAILED_PRECONDITION` where there are fewer tasks than states.
     fn restore(&self, states: &[(u32, Vec<u8>)], cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
-        if let Some((lost, _)) = states.iter().find(|(task, state)| *task >= cx.parallelism && !state.is_empty()) {
+        if let Some((lost, _)) =
+            states.iter().find(|(task, state)| *task >= cx.parallelism && !state.is_empty())
+        {
             return Err(Status::precondition(format!(
                 "the checkpoint has the state of its task {lost}, and it runs in {} tasks now: what a `{}` sink \
                  saved cannot be dealt out over fewer tasks; restore with at least {} tasks, or write by one \

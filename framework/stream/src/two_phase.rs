@@ -283,7 +283,8 @@ struct Saved<S, L> {
 
 impl<T: 'static, K: TwoPhaseSink<T>> Sink<T> for TwoPhase<K> {
     fn open(&self, state: Option<&[u8]>, cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
-        let states: Vec<(u32, Vec<u8>)> = state.map(|state| (cx.subtask, state.to_vec())).into_iter().collect();
+        let states: Vec<(u32, Vec<u8>)> =
+            state.map(|state| (cx.subtask, state.to_vec())).into_iter().collect();
         self.restore(&states, cx)
     }
 
@@ -414,7 +415,8 @@ impl<T: 'static, K: TwoPhaseSink<T>> Driver<T, K> {
         if self.due.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        let committed = self.poll_target(cx, "a commit", |this, cx| this.committer.poll_commit(&mut this.due, cx));
+        let committed =
+            self.poll_target(cx, "a commit", |this, cx| this.committer.poll_commit(&mut this.due, cx));
         if matches!(committed, Poll::Ready(Ok(()))) {
             self.due.clear();
         }
@@ -444,8 +446,11 @@ impl<T: 'static, K: TwoPhaseSink<T>> Driver<T, K> {
     fn prepare(&mut self, epoch: u64) -> Result<()> {
         let attempt = self.cx.attempt;
         let transactions = self.writer()?.prepare(epoch)?;
-        self.prepared
-            .extend(transactions.into_iter().map(|committable| Transaction { epoch, attempt, committable }));
+        self.prepared.extend(transactions.into_iter().map(|committable| Transaction {
+            epoch,
+            attempt,
+            committable,
+        }));
         if self.prepared.len() > PREPARED_TRANSACTIONS_MAX {
             return Err(Status::new(
                 Code::ResourceExhausted,

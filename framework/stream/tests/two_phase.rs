@@ -256,10 +256,19 @@ impl Job {
 #[derive(Clone, Debug)]
 enum Step {
     Write(u64),
-    Checkpoint { durable: bool, told: bool },
-    Die { parallelism: u32 },
+    Checkpoint {
+        durable: bool,
+        told: bool,
+    },
+    Die {
+        parallelism: u32,
+    },
     /// The target's call of this number from here on is the last of the process, before its effect or behind.
-    DieIn { calls: u32, behind: bool, parallelism: u32 },
+    DieIn {
+        calls: u32,
+        behind: bool,
+        parallelism: u32,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -458,7 +467,11 @@ fn what_is_asked_for_is_given_or_refused_with_the_sink_and_the_cure() {
         flow.finish()
     };
     let refused = build(exactly_once.clone()).err().unwrap().message;
-    for part in ["pipeline payments: exactly once is asked for", "`ledger` gives at least once", "`checkpoint.interval_ms`"] {
+    for part in [
+        "pipeline payments: exactly once is asked for",
+        "`ledger` gives at least once",
+        "`checkpoint.interval_ms`",
+    ] {
         assert!(refused.contains(part), "{part} is not in: {refused}");
     }
     let plan = build(JobSettings { checkpoint_interval_ms: 1_000, ..exactly_once }).unwrap();

@@ -16,9 +16,13 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
     let mut problems = Vec::new();
     let mut pipelines = Vec::new();
     let mut warnings = warnings(&settings);
+    let mut guarantees = Vec::new();
+    // As few tasks as possible: `check` opens nothing.
+    let defaults = JobSettings { parallelism: 1, ..crate::node::job_defaults(&settings) };
     for name in app.pipelines().names() {
-        let built = app.pipelines().plan(name, JobSettings::default()).and_then(|plan| {
+        let built = app.pipelines().plan(name, defaults.clone()).and_then(|plan| {
             plan.splits()?;
+            guarantees.extend(plan.guarantees().iter().map(|found| (name.to_owned(), found.clone())));
             warnings.extend(plan.warnings().iter().map(|warning| format!("pipeline {name}: {warning}")));
             Ok(plan.graph().operators.len())
         });
@@ -38,6 +42,7 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
             "settings": layers.json(),
             "pipelines": pipelines.iter().map(|(name, state)| serde_json::json!({ "name": name, "state": state })).collect::<Vec<_>>(),
             "services": app.service_names(),
+            "guarantees": guarantees.iter().map(|(name, found)| serde_json::json!({ "pipeline": name, "guarantee": found })).collect::<Vec<_>>(),
             "warnings": warnings,
             "ok": problems.is_empty(),
         }))?;
@@ -58,6 +63,11 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
         let services: Vec<Vec<String>> =
             app.service_names().into_iter().map(|name| vec![name.to_owned()]).collect();
         print(&format!("\n{}", table(&["SERVICE"], &services)))?;
+        let rows: Vec<Vec<String>> = guarantees
+            .into_iter()
+            .map(|(name, found)| vec![name, found.sink.clone(), found.guarantee.to_string(), found.why])
+            .collect();
+        print(&format!("\n{}", table(&["PIPELINE", "SINK", "AFTER A FAILURE", "WHY"], &rows)))?;
         for warning in &warnings {
             print(&format!("\nwarning: {warning}\n"))?;
         }

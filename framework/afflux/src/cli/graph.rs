@@ -18,12 +18,15 @@ pub(crate) async fn graph(app: &App, global: &Global, args: &GraphArgs) -> Resul
         Some(job) => job.tasks.iter().map(|task| task.subtask + 1).max().unwrap_or(1),
         None => u32::try_from(global.layers()?.settings().pipeline_parallelism.max(1)).unwrap_or(u32::MAX),
     };
-    let settings = JobSettings { parallelism, ..JobSettings::default() };
+    let settings = JobSettings { parallelism, ..crate::node::job_defaults(&global.layers()?.settings()) };
     let plan = app.pipelines().plan(&pipeline, settings)?;
     let tasks = job.as_ref().map(|job| job.tasks.as_slice()).unwrap_or_default();
     match if global.json { GraphFormat::Json } else { args.format } {
         GraphFormat::Text => {
             let mut shown = text(plan.graph(), tasks);
+            for guarantee in plan.guarantees() {
+                let _ = write!(shown, "\n  {guarantee}\n");
+            }
             for warning in plan.warnings() {
                 let _ = write!(shown, "\n  warning: {warning}\n");
             }
@@ -34,6 +37,7 @@ pub(crate) async fn graph(app: &App, global: &Global, args: &GraphArgs) -> Resul
             let mut value = serde_json::to_value(plan.graph())?;
             if let Some(object) = value.as_object_mut() {
                 object.insert("tasks".to_owned(), serde_json::to_value(tasks)?);
+                object.insert("guarantees".to_owned(), serde_json::to_value(plan.guarantees())?);
                 object.insert("warnings".to_owned(), serde_json::to_value(plan.warnings())?);
                 object.insert("job".to_owned(), serde_json::to_value(job.as_ref().map(|job| &job.id))?);
             }

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use afflux_stream::{JobSettings, OnError};
 use afflux_wire::Status;
 
+use crate::node::guarantee_named;
+
 /// Keys that a job's request may set.
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
+    "pipeline.guarantee",
     "source.on_error",
     "checkpoint.interval_ms",
     "replay",
@@ -44,6 +47,15 @@ pub(super) fn job_settings(
                     "on" => true,
                     "off" => false,
                     _ => return Err(wrong("`on` or `off`")),
+                };
+            }
+            "pipeline.guarantee" => {
+                settings.guarantee = match value.as_str() {
+                    "any" => None,
+                    word => Some(
+                        guarantee_named(word)
+                            .ok_or_else(|| wrong("`any`, `at_least_once` or `exactly_once`"))?,
+                    ),
                 };
             }
             "checkpoint.interval_ms" => {

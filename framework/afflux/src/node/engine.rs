@@ -6,7 +6,7 @@ use afflux_actor::{Clock, Serves, ServiceEntry, Spec};
 use afflux_mesh::{PeerEvent, PeerState};
 use afflux_registry::InstanceState;
 use afflux_stream::job::{Executor, Storage};
-use afflux_stream::{JobSettings, OnError};
+use afflux_stream::{Guarantee, JobSettings, OnError};
 use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::Node;
@@ -19,7 +19,7 @@ use crate::settings::Settings;
 const DESK_LOCK: &str = "afflux.jobs";
 
 /// The settings of a job whose request says nothing.
-fn defaults(settings: &Settings) -> JobSettings {
+pub(crate) fn defaults(settings: &Settings) -> JobSettings {
     JobSettings {
         // 0: the desk takes one task per slot.
         parallelism: u32::try_from(settings.pipeline_parallelism).unwrap_or(u32::MAX),
@@ -28,6 +28,16 @@ fn defaults(settings: &Settings) -> JobSettings {
         chaining: settings.pipeline_chaining == "on",
         checkpoint_interval_ms: settings.checkpoint_interval_ms,
         replay: None,
+        guarantee: guarantee_named(&settings.pipeline_guarantee),
+    }
+}
+
+/// What a setting's word asks for; nothing where it is `any`.
+pub(crate) fn guarantee_named(word: &str) -> Option<Guarantee> {
+    match word {
+        "exactly_once" => Some(Guarantee::ExactlyOnce),
+        "at_least_once" => Some(Guarantee::AtLeastOnce),
+        _ => None,
     }
 }
 

@@ -190,6 +190,8 @@ settings! {
     pipeline_linger_ms: u64 = "pipeline.linger_ms", Kind::Integer { min: 0, max: 60_000 }, "10" unit "ms";
     /// Whether operators without an exchange between them run as one actor; off: an actor for each one with a name.
     pipeline_chaining: String = "pipeline.chaining", Kind::Choice(&["on", "off"]), "on";
+    /// What every sink of a pipeline must give after a failure; a pipeline that does not is refused, with the sink and the cure.
+    pipeline_guarantee: String = "pipeline.guarantee", Kind::Choice(&["any", "at_least_once", "exactly_once"]), "any";
     /// What a record that cannot be read does: `fail` stops the pipeline, `skip` counts it and goes on.
     source_on_error: String = "source.on_error", Kind::Choice(&["fail", "skip"]), "fail";
     /// Bytes that may be on their way on one channel between two tasks.

@@ -492,7 +492,8 @@ mod tests {
 
     #[test]
     fn the_last_output_has_an_epoch_of_its_own_and_the_job_ends_when_all_have_committed_it() {
-        let mut job = coordinator_with(JobSettings { checkpoint_interval_ms: 1_000, ..JobSettings::default() });
+        let mut job =
+            coordinator_with(JobSettings { checkpoint_interval_ms: 1_000, ..JobSettings::default() });
         let node = NodeId::new("a");
         let last = |n| TaskSnapshot { epoch: n, parts: Vec::new() };
         assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node.clone(), 1)]);

@@ -158,9 +158,8 @@ impl<T: Record> Stream<T, Whole<T>> {
         let open = self.open;
         self.flow
             .close(self.chain, Arc::new(move |cx| open(cx, Box::new(cx.output::<T>(edge, routing(cx))?))));
-        let open: Open<T> = Arc::new(move |cx, first| {
-            Ok(Box::new(Chain::new(Box::new(cx.input::<T>(&[edge])?), first, cx)))
-        });
+        let open: Open<T> =
+            Arc::new(move |cx, first| Ok(Box::new(Chain::new(Box::new(cx.input::<T>(&[edge])?), first, cx))));
         Stream::new(self.flow, chain, self.timed, open)
     }
 
