@@ -3,23 +3,20 @@
 use serde::Serialize;
 
 use crate::Result;
-use crate::snapshot::TaskSnapshot;
+use crate::snapshot::{Block, BlockWriter, TaskSnapshot};
 use afflux_wire::Status;
 
 /// A block is closed when it has this many bytes; the row that crosses the line still belongs to it.
 pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
-/// Bytes before the rows: the head of a MessagePack array whose length is known at the end.
-const HEAD: usize = 5;
 
-/// Rows of one state, as MessagePack arrays.
+/// Rows of one state, in blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
-    open: Vec<u8>,
-    rows: u32,
-    closed: Vec<(u32, Vec<u8>)>,
-    failed: Option<String>,
-    /// Whether a block of the present snapshot has been handed over.
-    any: bool,
+    open: BlockWriter,
+    closed: Vec<Block>,
+    failed: Option<Status>,
+    /// Blocks of the present snapshot that have been handed over.
+    handed: u64,
 }
 
 impl Blocks {
@@ -27,30 +24,16 @@ impl Blocks {
     pub(crate) fn push<R: Serialize>(&mut self, row: &R) -> usize {
         if self.open.is_empty() {
             self.open.reserve(BLOCK_BYTES + BLOCK_BYTES / 8);
-            self.open.extend_from_slice(&[0xdd, 0, 0, 0, 0]);
         }
         let before = self.open.len();
-        match rmp_serde::encode::write(&mut self.open, row) {
-            Ok(()) => self.rows += 1,
-            Err(error) => {
-                self.open.truncate(before);
-                self.failed.get_or_insert_with(|| error.to_string());
-            }
+        if let Err(status) = self.open.push(row) {
+            self.failed.get_or_insert(status);
         }
         let bytes = self.open.len() - before;
         if self.open.len() >= BLOCK_BYTES {
-            self.close();
+            self.closed.push(self.open.finish(0, None));
         }
         bytes
-    }
-
-    fn close(&mut self) {
-        let mut bytes = std::mem::take(&mut self.open);
-        let rows = std::mem::take(&mut self.rows);
-        if let Some(head) = bytes.get_mut(1..HEAD) {
-            head.copy_from_slice(&rows.to_be_bytes());
-            self.closed.push((rows, bytes));
-        }
     }
 
     /// Takes all blocks of another table that are part of the same state.
@@ -62,7 +45,7 @@ impl Blocks {
 
     fn close_open(&mut self) {
         if !self.open.is_empty() {
-            self.close();
+            self.closed.push(self.open.finish(0, None));
         }
     }
 
@@ -77,18 +60,22 @@ impl Blocks {
         snapshot: &mut TaskSnapshot,
         (operator, state, subtask): (&str, &str, u32),
     ) -> Result<()> {
-        if let Some(error) = self.failed.take() {
-            return Err(Status::internal(format!("state {operator}/{state} cannot be encoded: {error}")));
+        if let Some(mut status) = self.failed.take() {
+            status.message = format!("{operator}/{state}: {}", status.message);
+            return Err(status);
         }
         if last {
             self.close_open();
+            if self.closed.is_empty() && self.handed == 0 {
+                self.closed.push(self.open.finish(0, None));
+            }
         }
-        for (rows, bytes) in self.closed.drain(..) {
-            self.any = true;
-            snapshot.block(operator, state, subtask, u64::from(rows), bytes);
+        for block in self.closed.drain(..) {
+            snapshot.block(operator, state, subtask, Block { id: self.handed, ..block });
+            self.handed += 1;
         }
-        if last && !std::mem::take(&mut self.any) {
-            snapshot.block(operator, state, subtask, 0, vec![0x90]);
+        if last {
+            self.handed = 0;
         }
         Ok(())
     }
@@ -111,10 +98,11 @@ mod tests {
             }
         }
         blocks.hand_over(true, &mut snapshot, name).unwrap();
-        assert!(snapshot.parts.len() > 2);
-        assert!(snapshot.parts.iter().all(|p| p.bytes.len() < BLOCK_BYTES + 32));
-        let back = Restore::new([snapshot]).get::<Vec<(u64, String)>>("op", "rows").unwrap();
-        let rows: Vec<u64> = back.into_iter().flat_map(|(_, rows)| rows).map(|r| r.0).collect();
+        let blocks = &snapshot.parts[0].blocks;
+        assert!(blocks.len() > 2 && blocks.iter().map(|b| b.id).eq(0..blocks.len() as u64));
+        assert!(blocks.iter().all(|b| b.len() < BLOCK_BYTES as u64 + 32));
+        let (mut rows, restore) = (Vec::new(), Restore::new([snapshot]));
+        restore.rows("op", "rows", None, |_, (row, _): (u64, String)| rows.push(row)).unwrap();
         assert!(rows.into_iter().eq(0..100_000));
     }
 
@@ -122,7 +110,7 @@ mod tests {
     fn a_state_without_rows_has_a_block_and_a_row_that_cannot_be_encoded_is_an_error() {
         let mut snapshot = TaskSnapshot::default();
         Blocks::default().hand_over(true, &mut snapshot, ("op", "none", 0)).unwrap();
-        assert_eq!(Restore::new([snapshot]).get::<Vec<u64>>("op", "none").unwrap(), [(0, vec![])]);
+        assert_eq!((snapshot.parts[0].state.as_str(), snapshot.parts[0].rows()), ("none", 0));
         struct Bad;
         impl Serialize for Bad {
             fn serialize<S: serde::Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {

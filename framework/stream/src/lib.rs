@@ -84,7 +84,10 @@ pub use pattern::{AfterMatch, Matched, Matching, PARTIAL_MATCHES_MAX, PATTERN_ST
 pub use process::{Lasting, OperatorSpec, Process, Processing};
 pub use rank::{Change, Deduplicate, Distinct, DistinctSet, Ranking, Top, TopN, distinct, top_n};
 pub use sink::{LAST_EPOCH, Sink, SinkWriter};
-pub use snapshot::{Part, ROUND, Restore, TaskSnapshot, is_round};
+pub use snapshot::{
+    Block, BlockWriter, Content, Field, Form, LAYOUT, NESTING_MAX, Part, PartKind, ROUND, Restore,
+    SHAPES_MAX, Schema, Shape, TaskSnapshot, is_round,
+};
 pub use source::{IoContext, OnError, ReadState, Source, Split, SplitReader};
 pub use stage::fused::{Filter, Map, Step, Whole};
 pub use stage::tell::{TELL_IN_FLIGHT_MAX, TELL_ROWS_MAX};

@@ -272,14 +272,11 @@ impl<K: Key> Timers<K> {
         (subtask, parallelism): (u32, u32),
     ) -> Result<()> {
         let groups = KeyGroup::range_of(subtask, parallelism);
-        for (_, rows) in restore.get::<Vec<(K, i64)>>(operator, self.name)? {
-            for (key, at) in rows {
-                if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
-                    self.set(at, &key);
-                }
+        restore.rows(operator, self.name, Some(&groups), |_, (key, at): (K, i64)| {
+            if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+                self.set(at, &key);
             }
-        }
-        Ok(())
+        })
     }
 
     /// All of them, for people and tests.
@@ -397,8 +394,9 @@ mod tests {
             }
             let through = timers.write(&mut snapshot, "op", 0, &mut { usize::MAX }).unwrap();
             prop_assert!(through);
-            let parts = Restore::new([snapshot]).get::<Vec<(u64, i64)>>("op", "timers").unwrap();
-            let saved: Vec<(i64, u64)> = parts.into_iter().flat_map(|p| p.1).map(|(k, at)| (at, k)).collect();
+            let mut saved: Vec<(i64, u64)> = Vec::new();
+            let restore = Restore::new([snapshot]);
+            restore.rows("op", "timers", None, |_, (key, at)| saved.push((at, key))).unwrap();
             prop_assert_eq!(saved.len(), barrier.len(), "each once");
             prop_assert_eq!(saved.into_iter().collect::<BTreeSet<_>>(), barrier);
         }

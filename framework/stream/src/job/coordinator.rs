@@ -388,13 +388,15 @@ impl Coordinator {
         });
         let Some((&epoch, files)) = complete else { return Vec::new() };
         let manifest = Manifest {
-            version: 1,
+            version: super::storage::MANIFEST_VERSION,
             job: self.deployment.job.clone(),
             pipeline: self.deployment.pipeline.clone(),
             attempt: self.deployment.attempt.0,
             epoch,
             fingerprint: self.deployment.fingerprint,
             settings: self.deployment.settings.clone(),
+            widths: self.deployment.graph.chains.iter().map(|chain| chain.parallelism).collect(),
+            key_groups: crate::KEY_GROUPS,
             files: files.values().cloned().collect(),
             // Who has passed the barrier ended behind it: its last words are part of later epochs.
             finished: self
@@ -403,6 +405,7 @@ impl Coordinator {
                 .filter(|(task, _)| !files.contains_key(task))
                 .map(|(_, last)| last.clone())
                 .collect(),
+            ..Manifest::default()
         };
         if files.is_empty() {
             self.last_words = Some(epoch);
@@ -449,7 +452,7 @@ mod tests {
     }
 
     fn saved(subtask: u32) -> CheckpointFile {
-        CheckpointFile { task: task(subtask), name: "f".into(), bytes: 0, crc32: 0 }
+        CheckpointFile { task: task(subtask), name: "f".into(), ..CheckpointFile::default() }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::graph::Graph;
 use crate::source::Split;
 
 /// One of the parallel copies of a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId {
     /// The chain.
     pub chain: u32,

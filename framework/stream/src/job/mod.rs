@@ -14,4 +14,7 @@ pub use coordinator::{Action, Coordinator, Event, JobState};
 pub use deployment::{Deployment, TaskId, place};
 pub use executor::{Executor, JobReport, Running, RunningTask};
 pub use local::{LocalRun, run_local, start_attempt, start_local};
-pub use storage::{CheckpointFile, Manifest, Storage};
+pub use storage::{
+    CheckpointFile, Damage, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, RETAIN_DEFAULT, StateInfo, Storage,
+    StoredJob,
+};

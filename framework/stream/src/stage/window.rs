@@ -136,16 +136,15 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
 
     fn restore(&mut self, restore: &Restore, parallelism: u32) -> Result<()> {
         let groups = KeyGroup::range_of(self.subtask, parallelism);
-        for (_, rows) in restore.get::<Vec<(i64, F::Key, A::Acc)>>(&self.operator, PANES)? {
-            for (start, key, acc) in rows {
-                if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
-                    let pane = self.pane_at(start);
-                    if let Some(pane) = self.panes.get_mut(pane) {
-                        pane.table.insert(key, acc);
-                    }
+        let operator = self.operator.clone();
+        restore.rows(&operator, PANES, Some(&groups), |_, (start, key, acc): (i64, F::Key, A::Acc)| {
+            if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+                let pane = self.pane_at(start);
+                if let Some(pane) = self.panes.get_mut(pane) {
+                    pane.table.insert(key, acc);
                 }
             }
-        }
+        })?;
         // The slowest of the old tasks decides, so that nothing is called late that was not.
         for (_, purged) in restore.get::<i64>(&self.operator, PURGED)? {
             let purged = Timestamp::from_millis(purged);

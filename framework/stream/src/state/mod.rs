@@ -173,14 +173,11 @@ impl<K: Key, V> KeyedState<K, V> {
         V: DeserializeOwned,
     {
         let groups = KeyGroup::range_of(subtask, parallelism);
-        for (_, rows) in restore.get::<Vec<(K, V)>>(operator, self.name)? {
-            for (key, value) in rows {
-                if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
-                    self.table.insert(key, value);
-                }
+        restore.rows(operator, self.name, Some(&groups), |_, (key, value): (K, V)| {
+            if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+                self.table.insert(key, value);
             }
-        }
-        Ok(())
+        })
     }
 }
 

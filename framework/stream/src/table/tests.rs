@@ -50,8 +50,9 @@ fn table(keys: u64) -> Table<u64, u64> {
 fn rows(mut blocks: Blocks) -> Vec<(u64, u64)> {
     let mut snapshot = TaskSnapshot::default();
     blocks.hand_over(true, &mut snapshot, ("op", "state", 0)).unwrap();
-    let parts = Restore::new([snapshot]).get::<Vec<(u64, u64)>>("op", "state").unwrap();
-    parts.into_iter().flat_map(|(_, rows)| rows).collect()
+    let mut rows = Vec::new();
+    Restore::new([snapshot]).rows("op", "state", None, |_, row| rows.push(row)).unwrap();
+    rows
 }
 
 #[test]

@@ -207,7 +207,7 @@ fn files_are_read_and_written_by_connectors_and_afflux_only() {
             // The kernel's files, not a user's: the CPU quota of the cgroup.
             "framework/actor/src/quota.rs",
             // Makes the directory that object_store then writes below.
-            "framework/stream/src/job/storage.rs",
+            "framework/stream/src/job/storage/place.rs",
         ],
         names: &["std::fs", "tokio::fs", "File::open", "File::create", "OpenOptions"],
         cure: "make it a connector, or use `Storage` of framework/stream",

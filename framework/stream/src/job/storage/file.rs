@@ -1,0 +1,298 @@
+//! A state file: blocks, one after the other, and behind them what they are.
+//!
+//! `AFXSTATE` and a version, the blocks, the index as MessagePack with names, the index's length and
+//! CRC-32, `AFXSTATE` again. A block that has not changed stands in a file of an earlier epoch; the
+//! index says where. See docs/specs/checkpoint.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::StateInfo;
+use crate::snapshot::{Block, Content, Part, PartKind, Schema, TaskSnapshot};
+
+const MAGIC: &[u8; 8] = b"AFXSTATE";
+/// Version of the layout of files that this build writes.
+const VERSION: u32 = 2;
+const HEAD_BYTES: usize = 12;
+/// Length and CRC-32 of the index, and the magic.
+pub(super) const FOOT_BYTES: usize = 20;
+/// A block of fewer bytes is written again rather than looked for in an earlier file.
+const SHARED_BYTES_MIN: usize = 1024;
+/// A block is written again when the file that holds it is of so many epochs before: its other blocks
+/// are mostly of no use any more.
+const REFERRED_EPOCHS_MAX: u64 = 16;
+
+/// What stands at the end of a file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Index {
+    pub(crate) epoch: u64,
+    pub(crate) schemas: Vec<Arc<Schema>>,
+    pub(crate) parts: Vec<PartEntry>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct PartEntry {
+    pub(crate) operator: String,
+    pub(crate) state: String,
+    pub(crate) subtask: u32,
+    pub(crate) version: u32,
+    pub(crate) kind: PartKind,
+    pub(crate) blocks: Vec<BlockEntry>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct BlockEntry {
+    pub(crate) id: u64,
+    pub(crate) rows: u64,
+    pub(crate) groups: Option<Range<u32>>,
+    pub(crate) schema: u32,
+    /// The file that holds it, below the job's directory; none: this one.
+    pub(crate) file: Option<String>,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) crc32: u32,
+}
+
+/// A block by its part and id.
+type Key = (String, String, u32, u64);
+
+/// Where a block that was written is.
+#[derive(Clone, Debug)]
+struct Place {
+    epoch: u64,
+    file: Arc<str>,
+    entry: BlockEntry,
+    schema: Arc<Schema>,
+    hash: u128,
+}
+
+/// Where the blocks of one epoch of one task are.
+#[derive(Debug, Default)]
+pub(super) struct Places(BTreeMap<Key, Place>);
+
+/// A file to be written.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) chunks: Vec<Bytes>,
+    pub(super) bytes: u64,
+    pub(super) crc32: u32,
+    pub(super) refers: BTreeSet<String>,
+    pub(super) states: Vec<StateInfo>,
+    pub(super) places: Places,
+}
+
+/// Lays out what a task saved. `last` is what it wrote before; `earlier` finds a completed epoch.
+pub(super) fn lay_out<'p>(
+    snapshot: &TaskSnapshot,
+    name: &str,
+    last: Option<&Places>,
+    earlier: impl Fn(u64) -> Option<&'p Places>,
+) -> Result<Written, String> {
+    let name: Arc<str> = Arc::from(name);
+    let mut out = Out { chunks: Vec::new(), bytes: 0, hasher: crc32fast::Hasher::new() };
+    let mut head = MAGIC.to_vec();
+    head.extend_from_slice(&VERSION.to_be_bytes());
+    out.push(Bytes::from(head));
+    let mut index = Index { epoch: snapshot.epoch, ..Index::default() };
+    let (mut refers, mut states, mut places) = (BTreeSet::new(), Vec::new(), Places::default());
+    for part in &snapshot.parts {
+        let mut entry = PartEntry {
+            operator: part.operator.clone(),
+            state: part.state.clone(),
+            subtask: part.subtask,
+            version: part.version,
+            kind: part.kind,
+            blocks: Vec::with_capacity(part.blocks.len()),
+        };
+        for block in &part.blocks {
+            let key = (part.operator.clone(), part.state.clone(), part.subtask, block.id);
+            let mut place = match &block.content {
+                Content::Earlier { epoch, .. } => {
+                    let known = earlier(*epoch).and_then(|places| places.0.get(&key));
+                    known.cloned().ok_or_else(|| {
+                        format!(
+                            "block {} of state {}/{} is said to be as in epoch {epoch}, which is not known \
+                             to hold it",
+                            block.id, part.operator, part.state
+                        )
+                    })?
+                }
+                Content::Rows { schema, bytes } => {
+                    let hash = if bytes.len() >= SHARED_BYTES_MIN { xxh3_128(bytes) } else { 0 };
+                    let known = last.and_then(|places| places.0.get(&key)).filter(|known| {
+                        hash != 0
+                            && known.hash == hash
+                            && known.entry.bytes == bytes.len() as u64
+                            && known.epoch.saturating_add(REFERRED_EPOCHS_MAX) > snapshot.epoch
+                            && known.schema.extends(schema)
+                    });
+                    match known {
+                        Some(known) => known.clone(),
+                        None => {
+                            let entry = BlockEntry {
+                                offset: out.bytes,
+                                bytes: bytes.len() as u64,
+                                crc32: crc32fast::hash(bytes),
+                                ..BlockEntry::default()
+                            };
+                            out.push(bytes.clone());
+                            let (file, schema) = (Arc::clone(&name), Arc::clone(schema));
+                            Place { epoch: snapshot.epoch, file, entry, schema, hash }
+                        }
+                    }
+                }
+            };
+            let elsewhere = *place.file != *name;
+            if elsewhere {
+                refers.insert(place.file.to_string());
+            }
+            place.entry.id = block.id;
+            place.entry.rows = block.rows;
+            place.entry.groups = block.groups.clone();
+            place.entry.schema = index.number(&place.schema);
+            place.entry.file = elsewhere.then(|| place.file.to_string());
+            entry.blocks.push(place.entry.clone());
+            places.0.insert(key, place);
+        }
+        states.push(StateInfo {
+            operator: part.operator.clone(),
+            state: part.state.clone(),
+            kind: part.kind,
+            rows: part.rows(),
+            bytes: part.len(),
+        });
+        index.parts.push(entry);
+    }
+    let index = rmp_serde::to_vec_named(&index).map_err(|e| format!("the index cannot be encoded: {e}"))?;
+    let mut foot = (index.len() as u64).to_be_bytes().to_vec();
+    foot.extend_from_slice(&crc32fast::hash(&index).to_be_bytes());
+    foot.extend_from_slice(MAGIC);
+    out.push(Bytes::from(index));
+    out.push(Bytes::from(foot));
+    let crc32 = out.hasher.finalize();
+    Ok(Written { chunks: out.chunks, bytes: out.bytes, crc32, refers, states, places })
+}
+
+struct Out {
+    chunks: Vec<Bytes>,
+    bytes: u64,
+    hasher: crc32fast::Hasher,
+}
+
+impl Out {
+    fn push(&mut self, chunk: Bytes) {
+        self.bytes += chunk.len() as u64;
+        self.hasher.update(&chunk);
+        self.chunks.push(chunk);
+    }
+}
+
+impl Index {
+    /// The number of a schema: that of one that says as much, if there is one.
+    fn number(&mut self, schema: &Arc<Schema>) -> u32 {
+        for (at, known) in self.schemas.iter_mut().enumerate().rev() {
+            if Arc::ptr_eq(known, schema) || known.extends(schema) {
+                return at as u32;
+            }
+            if schema.extends(known) {
+                *known = Arc::clone(schema);
+                return at as u32;
+            }
+        }
+        self.schemas.push(Arc::clone(schema));
+        self.schemas.len() as u32 - 1
+    }
+
+    /// Reads the length and CRC-32 of the index in a file's last bytes.
+    pub(super) fn foot(foot: &[u8]) -> Result<(usize, u32), String> {
+        let (length, rest) = foot.split_first_chunk::<8>().ok_or("it is shorter than a state file can be")?;
+        let (crc32, magic) = rest.split_first_chunk::<4>().ok_or("it is shorter than a state file can be")?;
+        if magic != MAGIC {
+            return Err("it does not end as a state file does".to_owned());
+        }
+        let length = usize::try_from(u64::from_be_bytes(*length)).map_err(|e| e.to_string())?;
+        Ok((length, u32::from_be_bytes(*crc32)))
+    }
+
+    /// Reads the index.
+    pub(super) fn read(bytes: &[u8], crc32: u32) -> Result<Self, String> {
+        if crc32fast::hash(bytes) != crc32 {
+            return Err("its index does not have the CRC-32 that stands behind it".to_owned());
+        }
+        rmp_serde::from_slice(bytes).map_err(|e| format!("its index cannot be read: {e}"))
+    }
+
+    /// Reads the index of a whole file.
+    pub(super) fn of(file: &[u8]) -> Result<Self, String> {
+        let version = file.strip_prefix(MAGIC.as_slice()).and_then(|rest| rest.first_chunk::<4>());
+        match version.map(|v| u32::from_be_bytes(*v)) {
+            Some(VERSION) => {}
+            Some(other) => return Err(format!("it is of version {other}, and this build reads {VERSION}")),
+            None => return Err("it does not begin as a state file does".to_owned()),
+        }
+        let body = file.len().checked_sub(FOOT_BYTES).ok_or("it is shorter than a state file can be")?;
+        let (length, crc32) = Self::foot(file.get(body..).unwrap_or_default())?;
+        let from = body.checked_sub(length).filter(|from| *from >= HEAD_BYTES);
+        let from = from.ok_or("its index is longer than the file")?;
+        Self::read(file.get(from..body).unwrap_or_default(), crc32)
+    }
+
+    /// The blocks that stand in other files, by file.
+    pub(super) fn elsewhere(&self) -> BTreeMap<&str, Vec<&BlockEntry>> {
+        let mut files: BTreeMap<&str, Vec<&BlockEntry>> = BTreeMap::new();
+        for block in self.parts.iter().flat_map(|part| &part.blocks) {
+            if let Some(file) = &block.file {
+                files.entry(file).or_default().push(block);
+            }
+        }
+        files
+    }
+
+    /// The parts, each block's bytes given by `bytes`.
+    pub(super) fn parts(
+        &self,
+        mut bytes: impl FnMut(&BlockEntry) -> Result<Bytes, String>,
+    ) -> Result<Vec<Part>, String> {
+        let mut parts = Vec::with_capacity(self.parts.len());
+        for entry in &self.parts {
+            let mut blocks = Vec::with_capacity(entry.blocks.len());
+            for block in &entry.blocks {
+                let schema = self.schemas.get(block.schema as usize).cloned();
+                let schema = schema.ok_or("a block has a schema that is not there")?;
+                let bytes = bytes(block)?;
+                if bytes.len() as u64 != block.bytes || crc32fast::hash(&bytes) != block.crc32 {
+                    return Err(format!(
+                        "block {} of state {}/{} does not have its CRC-32",
+                        block.id, entry.operator, entry.state
+                    ));
+                }
+                let content = Content::Rows { schema, bytes };
+                let groups = block.groups.clone();
+                blocks.push(Block { id: block.id, rows: block.rows, groups, content });
+            }
+            parts.push(Part {
+                operator: entry.operator.clone(),
+                state: entry.state.clone(),
+                subtask: entry.subtask,
+                version: entry.version,
+                kind: entry.kind,
+                blocks,
+            });
+        }
+        Ok(parts)
+    }
+}
+
+impl BlockEntry {
+    pub(super) fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.bytes)
+    }
+}

@@ -1,0 +1,229 @@
+//! What is kept of checkpoints: written once, read against checksums, deleted when nobody needs it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use afflux_stream::job::{JobSpec, JobState, Manifest, Storage, TaskId};
+use afflux_stream::{Block, BlockWriter, JobSettings, Restore, TaskSnapshot};
+use afflux_wire::Code;
+
+const TASK: TaskId = TaskId { chain: 0, subtask: 0 };
+
+/// Every kind of storage that a test can have.
+fn everywhere() -> Vec<(Storage, Option<tempfile::TempDir>)> {
+    let dir = tempfile::tempdir().unwrap();
+    let memory: Arc<object_store::memory::InMemory> = Arc::default();
+    vec![
+        (Storage::on(memory, "memory"), None),
+        (Storage::open(dir.path().to_str().unwrap(), &[]).unwrap(), Some(dir)),
+    ]
+}
+
+/// A state of two blocks: one that is the same in every epoch, one that is not.
+fn snapshot(epoch: u64) -> TaskSnapshot {
+    let mut snapshot = TaskSnapshot::new(epoch);
+    let mut writer = BlockWriter::new();
+    for key in 0..2_000_u64 {
+        writer.push(&(key, "unchanged")).unwrap();
+    }
+    snapshot.block("orders", "state", 0, writer.finish(0, None));
+    for key in 0..2_000_u64 {
+        writer.push(&(key, epoch.to_string())).unwrap();
+    }
+    snapshot.block("orders", "state", 0, writer.finish(1, None));
+    snapshot.put("orders", "watermark", 0, 1, &(epoch as i64)).unwrap();
+    snapshot
+}
+
+async fn checkpoint(storage: &Storage, job: &str, attempt: u64, snapshot: &TaskSnapshot) -> Manifest {
+    let file = storage.put(job, attempt, TASK, snapshot).await.unwrap();
+    let epoch = snapshot.epoch;
+    let manifest =
+        Manifest { version: 2, job: job.into(), attempt, epoch, files: vec![file], ..Manifest::default() };
+    storage.commit(&manifest).await.unwrap();
+    manifest
+}
+
+fn rows(restore: &Restore) -> Vec<(u64, String)> {
+    let mut rows = Vec::new();
+    restore.rows("orders", "state", None, |_, row| rows.push(row)).unwrap();
+    rows
+}
+
+#[tokio::test]
+async fn what_was_saved_is_read_and_what_has_not_changed_is_not_written_again() {
+    for (storage, _dir) in everywhere() {
+        let first = checkpoint(&storage, "j", 1, &snapshot(1)).await;
+        let second = checkpoint(&storage, "j", 1, &snapshot(2)).await;
+        assert!(first.files[0].refers.is_empty());
+        assert_eq!(second.files[0].refers, ["epoch-00000001/0-0-a1.state"]);
+        let (small, large) = (second.files[0].bytes, first.files[0].bytes);
+        assert!(small < large * 2 / 3, "{small} of {large} bytes");
+        let state = &second.files[0].states[0];
+        assert_eq!((state.operator.as_str(), state.rows), ("orders", 4_000));
+        for epoch in [1, 2] {
+            let (manifest, restore) = storage.read("j", epoch).await.unwrap();
+            assert_eq!(manifest.epoch, epoch);
+            let rows = rows(&restore);
+            assert_eq!(rows.len(), 4_000);
+            assert_eq!(rows[5], (5, "unchanged".into()));
+            assert_eq!(rows[3_999], (1_999, epoch.to_string()));
+            assert_eq!(restore.get::<i64>("orders", "watermark").unwrap(), [(0, epoch as i64)]);
+        }
+        assert_eq!(storage.epochs("j").await.unwrap(), [1, 2]);
+        // Another attempt knows nothing of what this one wrote.
+        let third = checkpoint(&storage, "j", 2, &snapshot(3)).await;
+        assert!(third.files[0].refers.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_block_of_a_completed_epoch_is_referred_to_by_its_id_and_an_unknown_one_is_refused() {
+    for (storage, _dir) in everywhere() {
+        checkpoint(&storage, "j", 1, &snapshot(1)).await;
+        checkpoint(&storage, "j", 1, &snapshot(2)).await;
+        let mut next = TaskSnapshot::new(3);
+        next.block("orders", "state", 0, Block::earlier(2, 0, 2_000, 0, None));
+        next.block("orders", "state", 0, Block::earlier(1, 1, 2_000, 0, None));
+        let manifest = checkpoint(&storage, "j", 1, &next).await;
+        assert_eq!(manifest.files[0].refers, ["epoch-00000001/0-0-a1.state"]);
+        let (_, restore) = storage.read("j", 3).await.unwrap();
+        assert_eq!(rows(&restore)[3_999], (1_999, "1".into()));
+        let mut next = TaskSnapshot::new(4);
+        next.block("orders", "state", 0, Block::earlier(3, 7, 1, 0, None));
+        let error = storage.put("j", 1, TASK, &next).await.unwrap_err();
+        assert!(error.message.contains("block 7 of state orders/state"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_is_created_once_and_a_job_is_specified_and_ended_once() {
+    for (storage, _dir) in everywhere() {
+        let manifest = checkpoint(&storage, "j", 1, &snapshot(1)).await;
+        assert_eq!(storage.commit(&manifest).await.unwrap_err().code, Code::AlreadyExists);
+        let spec = JobSpec {
+            job: "j".into(),
+            pipeline: "p".into(),
+            settings: JobSettings { parallelism: 3, ..JobSettings::default() },
+            widths: vec![1, 3],
+            key_groups: 1_024,
+            created_ms: 17,
+            ..JobSpec::default()
+        };
+        storage.create_job(&spec).await.unwrap();
+        assert_eq!(storage.create_job(&spec).await.unwrap_err().code, Code::AlreadyExists);
+        assert_eq!(storage.job_spec("j").await.unwrap(), spec);
+        assert_eq!(storage.job_spec("other").await.unwrap_err().code, Code::NotFound);
+        assert_eq!(storage.job_end("j").await.unwrap(), None);
+        assert!(storage.end_job("j", &JobState::Finished).await.unwrap());
+        assert!(!storage.end_job("j", &JobState::Cancelled).await.unwrap());
+        assert_eq!(storage.job_end("j").await.unwrap().unwrap().state, JobState::Finished);
+        let jobs = storage.jobs().await.unwrap();
+        assert_eq!(jobs.len(), 1);
+        assert!(jobs[0].job == "j" && jobs[0].specified && jobs[0].ended);
+    }
+}
+
+#[tokio::test]
+async fn only_the_newest_checkpoints_are_kept_with_the_older_files_that_they_refer_to() {
+    for (storage, dir) in everywhere() {
+        let storage = storage.retaining(2);
+        for epoch in 1..=5 {
+            checkpoint(&storage, "j", 1, &snapshot(epoch)).await;
+        }
+        // Of an epoch that never completed: nobody needs it.
+        storage.put("j", 1, TASK, &snapshot(6)).await.unwrap();
+        checkpoint(&storage, "j", 1, &snapshot(7)).await;
+        let deleted = storage.retire("j").await.unwrap();
+        assert_eq!(storage.epochs("j").await.unwrap(), [5, 7]);
+        assert_eq!(deleted, 4, "files of 2, 3, 4 and 6");
+        for epoch in [5, 7] {
+            let (_, restore) = storage.read("j", epoch).await.unwrap();
+            assert_eq!(rows(&restore)[0], (0, "unchanged".into()), "the block that epoch 1 wrote");
+        }
+        let error = storage.read("j", 2).await.unwrap_err();
+        assert!(error.code == Code::NotFound && error.message.contains("checkpoint.retain"), "{error}");
+        let again = Manifest { job: "j".into(), epoch: 2, ..Manifest::default() };
+        assert_eq!(storage.commit(&again).await.unwrap_err().code, Code::AlreadyExists, "its name stays");
+        assert_eq!(storage.retire("j").await.unwrap(), 0);
+        if let Some(dir) = dir {
+            assert!(!dir.path().join("j/epoch-00000002").exists());
+            assert!(dir.path().join("j/epoch-00000001").exists());
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_to_any_byte_of_a_checkpoint_is_found_and_the_one_before_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::directory(dir.path()).unwrap();
+    checkpoint(&storage, "j", 1, &snapshot(1)).await;
+    let manifest = checkpoint(&storage, "j", 2, &snapshot(2)).await;
+    assert_eq!(storage.latest_readable("j").await.unwrap(), (Some(2), Vec::new()));
+    let name = &manifest.files[0].name;
+    let path: PathBuf = dir.path().join("j").join(name);
+    let whole = std::fs::read(&path).unwrap();
+    let found = async |what: &str| {
+        let error = storage.read("j", 2).await.unwrap_err();
+        assert!(error.code == Code::DataLoss && error.message.contains(name), "{what}: {error}");
+        let (epoch, damages) = storage.latest_readable("j").await.unwrap();
+        assert_eq!((epoch, damages.len()), (Some(1), 1), "{what}");
+        assert!(damages[0].epoch == 2 && damages[0].what.contains(name), "{what}: {damages:?}");
+    };
+    for at in (0..whole.len()).step_by(whole.len() / 13).chain([whole.len() - 1]) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        std::fs::write(&path, &flipped).unwrap();
+        found(&format!("bit flipped at {at}")).await;
+    }
+    for length in [0, 1, 30, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        found(&format!("cut off at {length}")).await;
+    }
+    std::fs::remove_file(&path).unwrap();
+    found("deleted").await;
+}
+
+#[tokio::test]
+async fn damage_in_an_earlier_file_that_a_checkpoint_refers_to_is_found_by_that_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::directory(dir.path()).unwrap();
+    checkpoint(&storage, "j", 1, &snapshot(1)).await;
+    checkpoint(&storage, "j", 1, &snapshot(2)).await;
+    let path = dir.path().join("j/epoch-00000001/0-0-a1.state");
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[100] ^= 1;
+    for (what, bytes) in [("flipped", flipped), ("cut off", whole[..50].to_vec())] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = storage.read("j", 2).await.unwrap_err();
+        assert!(error.code == Code::DataLoss, "{what}: {error}");
+        assert!(error.message.contains("epoch-00000001/0-0-a1.state"), "{what}: {error}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let error = storage.read("j", 2).await.unwrap_err();
+    assert!(error.code == Code::DataLoss && error.message.contains("epoch-00000001"), "{error}");
+    let (epoch, damages) = storage.latest_readable("j").await.unwrap();
+    assert_eq!((epoch, damages.len()), (None, 2));
+}
+
+#[tokio::test]
+async fn a_place_that_is_none_is_refused_with_what_was_expected() {
+    for (url, expected) in [
+        ("ftp://there", "`ftp` is no storage"),
+        ("file://there", "three slashes"),
+        ("", "empty"),
+        ("/proc/no/such", "cannot be made"),
+    ] {
+        let error = Storage::open(url, &[]).unwrap_err();
+        assert!(error.message.contains(expected), "{url}: {error}");
+    }
+    let one = Storage::open("memory:shared", &[]).unwrap();
+    checkpoint(&one, "j", 1, &snapshot(1)).await;
+    let same = Storage::open("memory:shared", &[]).unwrap();
+    assert_eq!(same.epochs("j").await.unwrap(), [1]);
+    same.probe().await.unwrap();
+    same.probe().await.unwrap();
+}
