@@ -105,6 +105,8 @@ pub(crate) struct Link {
     pub(crate) address: String,
     /// Version of the peer's application, for people.
     pub(crate) build: String,
+    /// Whether the peer runs the executable that this process runs.
+    pub(crate) same_build: bool,
     /// Whether this side dialled.
     pub(crate) dialled: bool,
     /// Who the peer is, where that was authenticated.
@@ -182,6 +184,7 @@ impl Link {
             peer: hello.node,
             incarnation: hello.incarnation,
             address,
+            same_build: hello.build_fingerprint != 0 && hello.build_fingerprint == config.build_fingerprint,
             build: hello.build,
             dialled,
             identity,

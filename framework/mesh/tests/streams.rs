@@ -46,17 +46,26 @@ impl Way {
     }
 }
 
-/// Runs a test beside, over pipes and over TCP.
+/// Of nodes that run one executable: items are rows.
+fn one_build(net: &Net, name: &str) -> MeshConfig {
+    MeshConfig { build_fingerprint: 7, ..net.config(name) }
+}
+
+/// Runs a test beside, over pipes and over TCP, with items by name and as rows.
 fn over_all<F: Future<Output = ()>>(test: impl Fn(Way) -> F) {
     over_both(async |net| {
         test(Way::over(&net, |name| net.config(name), false).await).await;
+        test(Way::over(&net, |name| one_build(&net, name), false).await).await;
         test(Way::over(&net, |name| net.config(name), true).await).await;
     });
 }
 
 /// Runs a test over pipes and over TCP.
 fn over_links<F: Future<Output = ()>>(test: impl Fn(Way) -> F) {
-    over_both(async |net| test(Way::over(&net, |name| net.config(name), false).await).await);
+    over_both(async |net| {
+        test(Way::over(&net, |name| net.config(name), false).await).await;
+        test(Way::over(&net, |name| one_build(&net, name), false).await).await;
+    });
 }
 
 async fn all(mut numbers: Incoming<u64>) -> (Vec<u64>, Option<Status>) {

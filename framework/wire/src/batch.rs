@@ -26,6 +26,7 @@ mod de;
 mod error;
 mod ser;
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 
 use serde::Serialize;
@@ -77,7 +78,11 @@ pub fn encode_row<T: Serialize + ?Sized>(row: &T, buffer: &mut Vec<u8>) -> Resul
 /// assert_eq!(rows, [(1, true), (2, false)]);
 /// ```
 #[inline]
-pub fn decode_rows<T: DeserializeOwned>(input: &[u8], count: usize, out: &mut Vec<T>) -> Result<(), Status> {
+pub fn decode_rows<T: DeserializeOwned>(
+    input: &[u8],
+    count: usize,
+    out: &mut impl RowBuffer<T>,
+) -> Result<(), Status> {
     let row_bytes = size_of::<T>().max(1);
     out.reserve(count.min(input.len()).min(RESERVE_BYTES_MAX / row_bytes));
     let mut decoder = Decoder::new(input);
@@ -88,6 +93,34 @@ pub fn decode_rows<T: DeserializeOwned>(input: &[u8], count: usize, out: &mut Ve
         }
     }
     if decoder.rest().is_empty() { Ok(()) } else { Err(left_over::<T>(count, decoder.rest().len())) }
+}
+
+/// What decoded rows are appended to.
+pub trait RowBuffer<T> {
+    /// Makes room for so many more.
+    fn reserve(&mut self, rows: usize);
+    /// Appends one.
+    fn push(&mut self, row: T);
+}
+
+impl<T> RowBuffer<T> for Vec<T> {
+    fn reserve(&mut self, rows: usize) {
+        Self::reserve(self, rows);
+    }
+    #[inline]
+    fn push(&mut self, row: T) {
+        Self::push(self, row);
+    }
+}
+
+impl<T> RowBuffer<T> for VecDeque<T> {
+    fn reserve(&mut self, rows: usize) {
+        Self::reserve(self, rows);
+    }
+    #[inline]
+    fn push(&mut self, row: T) {
+        self.push_back(row);
+    }
 }
 
 /// Decodes rows one by one and shows what is left, for batches with a tail of another format and for consumers that

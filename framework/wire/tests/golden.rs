@@ -43,6 +43,7 @@ fn expected() -> Vec<Result<Frame<'static>, WireError>> {
         attempt: 1,
         priority: 2,
         load: 0,
+        rows: false,
         rare: Some(Box::new(RareMeta {
             idempotency_key: Some(bytes(b"key")),
             chain: Some(bytes(b"chain")),

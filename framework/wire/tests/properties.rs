@@ -40,7 +40,7 @@ fn meta() -> impl Strategy<Value = Meta> {
     });
     let full = (small, rare).prop_map(|((deadline_ms, traceparent, attempt, priority), rare)| {
         let rare = (rare != RareMeta::default()).then(|| Box::new(rare));
-        Meta { deadline_ms, traceparent, attempt, priority, load: attempt / 2, rare }
+        Meta { deadline_ms, traceparent, attempt, priority, load: attempt / 2, rows: attempt % 2 == 1, rare }
     });
     prop_oneof![Just(Meta::default()), full]
 }

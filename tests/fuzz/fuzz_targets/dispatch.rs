@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
-use afflux::contract::{Block, CallMeta, Code, Cx, Fault, Mail, MethodKind, ReplyTo, ResponseSink, Service, Status, StreamWire};
+use afflux::contract::{Block, CallMeta, Code, Cx, EncodeItem, Fault, ItemForm, Mail, MethodKind, ReplyTo, ResponseSink, Service, Status, StreamWire};
 use afflux::prelude::*;
 use afflux_wire::ActorPath;
 use bytes::Bytes;
@@ -126,9 +126,13 @@ impl ResponseSink for Peer {
 }
 
 impl StreamWire for Peer {
-    fn put(&self, encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), Status>) -> Result<bool, Status> {
+    fn takes_rows(&self) -> bool {
+        false
+    }
+
+    fn put(&self, encode: EncodeItem<'_>) -> Result<bool, Status> {
         let mut item = Vec::new();
-        encode(&mut item)?;
+        encode(&mut item, ItemForm::Named)?;
         assert_eq!(afflux_wire::skip_value(&item, 64), Ok(item.len()), "an item is one value");
         self.sent.fetch_add(1, Relaxed);
         Ok(true)

@@ -91,6 +91,8 @@ impl Link {
             attempt: meta.attempt,
             priority: meta.priority.to_wire(),
             load: 0,
+            // A raw caller has no type to read rows as.
+            rows: streaming && self.same_build && matches!(method, MethodName::Spec(_)),
             rare: rare_meta(meta)?,
         };
         let rare_bytes = wire_meta.rare().map_or(0, |rare| {
@@ -158,7 +160,7 @@ impl Link {
                 false => put_request(buf, id, name, params, &wire_meta),
             };
             let traffic = || state.bound.get(at as usize).map(|bound| bound.metrics.traffic.clone());
-            let stream = streaming.then(|| Stream::called(self, id, traffic()));
+            let stream = streaming.then(|| Stream::called(self, id, wire_meta.rows, traffic()));
             if let Some(stream) = &stream {
                 slot = Some(Arc::clone(stream) as Arc<dyn ResponseSlot>);
                 self.add_stream(id, stream);

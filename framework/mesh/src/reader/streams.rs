@@ -129,7 +129,9 @@ impl Control<'_> {
         self.link.check_streams_of_peer().map_err(of)?;
         self.link.admit(id, method, now).map_err(of)?;
         self.asked.add(&method.metrics.traffic.came, method.service, params.len());
-        let stream = Stream::served(self.link, id, method.kind.streams(), method.metrics.traffic.clone());
+        let rows = meta.rows && self.link.same_build;
+        let streams = method.kind.streams();
+        let stream = Stream::served(self.link, id, streams, rows, method.metrics.traffic.clone());
         self.link.add_stream(id, &stream);
         let meta = CallMeta { chain, ..self.meta(meta, now, identity) };
         method.dispatch.dispatch(method.index, params, meta, Some(ReplyTo::stream(stream)));

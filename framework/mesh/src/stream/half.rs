@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
-use afflux_wire::contract::Block;
+use afflux_wire::contract::{Block, EncodeItem, ItemForm, ROWS_TAG};
 use afflux_wire::limits::item_credits;
 use afflux_wire::{Code, Status};
 use bytes::Bytes;
@@ -16,17 +16,19 @@ const PACKET_BYTES: usize = 32 << 10;
 const SPARE_BYTES_MAX: usize = 128 << 10;
 
 /// Items that become one frame.
-#[derive(Default)]
 pub(super) struct Packet {
     pub(super) items: Vec<u8>,
     pub(super) count: u32,
     cost: u64,
+    form: ItemForm,
 }
 
 /// What this side sends.
 pub(super) struct Sending {
     pub(super) packets: VecDeque<Packet>,
     spare: Vec<u8>,
+    /// How items are written: rows where the other side is of the same build and their type can be one.
+    form: ItemForm,
     credits: u64,
     window: u64,
     /// Credit that the item which found none needs.
@@ -56,10 +58,11 @@ pub(super) fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 impl Sending {
-    pub(super) fn new(window: u64, parties: u8) -> Self {
+    pub(super) fn new(window: u64, parties: u8, form: ItemForm) -> Self {
         Self {
             packets: VecDeque::new(),
             spare: Vec::new(),
+            form,
             credits: window.max(1),
             window: window.max(1),
             wanted: 1,
@@ -77,11 +80,7 @@ impl Sending {
     }
 
     /// Appends an item; false when there is no credit for it.
-    pub(super) fn put(
-        &mut self,
-        bytes_max: usize,
-        encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), Status>,
-    ) -> Result<bool, Status> {
+    pub(super) fn put(&mut self, bytes_max: usize, encode: EncodeItem<'_>) -> Result<bool, Status> {
         if let Some(status) = &self.stopped {
             return Err(status.clone());
         }
@@ -92,13 +91,25 @@ impl Sending {
             self.wanted = 1;
             return Ok(false);
         }
-        if self.packets.back().is_none_or(|packet| packet.items.len() >= PACKET_BYTES) {
-            let items = std::mem::take(&mut self.spare);
-            self.packets.push_back(Packet { items, ..Packet::default() });
+        let form = self.form;
+        if self.packets.back().is_none_or(|packet| packet.items.len() >= PACKET_BYTES || packet.form != form)
+        {
+            let mut items = std::mem::take(&mut self.spare);
+            if form == ItemForm::Row {
+                items.push(ROWS_TAG);
+            }
+            self.packets.push_back(Packet { items, form, count: 0, cost: 0 });
         }
         let Some(packet) = self.packets.back_mut() else { return Ok(false) };
         let before = packet.items.len();
-        let mut result = encode(&mut packet.items);
+        let mut result = encode(&mut packet.items, form);
+        if form == ItemForm::Row && (result.is_err() || packet.items.len() == before) {
+            // The type has a part that no row can carry, or takes no bytes at all, which no frame may claim.
+            packet.items.truncate(before);
+            self.form = ItemForm::Named;
+            self.drop_empty_packet();
+            return self.put(bytes_max, encode);
+        }
         let bytes = packet.items.len() - before;
         if result.is_ok() && bytes > bytes_max {
             result = Err(Status::new(
@@ -113,11 +124,7 @@ impl Sending {
         let more = cost - packet.cost;
         if result.is_err() || more > self.credits {
             packet.items.truncate(before);
-            if packet.count == 0
-                && let Some(packet) = self.packets.pop_back()
-            {
-                self.keep_buffer(packet.items);
-            }
+            self.drop_empty_packet();
             self.wanted = more;
             return result.map(|()| false);
         }
@@ -125,6 +132,14 @@ impl Sending {
         packet.cost = cost;
         self.credits -= more;
         Ok(true)
+    }
+
+    fn drop_empty_packet(&mut self) {
+        if self.packets.back().is_some_and(|packet| packet.count == 0)
+            && let Some(packet) = self.packets.pop_back()
+        {
+            self.keep_buffer(packet.items);
+        }
     }
 
     /// Takes the first packet, with the number of its first item.
@@ -304,7 +319,7 @@ mod tests {
     use super::*;
 
     fn put(sending: &mut Sending, item: &[u8]) -> Result<bool, Status> {
-        sending.put(1 << 20, &mut |buf| {
+        sending.put(1 << 20, &mut |buf, _| {
             buf.extend_from_slice(item);
             Ok(())
         })
@@ -312,7 +327,7 @@ mod tests {
 
     #[test]
     fn small_items_share_a_packet_until_there_is_no_credit() {
-        let mut sending = Sending::new(4, 1);
+        let mut sending = Sending::new(4, 1, ItemForm::Named);
         for n in 0..4u8 {
             assert!(put(&mut sending, &[n]).unwrap());
         }
@@ -327,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_large_item_costs_more_and_never_more_than_half_the_window() {
-        let mut sending = Sending::new(4, 1);
+        let mut sending = Sending::new(4, 1, ItemForm::Named);
         for n in 0..3 {
             assert!(put(&mut sending, &[n]).unwrap());
         }
@@ -341,7 +356,7 @@ mod tests {
 
     #[test]
     fn both_sides_count_the_same_credit() {
-        let (mut sending, mut receiving) = (Sending::new(16, 1), Receiving::new(16));
+        let (mut sending, mut receiving) = (Sending::new(16, 1, ItemForm::Named), Receiving::new(16));
         let sizes = [1usize, 5_000, 3, 9_000, 1, 1, 40_000, 2];
         let mut sent = 0;
         for size in sizes.iter().cycle().take(200) {
@@ -364,6 +379,24 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_marked_and_a_type_that_cannot_be_one_goes_by_name_from_then_on() {
+        let mut sending = Sending::new(16, 1, ItemForm::Row);
+        let mut item = |number: u8, can_be_row: bool| {
+            sending.put(100, &mut |buf, form| match form {
+                ItemForm::Row if !can_be_row => Err(Status::invalid("untagged")),
+                ItemForm::Row => Ok(buf.push(number)),
+                ItemForm::Named => Ok(buf.extend([0x90, number])),
+            })
+        };
+        assert!(item(1, true).unwrap() && item(2, true).unwrap() && item(3, false).unwrap());
+        assert!(item(4, true).unwrap());
+        let packets: Vec<_> = std::iter::from_fn(|| sending.take_packet())
+            .map(|(first, packet)| (first, packet.count, packet.items))
+            .collect();
+        assert_eq!(packets, [(1, 2, vec![ROWS_TAG, 1, 2]), (3, 2, vec![0x90, 3, 0x90, 4])]);
+    }
+
+    #[test]
     fn a_gap_and_an_overdraft_are_wrong() {
         let mut receiving = Receiving::new(2);
         assert!(matches!(receiving.came(2, 1, Bytes::from_static(&[1])), Came::Wrong("gap", _)));
@@ -378,7 +411,7 @@ mod tests {
 
     #[test]
     fn the_items_end_well_when_both_the_handler_and_the_sending_end_have_left() {
-        let mut sending = Sending::new(2, 2);
+        let mut sending = Sending::new(2, 2, ItemForm::Named);
         assert!(!sending.leave());
         assert!(sending.leave());
         assert_eq!(sending.end, Some(Ok(Bytes::new())));

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 
 use afflux_actor::clock;
 use afflux_wire::contract::{
-    CallMeta, MethodKind, NoSlot, Outgoing, ReplyTo, ResponseSlot, StreamWire, Target,
+    CallMeta, ItemForm, MethodKind, NoSlot, Outgoing, ReplyTo, ResponseSlot, StreamWire, Target,
 };
 use afflux_wire::limits::DEPTH_MAX;
 use afflux_wire::{Code, Executed, Stage, Status, skip_value};
@@ -95,7 +95,7 @@ impl RawStream {
             Ok(_) => return Err(Status::invalid("an item is one MessagePack value, here bytes follow it")),
             Err(error) => return Err(Status::invalid(format!("an item is one MessagePack value: {error}"))),
         }
-        let mut encode = |buf: &mut Vec<u8>| {
+        let mut encode = |buf: &mut Vec<u8>, _: ItemForm| {
             buf.extend_from_slice(item);
             Ok(())
         };

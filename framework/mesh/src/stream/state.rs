@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
-use afflux_wire::contract::{Block, ResponseSink, ResponseSlot, StreamWire};
+use afflux_wire::contract::{Block, EncodeItem, ItemForm, ResponseSink, ResponseSlot, StreamWire};
 use afflux_wire::{Code, FrameBuf as _, Status, put_end_err, put_end_ok, put_item, put_item_header};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -56,6 +56,8 @@ pub(crate) struct Stream {
     /// Whether this side called.
     caller: bool,
     bytes_max: usize,
+    /// Whether both sides are of one build and said so when the call was opened.
+    rows: bool,
     /// Counts the bytes of items, and of the result.
     traffic: Option<Traffic>,
     send: Mutex<Sending>,
@@ -73,16 +75,19 @@ impl Stream {
         parties: u8,
         windows: (u64, u64),
         bytes_max: usize,
+        rows: bool,
         traffic: Option<Traffic>,
     ) -> Arc<Self> {
         let (theirs, ours) = windows;
+        let form = if rows { ItemForm::Row } else { ItemForm::Named };
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             carrier,
             caller,
             bytes_max,
+            rows,
             traffic,
-            send: Mutex::new(Sending::new(theirs, parties)),
+            send: Mutex::new(Sending::new(theirs, parties, form)),
             recv: Mutex::new(Receiving::new(ours)),
             call: Mutex::default(),
             acknowledged: AtomicBool::new(false),
@@ -90,28 +95,44 @@ impl Stream {
         })
     }
 
-    fn over(link: &Arc<Link>, id: u64, caller: bool, parties: u8, traffic: Option<Traffic>) -> Arc<Self> {
+    fn over(
+        link: &Arc<Link>,
+        id: u64,
+        caller: bool,
+        parties: u8,
+        rows: bool,
+        traffic: Option<Traffic>,
+    ) -> Arc<Self> {
         let windows =
             (u64::from(link.limits.stream_credit_items), u64::from(link.own_limits.stream_credit_items));
         let bytes_max = link.limits.message_bytes_max as usize;
-        Self::make(Carrier::Link { link: Arc::clone(link), id }, caller, parties, windows, bytes_max, traffic)
+        let carrier = Carrier::Link { link: Arc::clone(link), id };
+        Self::make(carrier, caller, parties, windows, bytes_max, rows, traffic)
     }
 
-    /// The side of the caller, over a link.
-    pub(crate) fn called(link: &Arc<Link>, id: u64, traffic: Option<Traffic>) -> Arc<Self> {
-        Self::over(link, id, true, 1, traffic)
+    /// The side of the caller, over a link; `rows`: what its OPEN says.
+    pub(crate) fn called(link: &Arc<Link>, id: u64, rows: bool, traffic: Option<Traffic>) -> Arc<Self> {
+        Self::over(link, id, true, 1, rows, traffic)
     }
 
-    /// The side that is called, over a link; `streams`: whether its method sends items.
-    pub(crate) fn served(link: &Arc<Link>, id: u64, streams: bool, traffic: Traffic) -> Arc<Self> {
-        Self::over(link, id, false, if streams { 2 } else { 1 }, Some(traffic))
+    /// The side that is called, over a link; `streams`: whether its method sends items; `rows`: what OPEN says.
+    pub(crate) fn served(
+        link: &Arc<Link>,
+        id: u64,
+        streams: bool,
+        rows: bool,
+        traffic: Traffic,
+    ) -> Arc<Self> {
+        Self::over(link, id, false, if streams { 2 } else { 1 }, rows, Some(traffic))
     }
 
     /// Both sides of a call within this process: the caller's, and the one that is called.
     pub(crate) fn pair(streams: bool) -> (Arc<Self>, Arc<Self>) {
         let side = |caller, parties| {
             let windows = (BESIDE_WINDOW, BESIDE_WINDOW);
-            Self::make(Carrier::Beside(OnceLock::new()), caller, parties, windows, BESIDE_BYTES_MAX, None)
+            // Without types at one of its ends: rows would be read by nobody.
+            let carrier = Carrier::Beside(OnceLock::new());
+            Self::make(carrier, caller, parties, windows, BESIDE_BYTES_MAX, false, None)
         };
         let (caller, called) = (side(true, 1), side(false, if streams { 2 } else { 1 }));
         for (one, other) in [(&caller, &called), (&called, &caller)] {
@@ -450,7 +471,11 @@ impl ResponseSink for Stream {
 }
 
 impl StreamWire for Stream {
-    fn put(&self, encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), Status>) -> Result<bool, Status> {
+    fn takes_rows(&self) -> bool {
+        self.rows
+    }
+
+    fn put(&self, encode: EncodeItem<'_>) -> Result<bool, Status> {
         let mut send = self.send.lock();
         let put = send.put(self.bytes_max, encode)?;
         if put && !send.queued {

@@ -53,8 +53,8 @@ pub use scope::CallScope;
 pub use service::{Accept, LocalEndpoint, Mail, MethodKind, MethodSpec, Params, Refused, Service};
 pub use slot::{NoSlot, ResponseSlot};
 pub use stream::{
-    Accepts, Block, Both, Completion, Emit, Ends, Feed, Incoming, Item, NoItem, OpenFuture, Shape,
-    StreamCall, StreamParams, StreamWire, Streams, TrySend,
+    Accepts, Block, Both, Completion, Emit, EncodeItem, Ends, Feed, Incoming, Item, ItemForm, NoItem,
+    OpenFuture, ROWS_TAG, Shape, StreamCall, StreamParams, StreamWire, Streams, TrySend,
 };
 pub use stream::{decode_stream, dropping_state, forward_stream};
 pub use task_local::{current_caller, within};

@@ -112,6 +112,7 @@ mod key {
     pub(super) const BAGGAGE: u64 = 11;
     pub(super) const LOAD: u64 = 12;
     pub(super) const TRACESTATE: u64 = 13;
+    pub(super) const ROWS: u64 = 14;
 }
 
 /// What travels beside `params` or `result`. All of it is optional; an empty one is a single nil on the wire.
@@ -135,6 +136,8 @@ pub struct Meta {
     /// Of an answer: requests that its node has not answered yet for the same service; 0 when it does
     /// not say.
     pub load: u32,
+    /// Of OPEN: the caller is of the same build, so that items may be rows of [`batch`](crate::batch).
+    pub rows: bool,
     /// The rest, behind a pointer: frames are moved about, and most calls have none of it.
     pub rare: Option<Box<RareMeta>>,
 }
@@ -213,6 +216,7 @@ impl Meta {
             + u8::from(self.attempt != 0)
             + u8::from(self.priority != 0)
             + u8::from(self.load != 0)
+            + u8::from(self.rows)
             + rare
     }
 
@@ -225,7 +229,7 @@ impl Meta {
             return;
         }
         let mut head = Head::new();
-        head.byte(0x80 | entries); // at most 12 entries
+        head.byte(0x80 | entries); // at most 13 entries
         if let Some(deadline_ms) = self.deadline_ms {
             head.byte(key::DEADLINE_MS as u8);
             head.uint(deadline_ms);
@@ -246,6 +250,10 @@ impl Meta {
         if self.load != 0 {
             head.byte(key::LOAD as u8);
             head.uint(u64::from(self.load));
+        }
+        if self.rows {
+            head.byte(key::ROWS as u8);
+            head.byte(1);
         }
         buf.put_slice(head.as_slice());
         if let Some(rare) = &self.rare {
@@ -279,6 +287,7 @@ impl Meta {
                 key::ATTEMPT => meta.attempt = reader.u32("meta.attempt")?,
                 key::PRIORITY => meta.priority = reader.u32("meta.priority")?,
                 key::LOAD => meta.load = reader.u32("meta.load")?,
+                key::ROWS => meta.rows = reader.u32("meta.rows")? != 0,
                 key => meta.read_rare(key, reader, block)?,
             }
         }
@@ -361,6 +370,7 @@ mod tests {
             attempt: u32::MAX,
             priority: u32::MAX,
             load: u32::MAX,
+            rows: true,
             rare: Some(Box::new(RareMeta {
                 idempotency_key: Some(Bytes::from_static(b"key")),
                 chain: Some(Bytes::from_static(b"chain")),

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use super::incoming::Alarm;
 use super::lane::Lane;
 use super::shape::Item;
-use super::wire::StreamWire;
+use super::wire::{ItemForm, StreamWire};
 use crate::status::{Code, Status};
 
 /// Why [`Emit::try_send`] sent nothing.
@@ -44,7 +44,10 @@ impl<T: Item> Outlet<T> {
         match self {
             Self::Lane(lane) => lane.put(item),
             Self::Wire(wire) => {
-                let put = wire.put(&mut |buffer| crate::codec::to_named_in(&item, buffer));
+                let put = wire.put(&mut |buffer, form| match form {
+                    ItemForm::Named => crate::codec::to_named_in(&item, buffer),
+                    ItemForm::Row => crate::batch::encode_row(&item, buffer),
+                });
                 match put {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(TrySend::Full(item)),

@@ -17,7 +17,7 @@ use super::super::slot::Slot;
 use super::beside::Whole;
 use super::lane::Lane;
 use super::shape::Item;
-use super::wire::StreamWire;
+use super::wire::{ROWS_TAG, StreamWire};
 use crate::status::{Code, Stage, Status};
 
 /// Items used before their credit goes back, where a block of them is not used up before.
@@ -122,7 +122,12 @@ impl<T: Item> Incoming<T> {
                 Inlet::Wire(wire) => match wire.poll_block(cx) {
                     Poll::Ready(Some(Ok(block))) => {
                         self.held = block.credits;
-                        let decoded = crate::codec::decode_items(&block.items, block.count, &mut self.ready);
+                        let decoded = match block.items.split_first() {
+                            Some((&ROWS_TAG, rows)) if wire.takes_rows() => {
+                                crate::batch::decode_rows(rows, block.count as usize, &mut self.ready)
+                            }
+                            _ => crate::codec::decode_items(&block.items, block.count, &mut self.ready),
+                        };
                         if let Err(mut status) = decoded {
                             status.message =
                                 format!("an item of the stream does not fit its type: {}", status.message);

@@ -26,7 +26,7 @@ pub use forward::forward_stream;
 pub use incoming::{Completion, Incoming};
 pub use open::{OpenFuture, StreamCall};
 pub use shape::{Accepts, Both, Ends, Item, NoItem, Shape, StreamParams, Streams, decode_stream};
-pub use wire::{Block, StreamWire};
+pub use wire::{Block, EncodeItem, ItemForm, ROWS_TAG, StreamWire};
 
 pub(super) use beside::Handled;
 

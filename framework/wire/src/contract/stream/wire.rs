@@ -7,6 +7,21 @@ use bytes::Bytes;
 use super::super::reply::ResponseSink;
 use crate::status::Status;
 
+/// Begins a block whose items are rows of [`batch`](crate::batch): the one byte that MessagePack never uses.
+pub const ROWS_TAG: u8 = 0xc1;
+
+/// How an item is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ItemForm {
+    /// MessagePack, structs as maps by name.
+    Named,
+    /// A row of [`batch`](crate::batch), which only the same build can read.
+    Row,
+}
+
+/// Appends an item in a form.
+pub type EncodeItem<'a> = &'a mut dyn FnMut(&mut Vec<u8>, ItemForm) -> Result<(), Status>;
+
 /// Some items in a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
@@ -14,7 +29,7 @@ pub struct Block {
     pub count: u32,
     /// What they cost together in credits; at least `count`.
     pub credits: u64,
-    /// MessagePack of the items, one behind the other.
+    /// The items, one behind the other: MessagePack, or rows behind a [`ROWS_TAG`].
     pub items: Bytes,
 }
 
@@ -23,10 +38,12 @@ pub struct Block {
 /// As a [`ResponseSink`] it takes what the handler returns, of the side that is called.
 pub trait StreamWire: ResponseSink + 'static {
     /// Appends one item behind those that wait to be sent. `false`: there is no credit, nothing was appended.
+    /// `encode` is asked for a row first where both sides are of one build, and for the other form from then on
+    /// where its type cannot be one.
     ///
     /// # Errors
     /// The other side takes no more, or the call has ended; or the item cannot be encoded, or is too large.
-    fn put(&self, encode: &mut dyn FnMut(&mut Vec<u8>) -> Result<(), Status>) -> Result<bool, Status>;
+    fn put(&self, encode: EncodeItem<'_>) -> Result<bool, Status>;
 
     /// Ready when there is credit for an item, or nobody will take one.
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Status>>;
@@ -43,6 +60,9 @@ pub trait StreamWire: ResponseSink + 'static {
 
     /// Resolves when nobody takes further items.
     fn poll_stopped(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether blocks of rows may come: both sides are of one build.
+    fn takes_rows(&self) -> bool;
 
     /// The next items. An error is the last thing that comes.
     fn poll_block(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Block, Status>>>;
