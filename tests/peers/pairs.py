@@ -22,7 +22,7 @@ OURS = HERE.parents[1] / "target" / "release" / "afflux-bench"
 
 # Records per worker for a run of ten seconds or more on timely; W4 counts lines.
 RECORDS = {"w1": 2_500_000_000, "w2": 450_000_000, "w3": 1_600_000_000, "w4": 18_000_000}
-STREAM_PEERS = ("timely", "hand")
+STREAM_PEERS = ("timely", "renoir", "hand")
 RPC_PEERS = ("tarpc", "tonic")
 ITEM_BENCHES = ("r4", "r5")
 
@@ -30,7 +30,7 @@ ITEM_BENCHES = ("r4", "r5")
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    stream = kinds.add_parser("stream", help="W1 to W4 against timely or a loop without an engine")
+    stream = kinds.add_parser("stream", help="W1 to W4 against timely, renoir or a loop without an engine")
     stream.add_argument("bench", choices=sorted(RECORDS))
     stream.add_argument("--peer", choices=STREAM_PEERS, default="timely")
     stream.add_argument("--records", type=int, help="default: ten seconds or more on timely")
@@ -61,6 +61,8 @@ def arguments(argv):
             parser.error(f"--{name} is {value}, expected at least 1")
     if args.kind == "stream" and args.peer == "hand" and args.processes > 1:
         parser.error("the hand loop has one process, expected --processes 1")
+    if args.kind == "stream" and args.peer == "renoir" and (args.processes > 1 or args.bench == "w3"):
+        parser.error("renoir is measured in one process, W1, W2 and W4: tests/peers/README.md says why")
     if args.kind == "rpc":
         args.peer = args.peer or ("tonic" if args.bench in ITEM_BENCHES else "tarpc")
         if args.bench in ITEM_BENCHES and args.peer == "tarpc":
@@ -82,7 +84,7 @@ def commands(args):
         if args.peer == "timely":
             peer += ["--processes", str(args.processes), "--filter", args.filter,
                      "--allocator", "mimalloc" if mimalloc else "system"]
-        else:
+        elif args.peer == "hand":
             peer += ["--shape", args.shape]
     elif args.bench in ITEM_BENCHES:
         ours += ["--records", str(args.records)]

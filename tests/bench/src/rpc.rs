@@ -82,7 +82,9 @@ pub(crate) fn mesh(
     threads: &Threads,
     transport: Transport,
 ) -> Result<Mesh, String> {
-    let config = MeshConfig { listen, ..MeshConfig::new(NodeId::new(node), "bench") };
+    // Client and server are this executable, as nodes of a cluster are.
+    let build_fingerprint = 1;
+    let config = MeshConfig { listen, build_fingerprint, ..MeshConfig::new(NodeId::new(node), "bench") };
     Mesh::start(config, transport, threads.io(), MeshMetrics::unregistered()).map_err(|e| e.to_string())
 }
 

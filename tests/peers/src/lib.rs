@@ -11,6 +11,7 @@ pub mod args;
 pub mod flow;
 pub mod hand;
 pub mod hash;
+pub mod renoir_peer;
 pub mod report;
 pub mod rpc;
 pub mod tarpc_peer;
