@@ -14,23 +14,67 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Bytes of an encoding that lie beside each other without a buffer: those of a tuple of integers do.
+const INLINE_BYTES: usize = 64;
+
 /// The canonical encoding of a key, under construction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct KeyBytes {
-    bytes: Vec<u8>,
+    inline: [u8; INLINE_BYTES],
+    length: usize,
+    /// All of it, once it has outgrown `inline`.
+    long: Vec<u8>,
+}
+
+impl Default for KeyBytes {
+    fn default() -> Self {
+        Self { inline: [0; INLINE_BYTES], length: 0, long: Vec::new() }
+    }
+}
+
+thread_local! {
+    /// What long encodings are written into, kept for the next.
+    static LONG: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
 }
 
 impl KeyBytes {
     /// Appends bytes whose length is fixed by their type.
+    #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        let end = self.length + bytes.len();
+        match self.inline.get_mut(self.length..end) {
+            Some(place) => place.copy_from_slice(bytes),
+            None => self.put_long(bytes),
+        }
+        self.length = end;
+    }
+
+    #[cold]
+    fn put_long(&mut self, bytes: &[u8]) {
+        if self.long.is_empty() {
+            self.long = LONG.take();
+            self.long.clear();
+            self.long.extend_from_slice(self.inline.get(..self.length).unwrap_or_default());
+        }
+        self.long.extend_from_slice(bytes);
     }
 
     /// Appends bytes of any length, with the length.
+    #[inline]
     pub fn put_sized(&mut self, bytes: &[u8]) {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.bytes.extend_from_slice(&length.to_le_bytes());
-        self.bytes.extend_from_slice(bytes);
+        self.put(&length.to_le_bytes());
+        self.put(bytes);
+    }
+
+    #[inline]
+    fn hash(self) -> u64 {
+        if let Some(short) = self.inline.get(..self.length) {
+            return xxh3_64(short);
+        }
+        let hash = xxh3_64(&self.long);
+        LONG.set(self.long);
+        hash
     }
 }
 
@@ -53,15 +97,9 @@ pub trait Key: Clone + Eq + Send + Serialize + DeserializeOwned + 'static {
     /// The hash of the canonical encoding, as the module says.
     #[inline]
     fn key_hash(&self) -> u64 {
-        thread_local! {
-            static BYTES: std::cell::RefCell<KeyBytes> = const { std::cell::RefCell::new(KeyBytes { bytes: Vec::new() }) };
-        }
-        BYTES.with(|cell| {
-            let mut out = cell.borrow_mut();
-            out.bytes.clear();
-            self.encode_key(&mut out);
-            xxh3_64(&out.bytes)
-        })
+        let mut out = KeyBytes::default();
+        self.encode_key(&mut out);
+        out.hash()
     }
 }
 
@@ -89,6 +127,7 @@ integer_keys!(u8 as u8, u16 as u16, u32 as u32, u64 as u64, i8 as u8, i16 as u16
 macro_rules! wide_keys {
     ($($t:ty),*) => { $(
         impl Key for $t {
+            #[inline]
             fn encode_key(&self, out: &mut KeyBytes) { out.put(&self.to_le_bytes()); }
         }
     )* };
@@ -142,6 +181,7 @@ impl<K: Key> Key for Option<K> {
 macro_rules! tuple_keys {
     ($(($($name:ident . $index:tt),+)),*) => { $(
         impl<$($name: Key),+> Key for ($($name,)+) {
+            #[inline]
             fn encode_key(&self, out: &mut KeyBytes) { $(self.$index.encode_key(out);)+ }
         }
     )* };
@@ -197,6 +237,22 @@ mod tests {
         assert_eq!(String::new().key_hash(), 0x2d06_8005_38d3_94c2);
         assert_eq!("abc".to_owned().key_hash(), 0x78af_5f94_892f_3950);
         assert_eq!(("abc".to_owned(),).key_hash(), xxh3_64(b"\x03\0\0\0abc"));
+    }
+
+    #[test]
+    fn a_hash_is_that_of_the_encoding_whatever_its_length() {
+        let sized =
+            |text: &str| [&u32::try_from(text.len()).unwrap().to_le_bytes()[..], text.as_bytes()].concat();
+        for length in (0..200).rev().chain(0..200) {
+            let text = "x".repeat(length);
+            let key = (7_u64, text.clone(), -1_i16, text.clone());
+            let encoded =
+                [&7_u64.to_le_bytes()[..], &sized(&text), &(-1_i16).to_le_bytes(), &sized(&text)].concat();
+            assert_eq!(key.key_hash(), xxh3_64(&encoded), "two texts of {length} bytes");
+        }
+        let wide = (1_u128, 2_u128, 3_u128, 4_u128);
+        let encoded: Vec<u8> = (1..=4_u128).flat_map(u128::to_le_bytes).collect();
+        assert_eq!(wide.key_hash(), xxh3_64(&encoded), "all that fits");
     }
 
     #[test]
