@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::by_bytes;
+use super::latest::Latest;
 use crate::Result;
 use crate::join::ByTime;
 use crate::key::Key;
@@ -19,7 +20,7 @@ use crate::state::State;
 use crate::stream::{Record, Stream};
 use crate::time::{Timestamp, millis};
 
-type Ties<T> = Arc<dyn Fn(&T, &T) -> Ordering + Send + Sync>;
+pub(super) type Ties<T> = Arc<dyn Fn(&T, &T) -> Ordering + Send + Sync>;
 
 /// A keyed stream of which one record a key is wanted.
 #[must_use = "say `.first(…)` or `.last(…)`"]
@@ -101,16 +102,18 @@ impl<T: Record, F: KeyOf<T>> Deduplicate<T, F> {
             None => "last".to_owned(),
         };
         let (ttl, ties) = (self.ttl.map(|ttl| millis(ttl).max(1)), self.ties);
-        let make = move || Last { ttl, ties: Arc::clone(&ties), key: PhantomData };
-        let lasts = self.keyed.operate(name, &detail, make);
-        if ttl.is_none() {
-            lasts.flow.warn(
-                name,
-                "keeps one record for every key it has ever seen and gives none before the input ends; its \
-                 state grows with the number of keys. Put `.ttl(…)` behind `.deduplicate()`, or accept it for a \
-                 bounded input",
-            );
+        if let Some(ttl) = ttl {
+            let make = move || Last { ttl, ties: Arc::clone(&ties), key: PhantomData };
+            return self.keyed.operate(name, &detail, make);
         }
+        let make = move || Latest { ties: Arc::clone(&ties), key: PhantomData };
+        let lasts = self.keyed.operate(name, &detail, make);
+        lasts.flow.warn(
+            name,
+            "keeps one record for every key it has ever seen and gives none before the input ends; its \
+             state grows with the number of keys. Put `.ttl(…)` behind `.deduplicate()`, or accept it for a \
+             bounded input",
+        );
         lasts
     }
 }
@@ -262,7 +265,7 @@ impl<T: Record> State for Lasts<T> {
 }
 
 struct Last<K, T> {
-    ttl: Option<i64>,
+    ttl: i64,
     ties: Ties<T>,
     key: PhantomData<fn(K)>,
 }
@@ -270,7 +273,7 @@ struct Last<K, T> {
 impl<K, T: Record> Last<K, T> {
     /// When nothing can follow a record of this time any more.
     fn end(&self, time: i64) -> i64 {
-        self.ttl.map_or(i64::MAX, |ttl| time.saturating_add(ttl))
+        time.saturating_add(self.ttl)
     }
 
     /// Joins a stretch with the one before it if there is no silence between them.
@@ -326,10 +329,10 @@ impl<K: Key, T: Record> KeyedOperator for Last<K, T> {
         rows.insert(time, Stretch { from: time, last: row });
         self.close_gap(rows, index, time);
         let end = Timestamp::from_millis(self.end(time));
-        match (timed, self.ttl) {
-            (false, Some(_)) => cx.clock_timer_at(end),
-            _ if cx.watermark() < end => cx.timer_at(end),
-            _ => self.settle(state, cx.watermark().millis(), out),
+        match timed {
+            false => cx.clock_timer_at(end),
+            true if cx.watermark() < end => cx.timer_at(end),
+            true => self.settle(state, cx.watermark().millis(), out),
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod dedupe;
 mod distinct;
+mod latest;
 mod top;
 
 use std::cmp::Ordering;
