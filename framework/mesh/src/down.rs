@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use afflux_actor::{StopReason, clock};
 use afflux_wire::{ActorId, Code, Stage, Status, codec};
@@ -236,7 +236,8 @@ impl Shared {
 
 impl Mesh {
     /// A future of the end of an actor; resolves at once when that life of it is over. The watch begins
-    /// when the future is first polled.
+    /// with this call, before anything awaits the future: over a link that is there its request is
+    /// written now, otherwise as soon as the future is polled and there is one.
     ///
     /// The loss of the link to its node resolves it at once: [`DownReason::NodeLost`] when the registry
     /// already says that this life of the node is over, else [`DownReason::Unreachable`], which is no
@@ -253,7 +254,14 @@ impl Mesh {
                 Err(status) => Box::pin(std::future::ready(DownReason::Gone(status))),
             }
         } else {
-            Box::pin(shared.watch_remote(id))
+            let mut watching = Box::pin(shared.watch_remote(id));
+            // Its first poll writes the request; whoever awaits it polls it again with a waker of their own.
+            // Outside of a runtime there is no timer to wait for a link with.
+            let here = tokio::runtime::Handle::try_current().is_ok();
+            match here.then(|| watching.as_mut().poll(&mut Context::from_waker(Waker::noop()))) {
+                Some(Poll::Ready(reason)) => Box::pin(std::future::ready(reason)),
+                _ => watching,
+            }
         };
         DownWatch { actor: actor.clone(), inner }
     }

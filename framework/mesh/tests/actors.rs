@@ -152,6 +152,21 @@ fn the_end_of_an_actor_is_told_to_whoever_watches_it_here_and_there() {
 }
 
 #[test]
+fn a_watch_begins_with_the_call_and_not_when_it_is_awaited() {
+    over_both(async |net: Net| {
+        let (server, client) = (net.node("server"), net.node("client"));
+        client.link(&server).await;
+        let (desk, death) = name(&server, "desk", &Arc::new(Desk::default()));
+        let watch = client.mesh.watch(desk.id());
+        // Behind the WATCH on the same connection.
+        assert_eq!(desk.via(&client.mesh).add(1, 2).await.unwrap(), 3);
+        death.announce(StopReason::Finished);
+        // Begun only now it would find nobody.
+        assert_eq!(watch.await.reason, DownReason::Finished);
+    });
+}
+
+#[test]
 fn a_watch_of_an_actor_that_is_not_there_is_answered_at_once() {
     over_both(async |net: Net| {
         let (server, client) = (net.node("server"), net.node("client"));
