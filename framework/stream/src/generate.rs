@@ -130,4 +130,8 @@ impl<T: Send + 'static, F: Fn(u64) -> Option<T> + Send> SplitReader<T> for Reade
     fn progress(&self) -> u64 {
         (self.next - self.first) / self.step.max(1)
     }
+
+    fn lag(&self) -> Option<u64> {
+        Some(self.end.saturating_sub(self.next).div_ceil(self.step.max(1)))
+    }
 }

@@ -76,7 +76,8 @@ pub use keyed::{ByRef, ByValue, KeyOf};
 pub use keyed_stream::KeyedStream;
 pub use merge::{Either, EitherKey};
 pub use meter::{
-    Doing, EdgeReading, KeyShare, OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter, TaskReading,
+    AskReading, Doing, EdgeReading, KeyShare, OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter,
+    TaskReading,
 };
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};

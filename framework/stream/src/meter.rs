@@ -44,9 +44,34 @@ pub(crate) struct Meter {
     dead_errors: AtomicU64,
     dead_timeouts: AtomicU64,
     future: AtomicU64,
+    /// Of an operator that asks; nobody reads them of another.
+    asks: AtomicBool,
+    asking: AtomicU64,
+    asked_again: AtomicU64,
+    timed_out: AtomicU64,
 }
 
 impl Meter {
+    /// Questions on their way now, of an operator that asks about records.
+    pub(crate) fn asking(&self, n: usize) {
+        self.asks.store(true, Relaxed);
+        self.asking.store(n as u64, Relaxed);
+    }
+    /// A question that got an error, or no answer in time, is asked once more.
+    pub(crate) fn asked_again(&self) {
+        self.asked_again.fetch_add(1, Relaxed);
+    }
+    /// An attempt that got no answer in time.
+    pub(crate) fn timed_out(&self) {
+        self.timed_out.fetch_add(1, Relaxed);
+    }
+    fn asked(&self) -> Option<AskReading> {
+        self.asks.load(Relaxed).then(|| AskReading {
+            in_flight: self.asking.load(Relaxed),
+            retries: self.asked_again.load(Relaxed),
+            timeouts: self.timed_out.load(Relaxed),
+        })
+    }
     /// To be held while a closure of the user runs.
     pub(crate) fn enter(self: &Arc<Self>) -> Entered {
         Entered(Arc::clone(self))
@@ -249,6 +274,18 @@ pub struct TaskMeter {
     pub(crate) input_lag: AtomicU64,
 }
 
+/// What an operator that asks about every record has on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AskReading {
+    /// Questions on their way now.
+    pub in_flight: u64,
+    /// Questions that were asked once more.
+    pub retries: u64,
+    /// Attempts that got no answer in time.
+    pub timeouts: u64,
+}
+
 /// What one operator of one task has counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OperatorReading {
@@ -274,6 +311,9 @@ pub struct OperatorReading {
     /// Records that were diverted because their event time was too far in the future.
     #[serde(default)]
     pub future: u64,
+    /// Of an operator that asks about every record.
+    #[serde(default)]
+    pub asking: Option<AskReading>,
 }
 
 /// What one task has counted.
@@ -372,6 +412,7 @@ impl TaskMeter {
                     dead_errors: m.dead_errors.load(Relaxed),
                     dead_timeouts: m.dead_timeouts.load(Relaxed),
                     future: m.future.load(Relaxed),
+                    asking: m.asked(),
                 })
                 .collect(),
             busy_s: seconds(&self.time.busy_ns),

@@ -192,6 +192,12 @@ impl Looks<'_> {
         found.into_iter().map(|(_, pressure)| pressure).collect()
     }
 
+    /// The operators behind the exchanges at which pressure begins.
+    pub(super) fn bottlenecks(&self) -> BTreeSet<String> {
+        // Of which operator it is asked decides the order alone.
+        self.pressure(0).into_iter().map(|pressure| pressure.to).collect()
+    }
+
     /// A chain and all that it feeds.
     fn below(&self, chain: u32) -> BTreeSet<u32> {
         let mut below = BTreeSet::from([chain]);
@@ -313,10 +319,13 @@ mod tests {
             assert_eq!((at.from.as_str(), at.to.as_str(), at.exchange.as_str()), ("count", "out", "gather"));
             let (busy, outside) = if doing == Doing::Busy { (1.0, 0.0) } else { (0.0, 1.0) };
             assert_eq!((at.busy_ratio, at.outside_ratio), (busy, outside));
+            let named = with(&now, Some(&before), |looks| looks.bottlenecks());
+            assert!(named.iter().eq(["out"]), "{named:?}");
             assert!((why.backpressured_ratio - 0.9).abs() < 0.01 && (why.span_s - 1.0).abs() < 1e-6);
         }
         let calm = with(&before, None, |looks| looks.why("numbers").unwrap());
         assert_eq!(calm.pressure, []);
+        assert!(with(&before, None, |looks| looks.bottlenecks()).is_empty());
     }
 
     #[test]

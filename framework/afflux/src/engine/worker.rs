@@ -64,7 +64,7 @@ pub struct TaskShare {
 }
 
 impl TaskShare {
-    fn new(id: TaskId, reading: TaskReading) -> Self {
+    pub(super) fn new(id: TaskId, reading: TaskReading) -> Self {
         Self {
             chain: id.chain,
             subtask: id.subtask,
@@ -313,9 +313,7 @@ impl WorkerHandler for WorkerActor {
             }),
         )?;
         for task in &running.tasks {
-            let chain = running.deployment().graph.chains.get(task.id.chain as usize);
-            let first = chain.and_then(|c| c.operators.first()).map_or("", String::as_str);
-            self.parts.metrics.add(&running.deployment().pipeline, first, &task.meter);
+            self.parts.metrics.add(running.deployment(), task.id, &task.meter);
         }
         self.running.insert(job.clone(), running);
         Ok(self.share(&job))

@@ -107,7 +107,13 @@ pub(crate) struct Asking<T, U, F> {
 }
 
 /// Tries until there is an answer or nothing left to try.
-async fn ask<T, U, F, Fut>(f: Arc<F>, mut cx: AsyncCx, record: T, terms: Terms, clock: Clock) -> Answer<U>
+async fn ask<T, U, F, Fut>(
+    f: Arc<F>,
+    mut cx: AsyncCx,
+    record: T,
+    terms: Terms,
+    (clock, meter): (Clock, Arc<Meter>),
+) -> Answer<U>
 where
     T: Clone,
     F: Fn(AsyncCx, T) -> Fut,
@@ -118,6 +124,7 @@ where
         let answer = match select(pin!(f(cx.clone(), record.clone())), pin!(limit)).await {
             Either::Left((answer, _)) => answer.map_err(|status| (status, DeadReason::Error)),
             Either::Right(_) => {
+                meter.timed_out();
                 let text = format!("no answer within {} ms", terms.timeout.as_millis());
                 Err((Status::new(Code::DeadlineExceeded, text), DeadReason::Timeout))
             }
@@ -130,6 +137,7 @@ where
             return Err(Failure { status, reason, attempt: cx.attempt });
         };
         clock.sleep(pause).await;
+        meter.asked_again();
         cx.attempt += 1;
     }
 }
@@ -238,15 +246,16 @@ where
                     sequence: entry.sequence,
                     attempt: 1,
                 };
-                let question =
-                    ask(Arc::clone(&self.parts.f), cx, record, self.parts.terms, self.parts.clock.clone());
+                let around = (self.parts.clock.clone(), Arc::clone(&self.parts.meter));
+                let question = ask(Arc::clone(&self.parts.f), cx, record, self.parts.terms, around);
                 self.questions.push(Box::pin(async move { (position, question.await) }));
             }
             match self.questions.poll_next_unpin(turn.task) {
                 Poll::Ready(Some((position, answer))) => self.take(position, answer),
-                Poll::Ready(None) | Poll::Pending => return,
+                Poll::Ready(None) | Poll::Pending => break,
             }
         }
+        self.parts.meter.asking(self.questions.len());
     }
 
     fn take(&mut self, position: u64, answer: Answer<U>) {
