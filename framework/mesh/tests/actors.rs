@@ -220,9 +220,10 @@ fn watches_are_bounded_and_a_dropped_one_makes_room() {
         let down = watch().await.unwrap();
         let DownReason::Refused(status) = &down.reason else { panic!("{down:?}") };
         assert!(status.message.contains("WATCHES_PER_LINK_MAX"), "{status}");
-        watches.pop().unwrap().abort();
+        let dropped = watches.pop().unwrap();
+        dropped.abort();
+        assert!(dropped.await.unwrap_err().is_cancelled());
         // The place is free on this side at once, and on the other behind the CANCEL.
-        tokio::task::yield_now().await;
         watches.push(watch());
         assert_eq!(desk.via(&client.mesh).add(1, 2).deadline(SECOND).await.unwrap(), 3);
         death.announce(StopReason::Finished);
