@@ -92,13 +92,11 @@ impl Stopper {
     }
 }
 
-/// Starts an actor on the thread of `arbiter`.
-pub(crate) fn spawn<A, F>(
-    arbiter: &actix_rt::ArbiterHandle,
-    spec: Spec,
-    options: Options,
-    factory: F,
-) -> ActorHandle<A::Mail>
+/// Messages to actix' own address that wait: only the request to stop is ever sent there.
+const CONTROL_MAX: usize = 16;
+
+/// Starts an actor on the thread of `place`.
+pub(crate) fn spawn<A, F>(place: &Place, spec: Spec, options: Options, factory: F) -> ActorHandle<A::Mail>
 where
     A: Actor,
     F: FnMut() -> Result<A, Status> + Send + 'static,
@@ -112,13 +110,16 @@ where
     };
     spec.metrics.observe(A::KIND, gauged);
     let control: Arc<dyn Control> = Arc::<Mailbox<A::Mail>>::clone(&mailbox);
-    let nursery = Nursery::new(Place::new(arbiter.clone()), spec.caller.clone(), mailbox.kind());
+    let nursery = Nursery::new(place.clone(), spec.caller.clone(), mailbox.kind());
     let seat = Seat::new(Arc::clone(&mailbox), spec.path.clone(), Arc::clone(&nursery));
     let death = seat.death.clone();
     let (path, caller, fence) = (spec.path, spec.caller, spec.fence);
-    let host = actix::Actor::start_in_arbiter(arbiter, {
+    // As `start_in_arbiter` does, which wants an arbiter.
+    let (sender, receiver) = actix::dev::channel::channel(CONTROL_MAX);
+    place.run({
         let (control, path) = (Arc::clone(&control), path.clone());
-        move |ctx: &mut actix::Context<Host>| {
+        move || {
+            let mut ctx = actix::Context::with_receiver(receiver);
             let mut cx = Cx::new(path, caller.clone()).spawning(nursery).fenced(fence);
             if let Some(key) = key {
                 cx = cx.seated(key, A::CONCURRENT == 1);
@@ -126,9 +127,10 @@ where
             // Calls through a reference find their node by the task they run in.
             let life = within(caller, live(seat, factory, cx, Budget::new(options.restart)));
             ctx.spawn(wrap_future::<_, Host>(life).map(|(), _, ctx| ctx.stop()));
-            Host { control }
+            actix_rt::spawn(ctx.into_future(Host { control }));
         }
     });
+    let host = actix::Addr::new(sender);
     ActorHandle {
         address: Address::new(mailbox),
         path,

@@ -62,6 +62,8 @@ mod pool;
 mod quota;
 mod restart;
 mod service;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod system;
 mod threads;
 mod trace;

@@ -15,22 +15,46 @@ use crate::options::Options;
 /// A thread that runs actors and futures. Cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct Place {
-    arbiter: actix_rt::ArbiterHandle,
+    runs_on: RunsOn,
+}
+
+#[derive(Clone)]
+enum RunsOn {
+    Arbiter(actix_rt::ArbiterHandle),
+    #[cfg(feature = "simulated")]
+    Machine(crate::simulated::Machine),
 }
 
 impl Place {
     pub(crate) fn new(arbiter: actix_rt::ArbiterHandle) -> Self {
-        Self { arbiter }
+        Self { runs_on: RunsOn::Arbiter(arbiter) }
     }
 
     /// The thread this is called on, inside [`system`](crate::system).
     pub fn current() -> Option<Self> {
+        #[cfg(feature = "simulated")]
+        if let Some(machine) = crate::simulated::here() {
+            return Some(Self { runs_on: RunsOn::Machine(machine) });
+        }
         actix_rt::Arbiter::try_current().map(Self::new)
     }
 
     /// Whether its thread still runs what it is given.
     pub fn is_alive(&self) -> bool {
-        self.arbiter.alive()
+        match &self.runs_on {
+            RunsOn::Arbiter(arbiter) => arbiter.alive(),
+            #[cfg(feature = "simulated")]
+            RunsOn::Machine(machine) => machine.is_alive(),
+        }
+    }
+
+    /// Runs a function on this thread; whether it was taken.
+    pub(crate) fn run(&self, work: impl FnOnce() + Send + 'static) -> bool {
+        match &self.runs_on {
+            RunsOn::Arbiter(arbiter) => arbiter.spawn_fn(work),
+            #[cfg(feature = "simulated")]
+            RunsOn::Machine(machine) => machine.run(work),
+        }
     }
 
     /// Starts an actor here with the options of its type. `factory` makes its state, on this place's
@@ -53,19 +77,26 @@ impl Place {
         options: Options,
         factory: impl FnMut() -> Result<A, Status> + Send + 'static,
     ) -> ActorHandle<A::Mail> {
-        host::spawn(&self.arbiter, spec, options, factory)
+        host::spawn(self, spec, options, factory)
     }
 
     /// Runs a future here: a link, a timer. A panic in it is logged and ends it alone.
     pub fn spawn_future(&self, future: impl Future<Output = ()> + Send + 'static) {
-        if !self.arbiter.spawn(guarded(future)) {
+        let sent = match &self.runs_on {
+            RunsOn::Arbiter(arbiter) => arbiter.spawn(guarded(future)),
+            #[cfg(feature = "simulated")]
+            RunsOn::Machine(machine) => machine.run(move || {
+                actix_rt::spawn(guarded(future));
+            }),
+        };
+        if !sent {
             tracing::warn!("a future was dropped: its thread has stopped");
         }
     }
 
     /// Runs a future here that is made here and need not be `Send`.
     pub fn spawn_with<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F + Send + 'static) {
-        let sent = self.arbiter.spawn_fn(move || {
+        let sent = self.run(move || {
             actix_rt::spawn(guarded(async move { make().await }));
         });
         if !sent {

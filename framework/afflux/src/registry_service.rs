@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afflux_actor::{Place, ServiceEntry};
-use afflux_registry::{Fence, Instance, LeaseId, Publisher, Registry, RegistryError, View, Watcher};
+use afflux_registry::{Fence, Instance, LeaseId, Publisher, Registry, RegistryError, View, Watcher, watch};
 use afflux_wire::contract::{CallError, Cx, Fault};
 use afflux_wire::{Incarnation, NodeId};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::concurrent::{Concurrent, log_panic};
 use crate::macros::{RpcError, Service};

@@ -21,6 +21,8 @@ mod actors;
 mod attach;
 mod balancer;
 mod budget;
+#[doc(hidden)]
+pub mod bugs;
 mod channel;
 mod compat;
 mod config;

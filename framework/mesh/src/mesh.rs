@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use afflux_actor::{Place, ServiceEntry, Tracer, clock};
-use afflux_registry::View;
+use afflux_registry::{View, watch};
 use afflux_wire::contract::{
     CallMeta, CallSpan, Caller, Failure, Handle, Hedge, Identity, MethodSpec, Outgoing, Placement, Policy,
     Retry, Service, Started, Target, TraceParent,
 };
 use afflux_wire::{Attempt, Incarnation, NodeId, Status};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::actors::ActorTable;
 use crate::attach::{self, ChannelTable};

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use afflux_registry::{InstanceState, View};
+use afflux_registry::{InstanceState, View, watch};
 use afflux_wire::contract::Identity;
 use afflux_wire::handshake::Hello;
 use afflux_wire::{Code, Executed, Incarnation, NodeId, Status};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use crate::config::name_hash;
 use crate::endpoint::{Labels, Reach};

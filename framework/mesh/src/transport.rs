@@ -25,6 +25,9 @@ pub enum Transport {
     Tcp,
     /// Pipes between meshes of this process.
     Memory(MemoryNetwork),
+    /// The played sockets of turmoil, for meshes whose machines a simulation runs.
+    #[cfg(feature = "simulated")]
+    Simulated,
 }
 
 /// A network inside a process: addresses and what listens on them.
@@ -92,6 +95,8 @@ impl MemoryNetwork {
 pub(crate) enum Bound {
     Tcp(StdListener),
     Memory(Acceptor),
+    #[cfg(feature = "simulated")]
+    Simulated(turmoil::net::TcpListener),
 }
 
 impl Bound {
@@ -100,6 +105,8 @@ impl Bound {
         match self {
             Self::Tcp(listener) => Ok(Acceptor::Tcp(TcpListener::from_std(listener)?)),
             Self::Memory(acceptor) => Ok(acceptor),
+            #[cfg(feature = "simulated")]
+            Self::Simulated(listener) => Ok(Acceptor::Simulated(listener)),
         }
     }
 }
@@ -108,6 +115,8 @@ impl Bound {
 pub(crate) enum Acceptor {
     Tcp(TcpListener),
     Memory(mpsc::Receiver<(DuplexStream, String)>),
+    #[cfg(feature = "simulated")]
+    Simulated(turmoil::net::TcpListener),
 }
 
 impl Acceptor {
@@ -125,6 +134,11 @@ impl Acceptor {
                     .await
                     .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the network is gone"))?;
                 Ok((Conn::Plain(Plain::Memory(stream)), peer))
+            }
+            #[cfg(feature = "simulated")]
+            Self::Simulated(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Conn::Plain(Plain::Simulated(stream)), peer.ip().to_string()))
             }
         }
     }
@@ -152,6 +166,21 @@ impl Transport {
                 let (acceptor, bound) = network.listen(address)?;
                 Ok((Bound::Memory(acceptor), bound))
             }
+            #[cfg(feature = "simulated")]
+            Self::Simulated => {
+                use futures_util::FutureExt;
+                // Never waits: no other machine is asked.
+                let bound = turmoil::net::TcpListener::bind(address).now_or_never();
+                let listener = match bound {
+                    Some(Ok(listener)) => listener,
+                    Some(Err(error)) => {
+                        return Err(Status::unavailable(format!("cannot listen on {address}: {error}")));
+                    }
+                    None => return Err(Status::internal("a played socket was not bound at once")),
+                };
+                let bound = listener.local_addr().map_or_else(|_| address.to_owned(), |at| at.to_string());
+                Ok((Bound::Simulated(listener), bound))
+            }
         }
     }
 
@@ -163,6 +192,11 @@ impl Transport {
                 Ok(Conn::Plain(Plain::Tcp(stream)))
             }
             Self::Memory(network) => Ok(Conn::Plain(Plain::Memory(network.connect(address)?))),
+            #[cfg(feature = "simulated")]
+            Self::Simulated => {
+                let stream = turmoil::net::TcpStream::connect(address).await?;
+                Ok(Conn::Plain(Plain::Simulated(stream)))
+            }
         }
     }
 }
@@ -171,6 +205,8 @@ impl Transport {
 pub(crate) enum Plain {
     Tcp(TcpStream),
     Memory(DuplexStream),
+    #[cfg(feature = "simulated")]
+    Simulated(turmoil::net::TcpStream),
 }
 
 /// One connection.
@@ -191,6 +227,11 @@ impl Conn {
                 let (read, write) = tokio::io::split(stream);
                 (ReadHalf::Memory(read), WriteHalf::Memory(write))
             }
+            #[cfg(feature = "simulated")]
+            Self::Plain(Plain::Simulated(stream)) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::Simulated(read), WriteHalf::Simulated(write))
+            }
             #[cfg(feature = "tls")]
             Self::Tls(stream) => {
                 let (read, write) = tokio::io::split(*stream);
@@ -208,6 +249,8 @@ impl Conn {
 pub(crate) enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     Memory(tokio::io::ReadHalf<DuplexStream>),
+    #[cfg(feature = "simulated")]
+    Simulated(turmoil::net::tcp::OwnedReadHalf),
     #[cfg(feature = "tls")]
     Tls(tokio::io::ReadHalf<crate::tls::Stream>),
 }
@@ -216,6 +259,8 @@ pub(crate) enum ReadHalf {
 pub(crate) enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     Memory(tokio::io::WriteHalf<DuplexStream>),
+    #[cfg(feature = "simulated")]
+    Simulated(turmoil::net::tcp::OwnedWriteHalf),
     #[cfg(feature = "tls")]
     Tls(tokio::io::WriteHalf<crate::tls::Stream>),
 }
@@ -278,12 +323,12 @@ macro_rules! forward_write {
     };
 }
 
-forward_read!(Plain: Tcp Memory);
-forward_write!(Plain: Tcp Memory);
+forward_read!(Plain: Tcp Memory #[cfg(feature = "simulated")] Simulated);
+forward_write!(Plain: Tcp Memory #[cfg(feature = "simulated")] Simulated);
 forward_read!(Conn: Plain #[cfg(feature = "tls")] Tls);
 forward_write!(Conn: Plain #[cfg(feature = "tls")] Tls);
-forward_read!(ReadHalf: Tcp Memory #[cfg(feature = "tls")] Tls);
-forward_write!(WriteHalf: Tcp Memory #[cfg(feature = "tls")] Tls);
+forward_read!(ReadHalf: Tcp Memory #[cfg(feature = "simulated")] Simulated #[cfg(feature = "tls")] Tls);
+forward_write!(WriteHalf: Tcp Memory #[cfg(feature = "simulated")] Simulated #[cfg(feature = "tls")] Tls);
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,7 @@ mod static_list;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 mod view;
+pub mod watch;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
 

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use afflux_wire::Incarnation;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::error::RegistryError;
 use crate::instance::Instance;
 use crate::registry::{LeaseId, Registry};
+use crate::watch;
 
 /// A lease is extended this often within its time to live.
 const EXTENSIONS_PER_TTL: u32 = 3;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use afflux_wire::NodeId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::instance::{Instance, InstanceState};
+use crate::watch;
 
 /// A full snapshot of a registry: never a difference, so that nothing can be missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

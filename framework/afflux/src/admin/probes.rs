@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use afflux_registry::watch;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 /// The conditions of being ready; a process is ready when each of them holds.
 ///

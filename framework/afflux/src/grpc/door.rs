@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afflux_actor::Place;
+use afflux_registry::watch;
 use afflux_wire::contract::{Identity, IdentityKind};
 use bytes::Bytes;
 use h2::RecvStream;
@@ -12,7 +13,7 @@ use h2::server::SendResponse;
 use http::{Method, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::call::{Who, serve};
 use super::frames::{Answer, Messages};

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use afflux_registry::{Fence, Registry, RegistryError};
+use afflux_registry::{Fence, Registry, RegistryError, watch};
 use afflux_wire::NodeId;
 use futures_util::future::join_all;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::host::Partitions;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use afflux_actor::{ActorMetrics, Clock, Detail, Serves, Threads, cpu_quota};
 use afflux_mesh::{CompatConfig, CompatMode, Mesh, MeshConfig, MeshMetrics, Transport};
-use afflux_registry::{Coordination, Instance, Registration, RegistrationState};
+use afflux_registry::{Coordination, Instance, Registration, RegistrationState, watch};
+use afflux_stream::job::Storage;
 use afflux_wire::{Incarnation, Limits};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::facts::Facts;
 use super::hook::Hook;
@@ -41,6 +41,7 @@ pub struct NodeBuilder {
     services: Vec<Declared>,
     keyed: Vec<DeclaredKeyed>,
     pipelines: Arc<Pipelines>,
+    storage: Option<Storage>,
     transport: Transport,
     clock: Clock,
     inline: bool,
@@ -57,6 +58,7 @@ impl NodeBuilder {
             services: Vec::new(),
             keyed: Vec::new(),
             pipelines: Arc::default(),
+            storage: None,
             transport: Transport::Tcp,
             clock: Clock::new(std::time::SystemTime::now),
             inline: false,
@@ -116,6 +118,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps checkpoints there, and not where the settings say.
+    pub fn checkpoints_in(mut self, storage: Storage) -> Self {
+        self.storage = Some(storage);
+        self
+    }
+
     /// Reaches other nodes in another way than TCP.
     pub fn transport(mut self, transport: Transport) -> Self {
         self.transport = transport;
@@ -165,8 +173,19 @@ impl NodeBuilder {
     /// A port that is taken, a node to join that cannot be reached, a directory that cannot be used:
     /// with the setting to change.
     pub async fn start(self) -> Result<Node> {
-        let Self { settings, services, keyed, pipelines, transport, clock, inline, metrics, hooks, protos } =
-            self;
+        let Self {
+            settings,
+            services,
+            keyed,
+            pipelines,
+            storage,
+            transport,
+            clock,
+            inline,
+            metrics,
+            hooks,
+            protos,
+        } = self;
         if matches!(transport, Transport::Tcp) {
             crate::security::check_exposure(&settings)?;
         }
@@ -323,7 +342,7 @@ impl NodeBuilder {
                 }
                 node.host_keyed(&keyed)?;
                 if !pipelines.names().is_empty() {
-                    node.run_pipelines(&pipelines, &clock)?;
+                    node.run_pipelines(&pipelines, storage, &clock)?;
                 }
                 node.register(id, incarnation, admin_address, states);
                 node.open_grpc(&protos)?;

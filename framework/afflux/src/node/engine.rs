@@ -59,9 +59,17 @@ impl Node {
     ///
     /// # Errors
     /// A checkpoint directory that cannot be used.
-    pub(super) fn run_pipelines(&self, pipelines: &Arc<Pipelines>, clock: &Clock) -> Result<()> {
+    pub(super) fn run_pipelines(
+        &self,
+        pipelines: &Arc<Pipelines>,
+        given: Option<Storage>,
+        clock: &Clock,
+    ) -> Result<()> {
         let inner = &self.inner;
-        let storage = storage(&inner.settings)?;
+        let storage = match given {
+            Some(storage) => Some(storage),
+            None => storage(&inner.settings)?,
+        };
         let worker = WorkerParts {
             pipelines: Arc::clone(pipelines),
             executor: Executor {

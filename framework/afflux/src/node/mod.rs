@@ -28,11 +28,11 @@ use std::time::Duration;
 
 use afflux_actor::{Place, ServiceEntry, Threads};
 use afflux_mesh::Mesh;
-use afflux_registry::{Coordination, InstanceState, RegistrationState, Registry, ServiceRecord};
+use afflux_registry::{Coordination, InstanceState, RegistrationState, Registry, ServiceRecord, watch};
 use afflux_wire::contract::Service;
 use afflux_wire::{ActorPath, NodeId, Status};
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::admin::{AdminServer, Probes};
 use crate::client::Client;

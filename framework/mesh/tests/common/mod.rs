@@ -267,6 +267,8 @@ impl Net {
         match &self.0 {
             Transport::Tcp => Box::new(tokio::net::TcpStream::connect(address).await.unwrap()),
             Transport::Memory(network) => Box::new(network.connect(address).unwrap()),
+            #[cfg(feature = "simulated")]
+            Transport::Simulated => panic!("played sockets are for played machines"),
         }
     }
 }

@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::Coordination;
 use super::hold::hold;
 use crate::error::RegistryError;
 use crate::registry::{Fence, Registry};
+use crate::watch;
 
 /// A candidacy. Dropping it resigns.
 pub struct Election {

@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::Spawner;
 use super::hold::{confirm, give_back, keep};
 use crate::error::RegistryError;
 use crate::registry::{Fence, Registry};
+use crate::watch;
 
 /// How a guard stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::error::RegistryError;
 use crate::registry::{Fence, Registry};
+use crate::watch;
 
 /// A lock is extended this often within its time to live, and asked for as often after a failure.
 const TURNS_PER_TTL: u32 = 3;

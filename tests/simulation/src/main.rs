@@ -1,0 +1,116 @@
+//! Plays seeds, and says which of them break the promise.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use afflux_simulation::{Detail, Outcome, Simulation, run};
+use clap::Parser;
+
+/// Plays the job protocol on machines whose network, disks and calendars a seed decides.
+#[derive(Parser)]
+#[command(name = "afflux-simulation")]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// This seed alone.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Prints what happened in it, line by line.
+    #[arg(long)]
+    trace: bool,
+    /// With every packet and every line of the log.
+    #[arg(long)]
+    all: bool,
+    /// Prints one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Seeds that are played at a time; 0: as many as there are processors.
+    #[arg(long, default_value_t = 0)]
+    jobs: usize,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.seed {
+        Some(seed) => one(seed, &arguments),
+        None => many(&arguments),
+    }
+}
+
+fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+    let detail = if arguments.all { Detail::All } else { Detail::Story };
+    let outcome = run(&Simulation { detail, kept: arguments.trace, ..Simulation::of(seed) });
+    if arguments.trace {
+        print!("{}", outcome.trace.text);
+    }
+    let Outcome { failure, played, kills, rows, trace, .. } = &outcome;
+    let verdict = failure.as_deref().unwrap_or("ok");
+    println!(
+        "seed {seed}: {verdict}; {:.1} s played, {kills} kills, {rows} rows, {} lines, trace {:016x}",
+        played.as_secs_f64(),
+        trace.lines,
+        trace.hash
+    );
+    if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn many(arguments: &Arguments) -> ExitCode {
+    let threads = match arguments.jobs {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        jobs => jobs,
+    };
+    let next = AtomicU64::new(arguments.from);
+    let end = arguments.from + arguments.seeds;
+    let (failures, sums) = (Mutex::new(BTreeMap::new()), Mutex::new((0.0, 0u64, 0u64)));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let outcome = run(&Simulation { kept: false, ..Simulation::of(seed) });
+                    if let Ok(mut sums) = sums.lock() {
+                        sums.0 += outcome.played.as_secs_f64();
+                        sums.1 += u64::from(outcome.kills);
+                        sums.2 += outcome.rows;
+                    }
+                    if let Some(failure) = outcome.failure {
+                        eprintln!("seed {seed} FAILED: {failure}");
+                        eprintln!("    again: cargo run -p afflux-simulation -- --seed {seed} --trace");
+                        if let Ok(mut failures) = failures.lock() {
+                            failures.insert(seed, failure);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let took = began.elapsed().as_secs_f64();
+    let failures = failures.into_inner().unwrap_or_default();
+    let (played, kills, rows) = sums.into_inner().unwrap_or_default();
+    let (seeds, from) = (arguments.seeds, arguments.from);
+    if arguments.json {
+        let failed: Vec<u64> = failures.keys().copied().collect();
+        let report = serde_json::json!({
+            "from": from, "seeds": seeds, "failed": failed, "played_s": played, "kills": kills, "rows": rows,
+            "took_s": took,
+        });
+        println!("{report}");
+    } else {
+        println!(
+            "{seeds} seeds from {from}: {} failed; {played:.0} s played with {kills} kills and {rows} rows in {took:.0} s",
+            failures.len()
+        );
+    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,32 @@
+//! The simulation itself: a seed decides everything, and the promise holds.
+
+use afflux_simulation::{Detail, Simulation, Troubles, run};
+
+#[test]
+fn the_same_seed_has_the_same_trace_to_the_last_byte() {
+    let simulation = Simulation { detail: Detail::All, ..Simulation::of(5) };
+    let (first, second) = (run(&simulation).trace, run(&simulation).trace);
+    let differ = first.text.lines().zip(second.text.lines()).find(|(a, b)| a != b);
+    assert_eq!(differ, None);
+    assert!(first == second && first.lines > 1_000, "{} and {} lines", first.lines, second.lines);
+    let other = run(&Simulation { detail: Detail::All, ..Simulation::of(6) }).trace;
+    assert_ne!(first.hash, other.hash);
+}
+
+#[test]
+fn a_seed_without_troubles_commits_every_row() {
+    let outcome = run(&Simulation { troubles: Troubles::NONE, ..Simulation::of(1) });
+    assert_eq!(outcome.failure, None, "{}", outcome.trace.text);
+    assert!(outcome.rows > 1_000 && outcome.kills == 0, "{} rows", outcome.rows);
+}
+
+#[test]
+fn the_first_seeds_keep_the_promise() {
+    let mut kills = 0;
+    for seed in 0..12 {
+        let outcome = run(&Simulation::of(seed));
+        assert_eq!(outcome.failure, None, "seed {seed}:\n{}", outcome.trace.text);
+        kills += outcome.kills;
+    }
+    assert!(kills > 3, "only {kills} kills: the seeds are too kind");
+}
