@@ -12,6 +12,7 @@ use crate::Result;
 use crate::context::{EdgeId, JobSettings, TaskContext};
 use crate::graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
 use crate::guarantee::{Declared, Delivery, Guarantee, Recall, SinkGuarantee, guarantee};
+use crate::snapshot::{Schema, readable};
 use crate::source::{IoContext, Source, Split};
 use crate::stage::Next;
 use crate::stream::SourceStream;
@@ -33,12 +34,22 @@ struct Draft {
     names: BTreeSet<String>,
     errors: Vec<Status>,
     warnings: Vec<String>,
+    states: Vec<StateSpec>,
     /// Outputs and what becomes of a record that reaches them again.
     outputs: Vec<(String, Delivery)>,
     /// What every sink must give.
     required: Option<Guarantee>,
     /// Tasks asked for behind the next exchange, by the chain that will end in it.
     wanted: BTreeMap<u32, u32>,
+}
+
+/// A state of a plan: what its rows are read as.
+#[derive(Clone, Debug)]
+pub(crate) struct StateSpec {
+    pub(crate) operator: String,
+    pub(crate) state: &'static str,
+    /// Whether all that a schema has seen can be read, or why not.
+    pub(crate) readable: fn(&Schema) -> std::result::Result<(), String>,
 }
 
 /// A source of a plan: who enumerates its splits.
@@ -77,6 +88,7 @@ pub struct Plan {
     factories: Arc<Vec<Factory>>,
     sources: Vec<SourceSpec>,
     warnings: Arc<Vec<String>>,
+    states: Arc<Vec<StateSpec>>,
     guarantees: Arc<Vec<SinkGuarantee>>,
 }
 
@@ -262,6 +274,13 @@ impl Flow {
         self.draft.borrow_mut().warnings.push(format!("`{operator}`: {warning}"));
     }
 
+    /// Notes that an operator keeps rows of `R` under this name, so that a checkpoint is compared with
+    /// it before a start.
+    pub(crate) fn keeps<R: serde::de::DeserializeOwned>(&self, operator: &str, state: &'static str) {
+        let spec = StateSpec { operator: operator.to_owned(), state, readable: readable::<R> };
+        self.draft.borrow_mut().states.push(spec);
+    }
+
     /// The finished pipeline.
     ///
     /// # Errors
@@ -321,12 +340,18 @@ impl Flow {
             factories: Arc::new(factories),
             sources: draft.sources,
             warnings: Arc::new(draft.warnings),
+            states: Arc::new(draft.states),
             guarantees: Arc::new(guarantees),
         })
     }
 }
 
 impl Plan {
+    /// What operators keep, where the types of it are known.
+    pub(crate) fn states(&self) -> &[StateSpec] {
+        &self.states
+    }
+
     /// Runs a builder and finishes its pipeline.
     ///
     /// # Errors

@@ -9,8 +9,10 @@ use crate::gate::partition::{ByKey, Routing};
 use crate::graph::{Exchange, OperatorKind};
 use crate::keyed::KeyOf;
 use crate::operator::{KeyedOperator, SideMakers, SideOutputs};
+use crate::stage::process::{CLOCK_TIMERS, EXPIRIES, STATE, TIMERS};
 use crate::stage::process::{ProcessParts, ProcessStage};
 use crate::stage::reduce::Reduce;
+use crate::stage::reduce::VALUES;
 use crate::stream::{Record, Stream};
 use crate::windowed::{WindowKind, Windowed};
 
@@ -90,6 +92,10 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
         let Stream { flow, chain, timed, .. } = &this.stream;
         let (flow, chain, timed) = (flow.clone(), *chain, *timed);
         flow.add_operator(name, OperatorKind::Keyed, detail, chain);
+        flow.keeps::<(F::Key, O::State)>(name, STATE);
+        for timers in [TIMERS, CLOCK_TIMERS, EXPIRIES] {
+            flow.keeps::<(F::Key, i64)>(name, timers);
+        }
         let makers = Arc::new(SideMakers::default());
         let sides = SideOutputs { flow: flow.clone(), chain, timed, makers: Arc::clone(&makers) };
         let (operator, key, before) = (name.to_owned(), this.key, this.stream.into_open());
@@ -126,6 +132,7 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
         let Stream { flow, chain, timed, .. } = &this.stream;
         let (flow, chain, timed) = (flow.clone(), *chain, *timed);
         flow.add_operator(name, OperatorKind::Keyed, "reduce", chain);
+        flow.keeps::<(F::Key, T)>(name, VALUES);
         flow.warn(
             name,
             "keeps one record for every key it has ever seen; its state grows with the number of keys and \

@@ -407,7 +407,6 @@ fn each_row<V: DeserializeOwned>(block: &Block, mut take: impl FnMut(V)) -> std:
     Ok(rows)
 }
 
-#[allow(dead_code, reason = "for the comparison before a start")]
 /// Whether a program that expects rows of `V` can read all that a schema has seen.
 pub(crate) fn readable<V: DeserializeOwned>(schema: &Schema) -> std::result::Result<(), String> {
     for sample in &schema.samples {

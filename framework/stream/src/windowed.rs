@@ -15,6 +15,7 @@ use crate::graph::{Exchange, OperatorKind};
 use crate::keyed::KeyOf;
 use crate::keyed_stream::KeyedStream;
 use crate::stage::Next;
+use crate::stage::window::PANES;
 use crate::stage::window::{
     Assign, CountOperator, Merge, MergeTables, WindowOperator, WindowParts, WindowRules, WindowStage,
     late_tag, merge_tables,
@@ -265,6 +266,7 @@ impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> Aggregation<T, F, A> {
         let (flow, chain) = (self.keyed.flow().clone(), self.keyed.chain());
         let detail = if windows.is_some() { self.detail(detail) } else { detail.to_owned() };
         flow.add_operator(&self.name, OperatorKind::Keyed, &detail, chain);
+        flow.keeps::<(i64, F::Key, A::Acc)>(&self.name, PANES);
         if windows.is_some() {
             self.needs_time();
         }

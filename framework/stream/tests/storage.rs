@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use afflux_stream::job::{JobSpec, JobState, Manifest, Storage, TaskId};
-use afflux_stream::{Block, BlockWriter, JobSettings, Restore, TaskSnapshot};
+use afflux_stream::{Block, BlockWriter, Flow, JobSettings, Restore, TaskSnapshot, vec_source};
 use afflux_wire::Code;
 
 const TASK: TaskId = TaskId { chain: 0, subtask: 0 };
@@ -226,4 +226,123 @@ async fn a_place_that_is_none_is_refused_with_what_was_expected() {
     assert_eq!(same.epochs("j").await.unwrap(), [1]);
     same.probe().await.unwrap();
     same.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_savepoint_refers_to_nothing_and_outlives_the_checkpoint_that_it_was_made_of() {
+    for (storage, _dir) in everywhere() {
+        let storage = storage.retaining(2);
+        checkpoint(&storage, "j", 1, &snapshot(1)).await;
+        checkpoint(&storage, "j", 1, &snapshot(2)).await;
+        let savepoint = storage.savepoint("j", 2).await.unwrap();
+        assert!(savepoint.files[0].refers.is_empty());
+        for epoch in 3..=5 {
+            checkpoint(&storage, "j", 1, &snapshot(epoch)).await;
+        }
+        // What the kept ones still refer to is deleted as well: the savepoint needs nothing of it.
+        checkpoint(&storage, "j", 2, &snapshot(6)).await;
+        checkpoint(&storage, "j", 2, &snapshot(7)).await;
+        storage.retire("j").await.unwrap();
+        assert_eq!(storage.savepoints("j").await.unwrap(), [2]);
+        assert_eq!(storage.epochs("j").await.unwrap(), [2, 6, 7]);
+        let (manifest, restore) = storage.read("j", 2).await.unwrap();
+        assert_eq!((manifest.epoch, rows(&restore)[3_999].1.as_str()), (2, "2"));
+        assert_eq!(storage.verify("j", 2).await.unwrap(), []);
+        assert_eq!(storage.savepoint("j", 4).await.unwrap_err().code, Code::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn old_checkpoints_go_by_themselves_while_new_ones_are_taken() {
+    for (storage, _dir) in everywhere() {
+        let storage = storage.retaining(2).retiring();
+        for epoch in 1..=20 {
+            checkpoint(&storage, "j", 1, &snapshot(epoch)).await;
+            tokio::task::yield_now().await;
+        }
+        // A deletion that is under way lets the next one be: at most a few are left over.
+        let mut left = storage.epochs("j").await.unwrap();
+        for _ in 0..10_000 {
+            if left.len() <= 4 {
+                break;
+            }
+            tokio::task::yield_now().await;
+            left = storage.epochs("j").await.unwrap();
+        }
+        assert!(left.len() <= 4 && left.ends_with(&[19, 20]), "{left:?}");
+        storage.read("j", 19).await.unwrap();
+    }
+}
+
+/// A pipeline that keeps the last amount of each key under this name.
+macro_rules! plan {
+    ($row:ty, $name:literal) => {{
+        let flow = Flow::new("p", JobSettings::default());
+        flow.source("in", vec_source(Vec::<$row>::new()))
+            .untimed()
+            .key_by(|row: &$row| row.id)
+            .reduce($name, |_, new| new)
+            .count("out");
+        flow.finish().unwrap()
+    }};
+}
+
+mod now {
+    use serde::{Deserialize, Serialize};
+    #[derive(Clone, Serialize, Deserialize)]
+    pub(super) struct Order {
+        pub(super) id: u64,
+        #[serde(default)]
+        pub(super) note: Option<String>,
+    }
+}
+mod later {
+    use serde::{Deserialize, Serialize};
+    #[derive(Clone, Serialize, Deserialize)]
+    pub(super) struct Order {
+        pub(super) id: u64,
+        pub(super) note: u32,
+    }
+}
+
+#[tokio::test]
+async fn before_a_start_what_is_kept_new_and_orphaned_is_told_and_what_would_be_lost_is_refused() {
+    let storage = Storage::on(Arc::new(object_store::memory::InMemory::new()), "memory");
+    let mut saved = TaskSnapshot::new(1);
+    let order = |id, note: Option<&str>| now::Order { id, note: note.map(str::to_owned) };
+    saved.put_rows("last", "values", 0, [(1_u64, order(1, None)), (2, order(2, Some("x")))]).unwrap();
+    let file = storage.put("j", 1, TASK, &saved).await.unwrap();
+    let mut manifest =
+        Manifest { version: 2, job: "j".into(), epoch: 1, files: vec![file], ..Manifest::default() };
+    manifest.key_groups = afflux_stream::KEY_GROUPS;
+    storage.commit(&manifest).await.unwrap();
+
+    let change = storage.compare("j", 1, &plan!(now::Order, "last"), false).await.unwrap();
+    assert_eq!(change.kept, [("last/values".to_owned(), 2)]);
+    assert_eq!((change.new, change.orphaned), (vec!["in".to_owned()], vec![]));
+
+    let renamed = plan!(now::Order, "latest");
+    let error = storage.compare("j", 1, &renamed, false).await.unwrap_err();
+    assert!(
+        error.message.contains("last/values") && error.message.contains("--allow-orphaned-state"),
+        "{error}"
+    );
+    let change = storage.compare("j", 1, &renamed, true).await.unwrap();
+    assert_eq!(change.orphaned, [("last/values".to_owned(), 2)]);
+    assert_eq!(change.new, ["in", "latest"]);
+    assert!(change.to_string().contains("orphaned last/values (2 rows)"), "{change}");
+
+    let error = storage.compare("j", 1, &plan!(later::Order, "last"), false).await.unwrap_err();
+    for part in ["`values`", "operator `last`", "Order.note (saved as str?)", "expected u32"] {
+        assert!(error.message.contains(part), "{part}: {error}");
+    }
+    let (_, looks) = storage.look("j", 1).await.unwrap();
+    assert_eq!((looks[0].row.as_str(), looks[0].rows), ("[int, Order]", 2));
+    assert!(looks[0].shapes.contains("Order { id: int, note: str? }"), "{looks:?}");
+
+    manifest.epoch = 2;
+    manifest.key_groups = 64;
+    storage.commit(&manifest).await.unwrap();
+    let error = storage.compare("j", 2, &plan!(now::Order, "last"), false).await.unwrap_err();
+    assert!(error.message.contains("64 key groups"), "{error}");
 }

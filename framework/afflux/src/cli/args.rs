@@ -134,6 +134,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SchemaCommand,
     },
+    /// Look into checkpoints: what is kept, what is in it, whether it can be read.
+    #[command(
+        after_help = "Examples:\n  {name} state ls --url file:///var/lib/checkpoints\n  {name} state show hourly-delays-1/7\n  {name} state verify hourly-delays-1 --json\n  {name} state savepoint hourly-delays-1"
+    )]
+    State(StateArgs),
     /// Validate settings and pipelines; print every setting and where it comes from.
     Check,
 }
@@ -310,6 +315,43 @@ pub(crate) struct RunArgs {
     pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StateArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: StateCommand,
+    /// Where the checkpoints are; else `checkpoint.url` or `checkpoint.dir` of the settings.
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum StateCommand {
+    /// List jobs, or the checkpoints and savepoints of one.
+    Ls {
+        /// The job.
+        job: Option<String>,
+    },
+    /// Show the operators of a checkpoint, their states, and what a row of each is.
+    Show {
+        /// `JOB` (its newest) or `JOB/EPOCH`.
+        #[arg(value_name = "JOB[/EPOCH]")]
+        checkpoint: String,
+    },
+    /// Read checkpoints whole, and name what is missing or damaged.
+    Verify {
+        /// `JOB` (all of it) or `JOB/EPOCH`.
+        #[arg(value_name = "JOB[/EPOCH]")]
+        checkpoint: String,
+    },
+    /// Copy a checkpoint, so that it is kept until somebody deletes it.
+    Savepoint {
+        /// `JOB` (its newest) or `JOB/EPOCH`.
+        #[arg(value_name = "JOB[/EPOCH]")]
+        checkpoint: String,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

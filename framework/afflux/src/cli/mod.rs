@@ -13,6 +13,7 @@ mod proto;
 mod run;
 mod schema;
 mod services;
+mod state;
 mod stdin;
 mod stream_call;
 mod table;
@@ -64,6 +65,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Call(args) => call::call(&global, &args).await,
                 Command::Certs(args) => certs::certs(&app, &global, &args),
                 Command::Schema { command } => schema::schema(&app, &global, &command),
+                Command::State(args) => state::state(&global, &args).await,
                 Command::Check => check::check(&app, &global),
                 Command::Node(_) | Command::Dev(_) => Ok(()),
             }

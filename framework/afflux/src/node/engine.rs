@@ -41,16 +41,20 @@ pub(crate) fn guarantee_named(word: &str) -> Option<Guarantee> {
     }
 }
 
-fn storage(settings: &Settings) -> Result<Option<Storage>> {
-    if settings.checkpoint_dir.is_empty() {
-        return Ok(None);
-    }
-    let directory = std::path::Path::new(&settings.checkpoint_dir);
-    match Storage::directory(directory) {
-        Ok(storage) => Ok(Some(storage)),
-        Err(status) => {
-            Err(Error::failed(format!("checkpoint.dir = {}: {}", settings.checkpoint_dir, status.message)))
-        }
+/// The storage of checkpoints that settings name, if they name one.
+pub(crate) fn storage(settings: &Settings) -> Result<Option<Storage>> {
+    let (name, url) = match (settings.checkpoint_url.as_str(), settings.checkpoint_dir.as_str()) {
+        ("", "") => return Ok(None),
+        ("", directory) => ("checkpoint.dir", directory),
+        (url, _) => ("checkpoint.url", url),
+    };
+    // Keys and endpoint of a bucket are named as every other program names them.
+    let options: Vec<(String, String)> =
+        std::env::vars().filter(|(key, _)| key.starts_with("AWS_")).collect();
+    let retain = usize::try_from(settings.checkpoint_retain).unwrap_or(usize::MAX);
+    match Storage::open(url, &options) {
+        Ok(storage) => Ok(Some(storage.retaining(retain).retiring())),
+        Err(status) => Err(Error::failed(format!("{name} = {url}: {}", status.message))),
     }
 }
 

@@ -17,7 +17,7 @@ mod routing;
 pub use actors::Spawned;
 pub use builder::NodeBuilder;
 pub(crate) use builder::default_id;
-pub(crate) use engine::{defaults as job_defaults, guarantee_named};
+pub(crate) use engine::{defaults as job_defaults, guarantee_named, storage as checkpoint_storage};
 pub(crate) use hook::{Hook, boxed as hook_of};
 pub(crate) use hosted::{Declared, Spread, Surroundings};
 

@@ -196,7 +196,11 @@ settings! {
     source_on_error: String = "source.on_error", Kind::Choice(&["fail", "skip"]), "fail";
     /// Bytes that may be on their way on one channel between two tasks.
     channel_credit_bytes: u64 = "channel.credit_bytes", Kind::Integer { min: 4_096, max: 1_073_741_824 }, "262144" unit "bytes";
-    /// Directory of the checkpoints. Empty: none are written.
+    /// Where checkpoints are kept: `file:///DIRECTORY`, a path, or `s3://BUCKET/PREFIX` with the feature `s3`, which reads `AWS_*` of the environment. Empty: `checkpoint.dir`.
+    checkpoint_url: String = "checkpoint.url", Kind::Text, "";
+    /// Newest checkpoints of a job that are kept; older ones are deleted. Savepoints stay.
+    checkpoint_retain: u64 = "checkpoint.retain", Kind::Integer { min: 2, max: 10_000 }, "3" unit "checkpoints";
+    /// Directory of the checkpoints, in short. Empty: none are written.
     checkpoint_dir: String = "checkpoint.dir", Kind::Text, "";
     /// Between two checkpoints of a job. 0: only when somebody asks.
     checkpoint_interval_ms: u64 = "checkpoint.interval_ms", Kind::Integer { min: 0, max: 86_400_000 }, "0" unit "ms";

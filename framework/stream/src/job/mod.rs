@@ -15,6 +15,6 @@ pub use deployment::{Deployment, TaskId, place};
 pub use executor::{Executor, JobReport, Running, RunningTask};
 pub use local::{LocalRun, run_local, start_attempt, start_local};
 pub use storage::{
-    CheckpointFile, Damage, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, RETAIN_DEFAULT, StateInfo, Storage,
-    StoredJob,
+    CheckpointFile, Damage, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, RETAIN_DEFAULT, StateChange,
+    StateInfo, StateLook, Storage, StoredJob,
 };

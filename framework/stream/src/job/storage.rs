@@ -6,14 +6,17 @@
 //! been retired, and its name stays so that nobody can take that epoch a second time. Every file's
 //! CRC-32 stands in the manifest, every block's in the file, and both are verified when they are read.
 
+mod compare;
 mod file;
 mod manifest;
 mod place;
 mod retain;
+mod savepoint;
 mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +33,7 @@ use super::deployment::TaskId;
 use crate::Result;
 use crate::snapshot::{Restore, TaskSnapshot};
 
+pub use compare::{StateChange, StateLook};
 use file::{Index, Places};
 pub use manifest::{CheckpointFile, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, StateInfo, StoredJob};
 pub use retain::RETAIN_DEFAULT;
@@ -61,6 +65,11 @@ pub struct Storage {
     known: Arc<Mutex<BTreeMap<(String, TaskId), Known>>>,
     kept: Arc<Mutex<retain::Kept>>,
     retain: usize,
+    /// Whether it has been seen that an object is created only once; known of directories and memory.
+    probed: Arc<AtomicBool>,
+    /// Whether old checkpoints are deleted after each new one, and whether that is under way.
+    retires: bool,
+    retiring: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Storage {
@@ -110,6 +119,9 @@ impl Storage {
             known: Arc::default(),
             kept: Arc::default(),
             retain: RETAIN_DEFAULT,
+            probed: Arc::new(true.into()),
+            retires: false,
+            retiring: Arc::default(),
         }
     }
 
@@ -139,6 +151,7 @@ impl Storage {
     /// # Errors
     /// `ALREADY_EXISTS` when a job of this id was submitted before.
     pub async fn create_job(&self, spec: &JobSpec) -> Result<()> {
+        self.probe_once().await?;
         self.create(&Self::spec_path(&spec.job), spec).await
     }
 
@@ -254,7 +267,10 @@ impl Storage {
     /// # Errors
     /// `ALREADY_EXISTS` when somebody else has: this one is fenced.
     pub async fn commit(&self, manifest: &Manifest) -> Result<()> {
-        self.create(&Self::manifest_path(&manifest.job, manifest.epoch), manifest).await
+        self.probe_once().await?;
+        self.create(&Self::manifest_path(&manifest.job, manifest.epoch), manifest).await?;
+        self.retire_later(&manifest.job);
+        Ok(())
     }
 
     /// The epochs of a job that a new attempt may start from, rising: complete checkpoints that are

@@ -12,6 +12,7 @@ use crate::aggregate::builtin::{Choosing, Value};
 use crate::flow::Open;
 use crate::graph::OperatorKind;
 use crate::keyed::KeyOf;
+use crate::stage::running::ACCUMULATORS;
 use crate::stage::running::{Running, RunningParts, RunningStage};
 use crate::stream::{Record, Stream};
 use crate::window::Window;
@@ -140,6 +141,7 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
         let this = self.group();
         let (flow, chain, timed) = (this.flow().clone(), this.chain(), this.is_timed());
         flow.add_operator(name, OperatorKind::Keyed, detail, chain);
+        flow.keeps::<(F::Key, Acc)>(name, ACCUMULATORS);
         flow.warn(
             name,
             "keeps one result for every key it has ever seen; its state grows with the number of keys and \

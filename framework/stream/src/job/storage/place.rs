@@ -1,6 +1,7 @@
 //! From a setting to a store.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
 use object_store::ObjectStore;
@@ -132,7 +133,8 @@ impl Storage {
         } else {
             Arc::new(PrefixStore::new(store, Path::from(prefix)))
         };
-        Ok(Self::on(store, url.trim_end_matches('/')))
+        let probed = Arc::new(false.into());
+        Ok(Self { probed, ..Self::on(store, url.trim_end_matches('/')) })
     }
 
     /// Sees whether the place can be written, and whether an object that is there cannot be created a
@@ -154,6 +156,14 @@ impl Storage {
              checkpoint: it has to honour `If-None-Match: *` on PUT, as S3, MinIO and Ceph do",
             self.place
         )))
+    }
+
+    pub(super) async fn probe_once(&self) -> Result<()> {
+        if !self.probed.load(Relaxed) {
+            self.probe().await?;
+            self.probed.store(true, Relaxed);
+        }
+        Ok(())
     }
 
     /// Flushes an object that was written to the disk, where that is ours to do.

@@ -1,6 +1,7 @@
 //! What is kept and what is deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::StreamExt;
 use object_store::path::Path;
@@ -14,13 +15,11 @@ pub const RETAIN_DEFAULT: usize = 3;
 /// The newest two are always kept: a checkpoint under way may refer to files of both.
 const RETAIN_MIN: usize = 2;
 
-/// What this process knows of the kept checkpoints of jobs, and which it may not delete.
+/// What this process knows of the kept checkpoints of jobs.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     /// The files that each complete epoch needs, by job.
     files: BTreeMap<String, BTreeMap<u64, BTreeSet<String>>>,
-    /// Being copied: how often.
-    pub(super) pinned: BTreeMap<(String, u64), u32>,
 }
 
 impl Storage {
@@ -29,6 +28,27 @@ impl Storage {
     pub fn retaining(mut self, checkpoints: usize) -> Self {
         self.retain = checkpoints.max(RETAIN_MIN);
         self
+    }
+
+    /// The same, but that old checkpoints are deleted after each new one, while others go on.
+    #[must_use]
+    pub fn retiring(mut self) -> Self {
+        self.retires = true;
+        self
+    }
+
+    /// Deletes old checkpoints of a job while others go on; what fails is tried after the next one.
+    pub(super) fn retire_later(&self, job: &str) {
+        if !self.retires || self.retiring.swap(true, Relaxed) {
+            return;
+        }
+        let (storage, job) = (self.clone(), job.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = storage.retire(&job).await {
+                tracing::warn!(%job, %error, "old checkpoints were not deleted");
+            }
+            storage.retiring.store(false, Relaxed);
+        });
     }
 
     /// Deletes what no kept checkpoint of a job needs: manifests but for the newest become empty (their
@@ -40,18 +60,13 @@ impl Storage {
     pub async fn retire(&self, job: &str) -> Result<usize> {
         let complete = self.complete(job).await?;
         let Some(newest) = complete.last().copied() else { return Ok(0) };
-        let pinned: BTreeSet<u64> = {
-            let kept = self.kept.lock();
-            kept.pinned.keys().filter(|(of, _)| of == job).map(|(_, epoch)| *epoch).collect()
-        };
         let split = complete.len().saturating_sub(self.retain);
         let (old, new) = complete.split_at(split);
-        let (held, old): (Vec<u64>, Vec<u64>) = old.iter().partition(|epoch| pinned.contains(epoch));
         let mut needed = BTreeSet::new();
-        for epoch in held.iter().chain(new) {
+        for epoch in new {
             needed.extend(self.needed(job, *epoch).await?);
         }
-        for epoch in &old {
+        for epoch in old {
             // Empty before its files go: whoever reads it meanwhile finds that it is retired.
             let path = Self::manifest_path(job, *epoch);
             let options = PutOptions::from(PutMode::Overwrite);

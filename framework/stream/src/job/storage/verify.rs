@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use afflux_wire::{Code, Status};
+use afflux_wire::Code;
 
-use super::{CheckpointFile, Manifest, Storage};
+use super::{CheckpointFile, Storage};
 use crate::Result;
 use crate::snapshot::{Content, TaskSnapshot, walk};
 
@@ -73,14 +73,5 @@ impl Storage {
             }
         }
         Ok((None, damages))
-    }
-
-    /// What a task saved, of a manifest's file: for people.
-    ///
-    /// # Errors
-    /// `DATA_LOSS` when the file is missing or damaged.
-    pub async fn task_snapshot(&self, manifest: &Manifest, file: &CheckpointFile) -> Result<TaskSnapshot> {
-        let read = self.read_file(&manifest.job, file).await;
-        read.map_err(|status: Status| status)
     }
 }
