@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`Csv`], [`JsonLines`] and [`TextLines`] (what a user writes), `csv::read` and
 //! `csv::write`, `lines::read` and `lines::write` (what a task runs), `file` (paths, patterns,
-//! compression, the file that a restore goes on with), `position` (what a checkpoint keeps of a reader);
+//! compression, the file that a restore goes on with), `partitioned` (files in directories by event time, committed
+//! with the epoch), `position` (what a checkpoint keeps of a reader);
 //! `watch`; `lines::splitter` (bytes to lines), `stdio`, `listen` (an address to listen on), `tcp`, `http`.
 //! The book's chapter "Connectors" says what each promises and how to write another.
 //!
@@ -19,6 +20,7 @@ mod http;
 mod lines;
 #[cfg(unix)]
 mod listen;
+mod partitioned;
 mod position;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
@@ -38,6 +40,10 @@ pub use self::http::{
 pub use self::lines::{JsonLines, LINE_BYTES_MAX, TextLines};
 #[cfg(unix)]
 pub use self::listen::BoundAddress;
+pub use self::partitioned::{
+    EMPTY_PARTITIONS_MAX, OPEN_FILES_MAX, PARTITION_BYTES_MAX, PartitionedFiles, Pending as PendingFile,
+    SUCCESS_MARKER, SavedFile, SavedWriter,
+};
 #[cfg(feature = "rabbitmq")]
 pub use self::rabbitmq::{
     Message, PREFETCH, Queue, Rabbit, RabbitRead, RabbitSink, RabbitSource, UNCONFIRMED_MESSAGES_MAX,

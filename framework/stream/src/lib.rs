@@ -20,6 +20,7 @@ mod generate;
 mod graph;
 mod guarantee;
 mod harness;
+mod idempotent;
 pub mod job;
 mod join;
 mod key;
@@ -67,6 +68,7 @@ pub use generate::{Generate, generate, vec_source};
 pub use graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
 pub use guarantee::{Delivery, Guarantee, Recall, SinkGuarantee};
 pub use harness::Harness;
+pub use idempotent::{Idempotent, Upserts, idempotent};
 pub use join::{
     AsOfJoin, BroadcastOperator, Broadcasted, Frames, IntervalJoin, Join, JoinWindow, Offset, UnboundedJoin,
     WindowJoin,

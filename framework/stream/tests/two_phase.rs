@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use afflux_actor::{Clock, Threads};
-use afflux_stream::job::start_local;
+use afflux_stream::job::{start_attempt, start_local};
 use afflux_stream::{
     Batch, Committer, Flow, Guarantee, IoContext, JobSettings, LAST_EPOCH, Plan, Restore, Result, Sink,
-    SinkWriter, Transaction, TwoPhaseSink, TwoPhaseWriter, generate, two_phase,
+    SinkWriter, Transaction, TwoPhaseSink, TwoPhaseWriter, two_phase, vec_source,
 };
 use afflux_wire::{Code, Status};
 use proptest::prelude::*;
@@ -118,7 +118,7 @@ impl TwoPhaseWriter<u64, String, Vec<u64>> for Writer {
     fn prepare(&mut self, epoch: u64) -> Result<Vec<String>> {
         self.barriers += 1;
         // Some transactions stay open over a barrier; their rows are in the state.
-        if epoch != LAST_EPOCH && self.barriers % self.every != 0 {
+        if epoch != LAST_EPOCH && !self.barriers.is_multiple_of(self.every) {
             return Ok(Vec::new());
         }
         let (id, open) = (self.id(epoch), self.id(0));
@@ -346,7 +346,7 @@ fn plan(ledger: &Ledger, parallelism: u32, interval_ms: u64) -> Plan {
         "payments",
         JobSettings { parallelism, checkpoint_interval_ms: interval_ms, ..JobSettings::default() },
     );
-    let numbers = flow.source("numbers", generate(ROWS, |i| i)).untimed();
+    let numbers = flow.source("numbers", vec_source((0..ROWS).collect())).untimed();
     numbers.rebalance().sink("ledger", two_phase(Target(ledger.clone(), 1)));
     flow.finish().unwrap()
 }
@@ -361,7 +361,8 @@ fn clock() -> Clock {
 
 fn run(plan: Plan, restore: Option<Restore>) {
     afflux_actor::test::system(|| async move {
-        start_local(&plan, threads(), clock(), None, restore).unwrap().finish().await.unwrap();
+        let attempt = 1 + u64::from(restore.is_some());
+        start_attempt(&plan, threads(), clock(), None, restore, attempt).unwrap().finish().await.unwrap();
     });
 }
 
@@ -383,7 +384,10 @@ fn a_job_that_dies_between_the_manifest_and_the_commits_is_finished_by_whoever_i
         let first = plan(&ledger, before, 1_000);
         let restore = afflux_actor::test::system(|| async move {
             let mut run = start_local(&first, threads(), clock(), None, None).unwrap();
-            // Whatever the tasks have read by then; the run is dropped before anything is committed.
+            while run.readings().iter().flat_map(|t| &t.operators).all(|o| o.records_in == 0) {
+                tokio::task::yield_now().await;
+            }
+            // The run is dropped before anything is committed.
             run.save(1).await.unwrap()
         });
         assert!(ledger.committed().is_empty(), "nothing is committed before it is durable");
@@ -406,7 +410,7 @@ fn the_last_output_is_committed_by_an_epoch_behind_the_end_and_not_before() {
         let restore = run.save(1).await.unwrap();
         drop(run);
         assert!(seen.committed().is_empty());
-        start_local(&first, threads(), clock(), None, Some(restore)).unwrap().finish().await.unwrap();
+        start_attempt(&first, threads(), clock(), None, Some(restore), 2).unwrap().finish().await.unwrap();
         assert_eq!(seen.committed(), (0..ROWS).collect::<Vec<_>>());
     });
 }
@@ -428,11 +432,9 @@ fn a_commit_that_is_refused_is_tried_again_until_it_succeeds() {
         let began = cx.clock.now();
         poll_fn(|cx| writer.poll_commit(cx)).await.unwrap();
         assert_eq!(ledger.committed(), [7]);
-        let books = ledger.0.lock().unwrap();
-        assert_eq!(books.tries, 13);
+        assert_eq!(ledger.0.lock().unwrap().tries, 13);
         // 100 ms doubled up to 30 s, each shortened by up to a half.
         assert!(cx.clock.now() - began > std::time::Duration::from_secs(40));
-        drop(books);
         // Whoever is restored from the epoch commits it again, and finds it done.
         let states = [(0, saved)];
         let cx = IoContext { attempt: 2, ..cx };
@@ -462,7 +464,7 @@ fn what_is_asked_for_is_given_or_refused_with_the_sink_and_the_cure() {
     let exactly_once = JobSettings { guarantee: Some(Guarantee::ExactlyOnce), ..JobSettings::default() };
     let build = |settings: JobSettings| {
         let flow = Flow::new("payments", settings);
-        let numbers = flow.source("numbers", generate(ROWS, |i| i)).untimed();
+        let numbers = flow.source("numbers", vec_source((0..ROWS).collect())).untimed();
         numbers.sink("ledger", two_phase(Target(Ledger::default(), 1)));
         flow.finish()
     };

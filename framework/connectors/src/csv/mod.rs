@@ -9,7 +9,7 @@ mod write;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use afflux_stream::{IoContext, Result, Sink, SinkWriter, Source, Split, SplitReader};
+use afflux_stream::{Delivery, IoContext, Result, Sink, SinkWriter, Source, Split, SplitReader};
 use afflux_wire::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -125,6 +125,10 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Sink<T> for Csv<T> {
         "csv"
     }
 
+    fn delivery(&self) -> Delivery {
+        Delivery::Whole
+    }
+
     fn target(&self) -> Option<String> {
         self.paths.first().map(|path| path.display().to_string())
     }
@@ -138,6 +142,10 @@ impl<T: Serialize + DeserializeOwned + Ord + Send + 'static> Sink<T> for Ordered
 
     fn kind(&self) -> &'static str {
         "ordered csv"
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::Whole
     }
 
     fn target(&self) -> Option<String> {

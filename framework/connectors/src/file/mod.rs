@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use afflux_stream::{Result, Split};
 use afflux_wire::{Code, Status};
 
-pub(crate) use self::output::Output;
+pub(crate) use self::output::{Output, sync_directory};
 pub(crate) use self::read::{open, unreadable};
 
 /// How the bytes of a file are packed, which the end of its name says.

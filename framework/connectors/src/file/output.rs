@@ -50,6 +50,16 @@ enum Packer {
     Zstd(Vec<u8>),
 }
 
+impl Packer {
+    fn of(path: &Path) -> Self {
+        match Packing::of(path) {
+            Packing::Plain => Packer::Plain,
+            Packing::Gzip => Packer::Gzip(None),
+            Packing::Zstd => Packer::Zstd(Vec::new()),
+        }
+    }
+}
+
 impl Output {
     /// Begins a file, or goes on where a checkpoint was: its length and CRC-32 then.
     pub(crate) fn open(path: PathBuf, saved: Option<(u64, u32)>) -> Result<Self> {
@@ -72,11 +82,20 @@ impl Output {
             raw.bytes = bytes;
         }
         fs::rename(&fresh, &part).map_err(|e| refused("rename", &fresh, &e))?;
-        let packer = match Packing::of(&path) {
-            Packing::Plain => Packer::Plain,
-            Packing::Gzip => Packer::Gzip(None),
-            Packing::Zstd => Packer::Zstd(Vec::new()),
-        };
+        let packer = Packer::of(&path);
+        Ok(Self { path, part, raw, packer, abandoned: AtomicBool::new(false) })
+    }
+
+    /// Begins a file as `part`, whose bytes will stand at `path`; with what a checkpoint had seen written to
+    /// another file. The directories are there.
+    pub(crate) fn create(path: PathBuf, part: PathBuf, from: Option<(&Path, (u64, u32))>) -> Result<Self> {
+        let file = File::create(&part).map_err(|e| refused("write", &part, &e))?;
+        let mut raw = Raw { file, bytes: 0, crc: Crc::new() };
+        if let Some((old, written)) = from {
+            copy_written(old, old, &mut raw.file, &mut raw.crc, written)?;
+            raw.bytes = written.0;
+        }
+        let packer = Packer::of(&path);
         Ok(Self { path, part, raw, packer, abandoned: AtomicBool::new(false) })
     }
 
@@ -113,12 +132,7 @@ impl Output {
         self.persist()?;
         fs::rename(&self.part, &self.path).map_err(|e| refused("rename", &self.part, &e))?;
         self.abandon();
-        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // The name is durable with its directory; some systems cannot open one, and need not.
-        match File::open(parent) {
-            Ok(directory) => directory.sync_all().map_err(|e| refused("write", parent, &e)),
-            Err(_) => Ok(()),
-        }
+        sync_directory(self.path.parent().unwrap_or(Path::new("")))
     }
 
     /// Whether the unfinished file's name still means the file in hand.
@@ -142,6 +156,16 @@ impl Output {
     #[cfg(not(unix))]
     fn still_ours(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Brings the names in a directory to the disk.
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    // Some systems cannot open one, and need not.
+    match File::open(directory) {
+        Ok(opened) => opened.sync_all().map_err(|e| refused("write", directory, &e)),
+        Err(_) => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
-use afflux_stream::{Batch, IoContext, Result, Sink, SinkWriter};
+use afflux_stream::{Batch, Delivery, IoContext, Result, Sink, SinkWriter};
 use afflux_wire::{Code, Status};
 use bytes::Bytes;
 use futures_core::Stream;
@@ -144,6 +144,10 @@ impl<T: Serialize + Send + 'static> Sink<T> for EventSink<T> {
             encode: encode_json,
             line: Vec::new(),
         }))
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::BestEffort
     }
 
     fn kind(&self) -> &'static str {

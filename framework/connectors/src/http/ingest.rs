@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use actix_web::{HttpRequest, HttpResponse, web};
-use afflux_stream::{Batch, IoContext, ReadState, Result, Source, Split, SplitReader};
+use afflux_stream::{Batch, IoContext, ReadState, Recall, Result, Source, Split, SplitReader};
 use afflux_wire::Status;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -188,6 +188,10 @@ impl<T: DeserializeOwned + Send + 'static> Source for HttpSource<T> {
         }
         drop(state);
         Ok(Box::new(HttpReader { http: http.clone(), name: self.name.clone(), door, queue, told: false }))
+    }
+
+    fn recall(&self) -> Recall {
+        if self.http.confirm_within.is_some() { Recall::Acknowledged } else { Recall::Lossy }
     }
 
     fn kind(&self) -> &'static str {

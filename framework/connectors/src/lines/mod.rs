@@ -8,7 +8,7 @@ mod write;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use afflux_stream::{IoContext, Result, Sink, SinkWriter, Source, Split, SplitReader};
+use afflux_stream::{Delivery, IoContext, Result, Sink, SinkWriter, Source, Split, SplitReader};
 use afflux_wire::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -101,6 +101,10 @@ impl<T: Serialize + Send + 'static> Sink<T> for JsonLines<T> {
         "json lines"
     }
 
+    fn delivery(&self) -> Delivery {
+        Delivery::Whole
+    }
+
     fn target(&self) -> Option<String> {
         self.paths.first().map(|path| path.display().to_string())
     }
@@ -164,6 +168,10 @@ impl Sink<String> for TextLines {
 
     fn kind(&self) -> &'static str {
         "text lines"
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::Whole
     }
 
     fn target(&self) -> Option<String> {

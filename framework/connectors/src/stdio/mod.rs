@@ -6,7 +6,7 @@ mod write;
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use afflux_stream::{IoContext, Result, Sink, SinkWriter, Source, Split, SplitReader};
+use afflux_stream::{IoContext, Recall, Result, Sink, SinkWriter, Source, Split, SplitReader};
 use afflux_wire::{Code, Status};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,6 +64,10 @@ impl<T: Send + 'static> Source for Stdin<T> {
         let (lines, skipped) = position.map_or(Ok((0, 0)), count_of)?;
         let file = duplicate(std::io::stdin(), "stdin")?;
         Ok(Box::new(StdinReader::new(file, lines, skipped, self.decode, cx.on_error)))
+    }
+
+    fn recall(&self) -> Recall {
+        Recall::Lossy
     }
 
     fn kind(&self) -> &'static str {

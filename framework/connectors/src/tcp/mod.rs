@@ -5,7 +5,7 @@ mod listen;
 
 use std::time::Duration;
 
-use afflux_stream::{IoContext, Result, Sink, SinkWriter, Source, Split, SplitReader};
+use afflux_stream::{Delivery, IoContext, Recall, Result, Sink, SinkWriter, Source, Split, SplitReader};
 use afflux_wire::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,6 +110,10 @@ impl<T: Send + 'static> Source for TcpSource<T> {
         Ok(Box::new(Listener::new(binding, counted, self.decode, cx)))
     }
 
+    fn recall(&self) -> Recall {
+        Recall::Lossy
+    }
+
     fn kind(&self) -> &'static str {
         self.kind
     }
@@ -167,6 +171,10 @@ impl<T: Send + 'static> Sink<T> for TcpSink<T> {
 
     fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::BestEffort
     }
 
     fn target(&self) -> Option<String> {

@@ -47,12 +47,11 @@ pub fn start_local(
     caller: Option<Arc<dyn Caller>>,
     restore: Option<Restore>,
 ) -> Result<LocalRun> {
-    let attempt = 1 + u64::from(restore.is_some());
-    start_attempt(plan, threads, clock, caller, restore, attempt)
+    start_attempt(plan, threads, clock, caller, restore, 1)
 }
 
 /// The same as a certain attempt of the job: each start from a checkpoint is one more, and what an earlier
-/// one began and did not prepare is aborted. [`start_local`] is the first, or the second from a checkpoint.
+/// one began and did not prepare is aborted. [`start_local`] is always the first.
 ///
 /// # Errors
 /// As [`start_local`].
