@@ -9,16 +9,12 @@ pub enum Bug {
     EarlyCommit,
     /// A gate hands a barrier on as soon as one channel has sent it.
     SkippedBarrier,
-    /// A new attempt has the number of the one before, and nobody is fenced.
-    ReusedAttempt,
     /// A receiver gives no credit back.
     LostCredit,
     /// A sink acknowledges a barrier before its rows last.
     SkippedSync,
     /// Each report of a task is counted as if another task had sent it, too.
     ReportTwice,
-    /// A coordinator that has lost its lease goes on as before.
-    StaleLeader,
     /// A task restores the state of the epoch before the one it was told.
     WrongEpoch,
     /// A watermark promises more than the records behind it keep.
@@ -29,14 +25,12 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 8] = [
         Bug::EarlyCommit,
         Bug::SkippedBarrier,
-        Bug::ReusedAttempt,
         Bug::LostCredit,
         Bug::SkippedSync,
         Bug::ReportTwice,
-        Bug::StaleLeader,
         Bug::WrongEpoch,
         Bug::WatermarkAhead,
         Bug::DuplicateBatch,

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 
+use crate::bugs::{self, Bug};
 use crate::link::Link;
 
 /// Items that a sender holds back before its first credit: marks and what was sent too early.
@@ -429,6 +430,9 @@ impl ChannelSender {
                 inner.credits -= bytes as i64;
                 self.state.gauges.credits.sub(bytes as i64);
                 inner.release_all(&link, id);
+                if bugs::on(Bug::DuplicateBatch) && inner.seq % 16 == 9 {
+                    inner.put(&link, id, Packet::Data { count, payload: payload.clone() });
+                }
                 inner.put(&link, id, Packet::Data { count, payload });
             }
         }
@@ -724,6 +728,9 @@ impl ChannelReceiver {
             return;
         }
         let bytes = std::mem::take(&mut self.consumed_bytes);
+        if bugs::on(Bug::LostCredit) {
+            return;
+        }
         let mut inner = self.state.inner.lock();
         inner.owed_bytes = inner.owed_bytes.saturating_sub(bytes);
         if let Source::Attached(link, id) = &inner.source {

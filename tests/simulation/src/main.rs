@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use afflux_mesh::bugs::Bug;
 use afflux_simulation::{Detail, Outcome, Simulation, run};
 use clap::Parser;
 
@@ -31,6 +32,9 @@ struct Arguments {
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
+    /// Makes a mistake on purpose, such as `EarlyCommit`: the seeds that find it fail.
+    #[arg(long)]
+    bug: Option<String>,
     /// Seeds that are played at a time; 0: as many as there are processors.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
@@ -38,15 +42,21 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let known = |name: &String| Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == *name);
+    let bug = arguments.bug.as_ref().and_then(known);
+    if arguments.bug.is_some() && bug.is_none() {
+        eprintln!("there is no such bug; there are {:?}", Bug::ALL);
+        return ExitCode::FAILURE;
+    }
     match arguments.seed {
-        Some(seed) => one(seed, &arguments),
-        None => many(&arguments),
+        Some(seed) => one(seed, bug, &arguments),
+        None => many(bug, &arguments),
     }
 }
 
-fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+fn one(seed: u64, bug: Option<Bug>, arguments: &Arguments) -> ExitCode {
     let detail = if arguments.all { Detail::All } else { Detail::Story };
-    let outcome = run(&Simulation { detail, kept: arguments.trace, ..Simulation::of(seed) });
+    let outcome = run(&Simulation { detail, bug, kept: arguments.trace, ..Simulation::of(seed) });
     if arguments.trace {
         print!("{}", outcome.trace.text);
     }
@@ -61,7 +71,7 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn many(arguments: &Arguments) -> ExitCode {
+fn many(bug: Option<Bug>, arguments: &Arguments) -> ExitCode {
     let threads = match arguments.jobs {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         jobs => jobs,
@@ -78,7 +88,7 @@ fn many(arguments: &Arguments) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let outcome = run(&Simulation { kept: false, ..Simulation::of(seed) });
+                    let outcome = run(&Simulation { bug, kept: false, ..Simulation::of(seed) });
                     if let Ok(mut sums) = sums.lock() {
                         sums.0 += outcome.played.as_secs_f64();
                         sums.1 += u64::from(outcome.kills);

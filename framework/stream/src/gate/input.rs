@@ -11,6 +11,7 @@ use std::task::Poll;
 
 use serde::de::DeserializeOwned;
 
+use afflux_mesh::bugs::{self, Bug};
 use afflux_mesh::{ChannelReceiver, Packet};
 use afflux_wire::batch::RowDecoder;
 
@@ -88,7 +89,8 @@ impl<T: DeserializeOwned> InputGate<T> {
     /// on which of them fell silent first. Ended ones have +∞ only once all have ended.
     fn rise(&mut self) -> [Option<Mark>; 2] {
         let open = || self.channels.iter().filter(|c| !c.ended);
-        let active = open().filter(|c| !c.idle).map(|c| c.watermark).min();
+        let active = open().filter(|c| !c.idle).map(|c| c.watermark);
+        let active = if bugs::on(Bug::WatermarkAhead) { active.max() } else { active.min() };
         let silent = open().map(|c| c.watermark).max();
         let least = active.or(silent).unwrap_or(Timestamp::MAX);
         let rose = (least > self.watermark).then_some(Mark::Watermark(least));
@@ -140,6 +142,9 @@ impl<T: DeserializeOwned> InputGate<T> {
                 channel.idle = true;
                 let marks = self.rise();
                 self.hand_on(marks)
+            }
+            Mark::Barrier(epoch) if bugs::on(Bug::SkippedBarrier) => {
+                (index == 0).then_some(Mark::Barrier(epoch))
             }
             Mark::Barrier(epoch) => {
                 channel.aligned = true;
