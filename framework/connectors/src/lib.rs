@@ -1,5 +1,5 @@
 //! The outside world, as sources and sinks of a pipeline: files of CSV, JSON lines and text, a watched
-//! directory, stdin and stdout, lines over TCP; HTTP and RabbitMQ each behind a feature.
+//! directory, stdin and stdout, lines over TCP; HTTP, RabbitMQ and Kafka each behind a feature.
 //!
 //! Reading order: [`Csv`], [`JsonLines`] and [`TextLines`] (what a user writes), `csv::read` and
 //! `csv::write`, `lines::read` and `lines::write` (what a task runs), `file` (paths, patterns,
@@ -11,12 +11,14 @@
 //! Not here: when something is read, written or saved (`afflux-stream`); another connector, since
 //! none of them knows the others.
 
-#[cfg(feature = "rabbitmq")]
+#[cfg(any(feature = "rabbitmq", feature = "kafka"))]
 mod codec;
 mod csv;
 mod file;
 #[cfg(all(feature = "http", unix))]
 mod http;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod lines;
 #[cfg(unix)]
 mod listen;
@@ -36,6 +38,11 @@ pub use self::csv::{Csv, HELD_ROWS_MAX, OrderedCsv, ROW_BYTES_MAX};
 #[cfg(all(feature = "http", unix))]
 pub use self::http::{
     EVENT_SUBSCRIBERS_MAX, EventSink, HttpIngest, HttpSource, SUBSCRIBER_EVENTS_MAX, ServerSentEvents,
+};
+#[cfg(feature = "kafka")]
+pub use self::kafka::{
+    Gone, Kafka, KafkaMessage, KafkaRead, KafkaSink, KafkaSource, KafkaTransactions, Lost, Start,
+    UNSENT_MESSAGES_MAX,
 };
 pub use self::lines::{JsonLines, LINE_BYTES_MAX, TextLines};
 #[cfg(unix)]
