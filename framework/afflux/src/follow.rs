@@ -20,13 +20,20 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Settings that a job's request may carry.
-const JOB_SETTINGS: [&str; 6] = [
+const JOB_SETTINGS: [&str; 13] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
     "pipeline.guarantee",
     "source.on_error",
     "checkpoint.interval_ms",
+    "pipeline.rescale",
+    "restart.strategy",
+    "restart.backoff_initial_ms",
+    "restart.backoff_max_ms",
+    "restart.backoff_multiplier",
+    "restart.failures_max",
+    "restart.window_ms",
 ];
 
 /// How following ended.

@@ -53,9 +53,9 @@ pub struct JobInfo {
     pub id: String,
     /// The pipeline's name.
     pub pipeline: String,
-    /// `deploying`, `running`, `finished`, `failed` or `cancelled`.
+    /// `deploying`, `running`, `restarting`, `stopping`, `finished`, `failed` or `cancelled`.
     pub state: String,
-    /// Why it failed.
+    /// Why it failed, or restarts.
     pub error: Option<String>,
     /// Start, milliseconds since 1970.
     pub started_ms: i64,
@@ -71,6 +71,14 @@ pub struct JobInfo {
     pub progress: JobProgress,
     /// The last epoch that is durable.
     pub last_checkpoint: Option<u64>,
+    /// Which try at running it this is, from 1; a try may be lost before it begins.
+    pub attempt: u64,
+    /// How often another attempt was begun, under the coordinator that answers.
+    pub restarts: u64,
+    /// Whether it restarts by itself when an attempt is lost.
+    pub restartable: bool,
+    /// Its last failures, the latest last.
+    pub failures: Vec<String>,
 }
 
 impl JobInfo {
@@ -121,6 +129,15 @@ pub enum Jobs {
         /// The job's id.
         job: String,
     },
+    /// Takes a checkpoint and goes on from it with another number of parallel tasks, on the nodes
+    /// there are then.
+    #[rpc(returns = JobInfo, deadline = "30s")]
+    Rescale {
+        /// The job's id.
+        job: String,
+        /// Tasks of each operator that has no number of its own.
+        parallelism: u32,
+    },
     /// Stops a job; one that has ended stays as it is.
     #[rpc(returns = JobInfo, idempotent, deadline = "30s")]
     Cancel {
@@ -144,6 +161,6 @@ mod tests {
     fn only_three_states_are_ends() {
         let ended = |state: &str| JobInfo { state: state.into(), ..JobInfo::default() }.has_ended();
         assert!(ended("finished") && ended("failed") && ended("cancelled"));
-        assert!(!ended("running") && !ended("deploying"));
+        assert!(!ended("running") && !ended("deploying") && !ended("restarting") && !ended("stopping"));
     }
 }

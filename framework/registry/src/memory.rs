@@ -82,6 +82,24 @@ impl MemoryRegistry {
         registry
     }
 
+    /// An empty registry whose tokens are greater than `token`. Tokens must grow over the lives of a
+    /// registry too: what holds one in memory begins with the calendar, in milliseconds.
+    pub fn with_tokens_above(token: u64) -> Self {
+        let registry = Self::new();
+        registry.0.state.lock().fences = token;
+        registry
+    }
+
+    /// Ends the leases of a node whose process is known to have ended: its record, and the locks whose
+    /// holder is `NODE` or begins with `NODE/`.
+    pub fn bury(&self, node: &NodeId) {
+        let mut state = self.0.state.lock();
+        state.records.remove(node);
+        let of_node = |holder: &str| holder.split('/').next() == Some(node.as_str());
+        state.locks.retain(|_, lock| !of_node(&lock.holder));
+        self.0.publish(&state);
+    }
+
     /// Simulates an outage: every operation fails until [`heal`](Self::heal). Leases run on.
     pub fn cut(&self, reason: &str) {
         self.0.state.lock().outage = Some(reason.to_owned());
@@ -362,6 +380,23 @@ mod tests {
         )*};
     }
     crate::suite::every_behaviour!(over_memory);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_buried_node_is_gone_with_its_locks_and_the_next_token_is_greater() {
+        let registry = MemoryRegistry::with_tokens_above(1_000);
+        let ttl = Duration::from_secs(60);
+        for name in ["a", "ab"] {
+            registry.register(Instance::new(name, Incarnation(1), "h:1"), ttl).await.unwrap();
+        }
+        let first = registry.acquire("jobs", "a/1", ttl).await.unwrap().unwrap();
+        registry.acquire("other", "ab/1", ttl).await.unwrap().unwrap();
+        registry.bury(&NodeId::new("a"));
+        let left = registry.view().await.unwrap();
+        assert_eq!(left.instances.iter().map(|i| i.node.as_str()).collect::<Vec<_>>(), ["ab"]);
+        let second = registry.acquire("jobs", "ab/1", ttl).await.unwrap().unwrap();
+        assert!(first.0 > 1_000 && second > first);
+        assert!(registry.holder("other").await.unwrap().is_some(), "another node's stays");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_record_without_a_sensible_time_to_live_is_refused() {

@@ -22,6 +22,7 @@ use crate::gate::output::{OutputGate, Wire};
 use crate::gate::partition::{RoundRobin, Routing};
 use crate::graph::Exchange;
 use crate::guarantee::Guarantee;
+use crate::job::RestartSettings;
 use crate::meter::TaskMeter;
 use crate::snapshot::Restore;
 use crate::source::{IoContext, OnError, Split};
@@ -72,6 +73,10 @@ pub struct JobSettings {
     pub replay: Option<f64>,
     /// What every sink of the pipeline must give: a pipeline that does not is refused when it is built.
     pub guarantee: Option<Guarantee>,
+    /// Whether and how it restarts when an attempt is lost.
+    pub restart: RestartSettings,
+    /// Whether it takes the slots of nodes that join without being asked.
+    pub rescale_auto: bool,
 }
 
 impl Default for JobSettings {
@@ -84,6 +89,8 @@ impl Default for JobSettings {
             checkpoint_interval_ms: 0,
             replay: None,
             guarantee: None,
+            restart: RestartSettings::default(),
+            rescale_auto: false,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::batch::Batch;
 use crate::guarantee::Recall;
 
 /// A part of an input that one task reads by itself: a file, a partition, a range.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
     /// Unique in its source and stable over restarts.
     pub id: String,

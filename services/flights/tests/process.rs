@@ -177,6 +177,68 @@ fn a_killed_node_ends_the_run_with_its_name_and_what_was_running_there() {
     }
 }
 
+/// Checkpoints often, and an input that takes some seconds.
+fn surviving(program: &Program) -> Vec<String> {
+    let checkpoints = format!("checkpoint.dir={}", program.directory().join("checkpoints").display());
+    ["dev", "--parallelism", "3", "--replay", "100000x", "--json", "--set", &checkpoints]
+        .into_iter()
+        .chain(["--set", "checkpoint.interval_ms=250"])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The job as its coordinator shows it, once that answers.
+fn shown(program: &Program, id: &str) -> Option<Value> {
+    let ended = program.run(&["job", id, "--json"]);
+    serde_json::from_str(&ended.stdout).ok()
+}
+
+#[test]
+fn a_node_killed_in_mid_run_is_started_again_and_the_output_is_that_of_a_batch() {
+    // One of them coordinates the job, one has the board: it must not matter which dies.
+    for killed in 0..3 {
+        let program = small();
+        let args = surviving(&program);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut run = program.start(&args);
+        let pids = pids(&program);
+        let id = job_at_work(&program, &[])["id"].as_str().unwrap().to_owned();
+        let first = until("a checkpoint, and output", || {
+            let job = shown(&program, &id)?;
+            job["last_checkpoint"].as_u64()?;
+            (job["progress"]["records_out"].as_u64()? > 0).then_some(job)
+        });
+        assert_eq!((first["attempt"].as_u64(), first["restartable"].as_bool()), (Some(1), Some(true)));
+        let coordinates = {
+            let services = program.json(&["services", "--all", "--json"]);
+            let all = services.as_array().unwrap();
+            let jobs = all.iter().find(|service| service["name"] == "afflux.jobs").unwrap();
+            jobs["nodes"][0] == format!("node-{}", killed + 1).as_str()
+        };
+        kill("KILL", pids[killed]);
+        let at = Instant::now();
+        let second = until("output of a second attempt", || {
+            let job = shown(&program, &id)?;
+            let again = job["attempt"].as_u64()? > 1;
+            (again && job["progress"]["records_out"].as_u64()? > 0).then_some(job)
+        });
+        println!(
+            "node-{} killed{}: output of attempt {} seen after {:?}",
+            killed + 1,
+            if coordinates { ", which coordinated the job" } else { "" },
+            second["attempt"],
+            at.elapsed()
+        );
+        run.until_says("it is started again");
+        let ended = run.end();
+        assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+        let line: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let again = line["records_in"].as_u64().unwrap();
+        assert!(again > 0 && again < ROWS as u64, "{again} of {ROWS} rows were read again");
+        assert_equal(&program.directory().join(OUTPUT), &oracle(&first_rows(ROWS)));
+    }
+}
+
 #[test]
 fn ctrl_c_ends_all_nodes_and_says_how_far_it_got() {
     let program = small();

@@ -208,6 +208,8 @@ pub(crate) fn drive<S: serde::Serialize>(
         splits: plan.splits().map_err(|e| e.to_string())?,
         restore: None,
         restore_from: None,
+        listed_parallelism: 0,
+        started_ms: 0,
     };
     prepare(&deployment, &node);
     afflux_actor::system(|| async move {

@@ -90,6 +90,8 @@ pub(crate) async fn worker(world: World, machine: &'static str) -> turmoil::Resu
             admin_listen: String::new(),
             registry_ttl_ms: LEASE.as_millis() as u64,
             checkpoint_interval_ms: EPOCHS_EVERY.as_millis() as u64,
+            // The user starts it again.
+            restart_strategy: "none".to_owned(),
             drain_grace_ms: 50,
             // Little, so that a channel lives on the credit that comes back.
             channel_credit_bytes: 1_024,

@@ -91,6 +91,9 @@ pub(crate) enum Command {
     Job(JobArgs),
     /// Start a checkpoint of a running job.
     Checkpoint(JobArgs),
+    /// Go on with another number of parallel tasks, from a checkpoint that is taken for it.
+    #[command(after_help = "Example:\n  {name} rescale hourly-delays-1 --parallelism 6")]
+    Rescale(RescaleArgs),
     /// Stop a job.
     Cancel(JobArgs),
     /// List nodes.
@@ -251,6 +254,9 @@ pub(crate) struct DevArgs {
     /// Keeps the nodes up after the input has ended, until Ctrl-C.
     #[arg(long)]
     pub(crate) hold: bool,
+    /// Starts nodes again that die; jobs that take checkpoints by themselves make it so anyway.
+    #[arg(long)]
+    pub(crate) respawn: bool,
     /// Shows the log of every node here instead of in .afflux/logs.
     #[arg(long)]
     pub(crate) logs: bool,
@@ -358,6 +364,18 @@ pub(crate) enum StateCommand {
 pub(crate) struct JobArgs {
     /// The job's id.
     pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// Options of `rescale`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RescaleArgs {
+    /// The job's id.
+    pub(crate) job: String,
+    /// Tasks of each operator that has no number of its own.
+    #[arg(long, value_name = "N")]
+    pub(crate) parallelism: u32,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }

@@ -1,6 +1,6 @@
-//! `jobs`, `job` and `cancel`.
+//! `jobs`, `job`, `checkpoint`, `rescale` and `cancel`.
 
-use super::args::{ClusterArgs, Global, JobArgs};
+use super::args::{ClusterArgs, Global, JobArgs, RescaleArgs};
 use super::output::{print, print_json};
 use super::table::table;
 use crate::client::{Client, called};
@@ -45,6 +45,12 @@ pub(crate) async fn job(global: &Global, args: &JobArgs) -> Result<()> {
 pub(crate) async fn checkpoint(global: &Global, args: &JobArgs) -> Result<()> {
     let client = super::connect(global, &args.cluster).await?;
     let answer = client.jobs().await?.checkpoint(args.job.clone()).await;
+    show(global, &found(&client, &args.job, answer).await?)
+}
+
+pub(crate) async fn rescale(global: &Global, args: &RescaleArgs) -> Result<()> {
+    let client = super::connect(global, &args.cluster).await?;
+    let answer = client.jobs().await?.rescale(args.job.clone(), args.parallelism).await;
     show(global, &found(&client, &args.job, answer).await?)
 }
 
@@ -94,6 +100,12 @@ pub(crate) fn text(job: &JobInfo) -> String {
     }
     if let Some(error) = &job.error {
         text.push_str(&format!("  error: {error}\n"));
+    }
+    if job.attempt > 1 {
+        text.push_str(&format!("  attempt {}\n", job.attempt));
+    }
+    for failure in &job.failures {
+        text.push_str(&format!("  lost {failure}\n"));
     }
     let rows: Vec<Vec<String>> =
         job.tasks.iter().map(|t| vec![format!("  {}", t.path), t.node.clone()]).collect();

@@ -40,6 +40,8 @@ pub(crate) struct ChildSpec {
     /// Added to the launcher's own environment.
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) output: Output,
+    /// Whether its log goes on behind that of an earlier life.
+    pub(crate) again: bool,
 }
 
 /// A running or ended child.
@@ -72,7 +74,12 @@ impl Child {
                 if let Some(directory) = path.parent() {
                     std::fs::create_dir_all(directory).map_err(failed)?;
                 }
-                let file = File::create(path).map_err(failed)?;
+                let mut options = File::options();
+                options.create(true).append(true);
+                let file = options.open(path).map_err(failed)?;
+                if !spec.again {
+                    file.set_len(0).map_err(failed)?;
+                }
                 command.stdout(file.try_clone().map_err(failed)?).stderr(file);
                 Some(path.clone())
             }
@@ -219,6 +226,7 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             environment: vec![("AFFLUX_TOKEN".into(), "secret".into())],
             output: Output::File(dir.join("logs").join("node-1.log")),
+            again: false,
         }
     }
 
@@ -246,6 +254,22 @@ mod tests {
             let killed = stop_all(&mut children, Duration::from_millis(1)).await;
             assert_eq!(killed, ["node-1"]);
             assert_eq!(Child::describe(children[0].status().unwrap()), "killed by signal 9");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_child_that_is_started_again_writes_behind_its_earlier_life() {
+        let dir = tempfile::tempdir().unwrap();
+        afflux_actor::system(|| async {
+            for (text, again, lines) in
+                [("one", false, vec!["one"]), ("two", true, vec!["one", "two"]), ("new", false, vec!["new"])]
+            {
+                let spec = ChildSpec { again, ..shell(dir.path(), &format!("echo {text}")) };
+                let child = Child::start(spec).unwrap();
+                child.ended().await;
+                assert_eq!(child.last_lines(), lines);
+            }
         })
         .unwrap();
     }

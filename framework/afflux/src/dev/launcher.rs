@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::child::{Child, ChildSpec, Output, stop_all};
 use super::file::{DIRECTORY, DevFile, DevNode};
+use super::respawn::Respawn;
 use crate::app::App;
 use crate::cli::{DevArgs, Global, print_line, quiet};
 use crate::client::{Client, follow as follow_registry};
@@ -80,6 +81,12 @@ struct Launcher {
     file: DevFile,
     directory: PathBuf,
     children: Vec<Child>,
+    /// What each was started with, and its deaths.
+    lives: Vec<(ChildSpec, Respawn)>,
+    /// Whether a node that dies is started again.
+    respawns: bool,
+    /// A node was started again, and the file does not tell its address yet.
+    rejoining: bool,
 }
 
 impl Launcher {
@@ -99,7 +106,7 @@ impl Launcher {
             ..MeshConfig::new(id.as_str(), settings.cluster.clone())
         };
         let mesh = Mesh::start(config, Transport::Tcp, place.clone(), MeshMetrics::unregistered())?;
-        let registry = MemoryRegistry::new();
+        let registry = MemoryRegistry::with_tokens_above(mesh.incarnation().0);
         let shared: Arc<dyn Registry> = Arc::new(registry.clone());
         let address = mesh.local_address();
         mesh.serve(serve(Arc::clone(&shared), Home { node: id, address: address.clone() }, place.clone()));
@@ -113,7 +120,17 @@ impl Launcher {
             nodes: Vec::new(),
         };
         let client = Client::of(mesh.clone(), shared);
-        Ok(Self { mesh, client, registry, file, directory: PathBuf::from(DIRECTORY), children: Vec::new() })
+        Ok(Self {
+            mesh,
+            client,
+            registry,
+            file,
+            directory: PathBuf::from(DIRECTORY),
+            children: Vec::new(),
+            lives: Vec::new(),
+            respawns: false,
+            rejoining: false,
+        })
     }
 
     async fn run(
@@ -125,6 +142,10 @@ impl Launcher {
         signals: &mut Signals,
     ) -> Result<()> {
         let count = usize::from(args.nodes);
+        let set = layers.settings();
+        self.respawns = args.respawn
+            || set.restart_strategy == "exponential"
+            || (set.restart_strategy == "auto" && set.checkpoint_interval_ms > 0);
         self.start_children(global, args, &layers.settings(), count)?;
         tokio::select! {
             biased;
@@ -200,13 +221,16 @@ impl Launcher {
             };
             // Not as an argument: every user of the machine can read those.
             let environment = vec![("AFFLUX_TOKEN".to_owned(), self.file.token.clone())];
-            self.children.push(Child::start(ChildSpec {
+            let spec = ChildSpec {
                 id,
                 program: program.clone(),
                 args: arguments,
                 environment,
                 output,
-            })?);
+                again: false,
+            };
+            self.children.push(Child::start(spec.clone())?);
+            self.lives.push((ChildSpec { again: true, ..spec }, Respawn::new(Instant::now())));
         }
         Ok(())
     }
@@ -235,11 +259,21 @@ impl Launcher {
 
     /// Resolves with the index of the first child that ends.
     async fn first_death(&self) -> usize {
+        self.death_of(|child, _| child.status().is_none()).await
+    }
+
+    /// The same, also of one that has ended and was not noticed.
+    async fn first_unseen_death(&self) -> usize {
+        self.death_of(|_, seen| !seen).await
+    }
+
+    /// Resolves with the first that ends of these; `which` is told whether its last end was noticed.
+    async fn death_of(&self, which: impl Fn(&Child, bool) -> bool) -> usize {
         let mut deaths: FuturesUnordered<_> = self
             .children
             .iter()
             .enumerate()
-            .filter(|(_, child)| child.status().is_none())
+            .filter(|(index, child)| which(child, self.lives.get(*index).is_some_and(|l| l.1.is_dead())))
             .map(|(index, child)| {
                 let ended = child.ended();
                 async move {
@@ -251,6 +285,78 @@ impl Launcher {
         match deaths.next().await {
             Some(index) => index,
             None => futures_util::future::pending().await,
+        }
+    }
+
+    /// A child has died: its leases end with it, and it is to be started again.
+    fn lost(&mut self, index: usize) {
+        let error = self.death(index);
+        let Some(child) = self.children.get(index) else { return };
+        self.registry.bury(&child.id.as_str().into());
+        match self.lives.get_mut(index).and_then(|(_, respawn)| respawn.died(Instant::now())) {
+            Some(pause) => say(&format!("warning: {error}; it is started again in {} ms", pause.as_millis())),
+            None => say(&format!("warning: {error}; it has died too often and is left dead")),
+        }
+    }
+
+    /// Resolves with the index of a child that is to be started again now.
+    async fn revival(&self) -> usize {
+        let due = self.lives.iter().enumerate().filter_map(|(index, (_, r))| Some((r.due()?, index))).min();
+        match due {
+            Some((at, index)) => {
+                tokio::time::sleep_until(at).await;
+                index
+            }
+            None => futures_util::future::pending().await,
+        }
+    }
+
+    fn revive(&mut self, index: usize) -> Result<()> {
+        let Some((spec, respawn)) = self.lives.get_mut(index) else { return Ok(()) };
+        respawn.started(Instant::now());
+        let child = Child::start(spec.clone())?;
+        tracing::info!(node = child.id, process = child.pid, "a node is started again");
+        if let Some(place) = self.children.get_mut(index) {
+            *place = child;
+        }
+        self.rejoining = true;
+        Ok(())
+    }
+
+    /// Resolves when every node that lives is registered after one was started again.
+    async fn rejoined(&self) {
+        if !self.rejoining {
+            return futures_util::future::pending().await;
+        }
+        let living = || self.children.iter().filter(|child| child.status().is_none());
+        let mut watcher = self.registry.watch();
+        while let Some(view) = watcher.next().await {
+            let there = |child: &Child| view.instances.iter().any(|i| i.node.as_str() == child.id);
+            if living().all(there) {
+                return;
+            }
+        }
+        futures_util::future::pending().await
+    }
+
+    /// Sees to nodes that die, start again and join; never resolves unless one cannot be started.
+    async fn supervise(&mut self) -> Error {
+        loop {
+            tokio::select! {
+                biased;
+                died = self.first_unseen_death() => self.lost(died),
+                index = self.revival() => {
+                    if let Err(error) = self.revive(index) {
+                        return error;
+                    }
+                }
+                () = self.rejoined() => {
+                    self.rejoining = false;
+                    if let Err(error) = self.write_file().await {
+                        say(&format!("warning: {error}"));
+                    }
+                }
+            }
         }
     }
 
@@ -287,7 +393,7 @@ impl Launcher {
     }
 
     async fn run_pipeline(
-        &self,
+        &mut self,
         global: &Global,
         args: &DevArgs,
         layers: &Layers,
@@ -307,13 +413,21 @@ impl Launcher {
         };
         let id = job.id.clone();
         let latest = RefCell::new(job.clone());
-        let followed = tokio::select! {
-            biased;
-            followed = follow(&jobs, job, &mut show, signals, &latest) => followed?,
-            died = self.first_death() => {
-                show.clear();
-                let placed = latest.borrow().clone();
-                return Err(self.death_of_a_worker(died, &placed).await);
+        let followed = if self.respawns && job.restartable {
+            tokio::select! {
+                biased;
+                followed = follow(&jobs, job, &mut show, signals, &latest) => followed?,
+                error = self.supervise() => return Err(error),
+            }
+        } else {
+            tokio::select! {
+                biased;
+                followed = follow(&jobs, job, &mut show, signals, &latest) => followed?,
+                died = self.first_death() => {
+                    show.clear();
+                    let placed = latest.borrow().clone();
+                    return Err(self.death_of_a_worker(died, &placed).await);
+                }
             }
         };
         drop(show);
@@ -323,8 +437,8 @@ impl Launcher {
                 Ok(summary) => print_line(&summary.text()),
                 // A node's death is told by its process before the job can know of it.
                 Err(error) => match self.children.iter().position(|child| child.status().is_some()) {
-                    Some(died) => Err(self.death_of_a_worker(died, &job).await),
-                    None => Err(error),
+                    Some(died) if !self.respawns => Err(self.death_of_a_worker(died, &job).await),
+                    _ => Err(error),
                 },
             },
             Followed::Interrupted(signal, job) => {
@@ -355,8 +469,15 @@ impl Launcher {
         error.also(format!("; {running}; it failed {far}"))
     }
 
-    /// Serves until Ctrl-C or until a node dies.
-    async fn hold(&self, signals: &mut Signals) -> Result<()> {
+    /// Serves until Ctrl-C or until no node is left.
+    async fn hold(&mut self, signals: &mut Signals) -> Result<()> {
+        if self.respawns {
+            return tokio::select! {
+                biased;
+                _ = signals.next() => Ok(()),
+                error = self.supervise() => Err(error),
+            };
+        }
         loop {
             tokio::select! {
                 biased;

@@ -3,6 +3,7 @@
 mod child;
 mod file;
 mod launcher;
+mod respawn;
 
 pub use file::{DIRECTORY, DevFile, DevNode};
 pub(crate) use launcher::launch;

@@ -1,47 +1,51 @@
 //! The job desk: coordinates jobs while this node leads.
+//!
+//! What a job wants done is carried out beside the handlers, and what comes of it is fed back to the
+//! job: a node that does not answer delays its own job alone. Nothing here is held over an await but
+//! handles; the table is locked for a step.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use afflux_mesh::Mesh;
-use afflux_stream::OperatorKind;
 use afflux_stream::job::{
-    Action, CheckpointFile, Coordinator, Deployment, Event, JobState, Storage, TaskId, place,
+    Action, AttemptRecord, CheckpointFile, Coordinator, Deployment, Event, JobSpec, JobState, Prepare,
+    RewindPoint, Storage, TaskId, deal_again, place,
 };
 use afflux_stream::{Epochs, JobSettings, Plan};
 use afflux_wire::{Attempt, Code, NodeId, Status};
 
+use super::job_metrics::JobMetrics;
 use super::pipelines::Pipelines;
 use super::settings::job_settings;
-use super::why::{Look, Looks};
-use super::worker::{Share, TaskShare, Worker};
+use super::table::{Entry, JobTable};
+use super::worker::Worker;
 use crate::contract::{Cx, Fault, NoError};
-use crate::error::suggest;
-use crate::jobs::{JobInfo, JobRequest, Jobs, JobsHandler, TaskPlace};
+use crate::jobs::{JobInfo, JobRequest, Jobs, JobsShared};
 use crate::macros::{Actor, Service};
-use crate::progress::{JobProgress, OperatorProgress};
 use crate::why::Why;
 
-/// Ended jobs that are remembered.
-const ENDED_JOBS_MAX: usize = 100;
 /// How long a task's loss of its neighbour waits for the news of the node that died.
 const SUSPICION: Duration = Duration::from_millis(700);
-/// Tries to tell the desk, whose mailbox may be full, that an epoch is due.
-const EPOCH_TRIES_MAX: u32 = 100;
 /// Longest wait for nodes that a request counts on.
 const NODES_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at who is there.
 const NODES_LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// Looks at a job that are kept to be compared with the next.
-const LOOKS_MAX: usize = 8;
-/// A look is compared with one at least so much older, so that two who ask do not spoil each other's
-/// answers, and at most so much.
-const LOOKS_APART: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_secs(60);
 /// Longest wait for a worker's counts.
 const READINGS_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest wait of a submission for its tasks to begin; the job goes on behind it.
+const SUBMIT_WAIT: Duration = Duration::from_secs(25);
+/// Longest wait of whoever cancels for the nodes to stop.
+const CANCEL_WAIT: Duration = Duration::from_secs(5);
+/// Between two questions to a registry that does not say whether this node still leads.
+const LEADS_AGAIN: Duration = Duration::from_millis(200);
+/// A node that has joined gets this long to be linked to the others before jobs are given to it.
+pub(super) const JOIN_SETTLES: Duration = Duration::from_secs(1);
 
 /// What workers and the mesh tell the desk.
 #[derive(Service)]
@@ -49,7 +53,8 @@ const READINGS_DEADLINE: Duration = Duration::from_secs(1);
 pub enum JobReports {
     /// A task has `finished`, or has committed its last output after that (`closed`), `failed` (`epoch` is the code, `body` the message), has `saved` its
     /// part of an epoch (`body` is the file as JSON) or could not (`save_failed`), or has passed the
-    /// barrier of a round of confirmations (`confirmed`).
+    /// barrier of a round of confirmations (`confirmed`). `UNAVAILABLE`: tell it again, this desk does
+    /// not know the job yet; `ABORTED`: the attempt is over.
     Report {
         /// The job's id.
         job: String,
@@ -74,19 +79,16 @@ pub enum JobReports {
         /// How that was noticed.
         reason: String,
     },
-    /// The next epoch of a job that starts them by itself is due.
+    /// There is a link to a node.
     #[rpc(oneway)]
-    EpochDue {
-        /// The job's id.
-        job: String,
-    },
-    /// A suspicion is due: fail the job with what its task told, if no node was found dead.
-    #[rpc(oneway)]
-    Suspected {
-        /// The job's id.
-        job: String,
+    NodeUp {
+        /// The node.
+        node: String,
     },
 }
+
+/// Whether this node leads now, as the registry says.
+pub type Leads = Arc<dyn Fn() -> BoxFuture<'static, Result<bool, String>> + Send + Sync>;
 
 /// What a desk is made of.
 #[derive(Clone)]
@@ -111,41 +113,72 @@ pub struct DeskParts {
     pub io: afflux_actor::Place,
     /// The node's clock.
     pub clock: afflux_actor::Clock,
-}
-
-struct Entry {
-    coordinator: Coordinator,
-    plan: Plan,
-    started_ms: i64,
-    ended_ms: Option<i64>,
-    /// Processor seconds of each node when the job began, and now.
-    cpu: BTreeMap<NodeId, (f64, f64)>,
-    shares: BTreeMap<TaskId, TaskShare>,
-    suspicion: Option<Event>,
-    /// The counts when somebody asked why, the latest last.
-    looks: VecDeque<Look>,
+    /// The token of this node's leadership: workers refuse a lesser one than they have seen.
+    pub fence: u64,
+    /// Whether that still lasts.
+    pub leads: Leads,
+    /// Token of the first leader of this registry's life: a job begun under a lesser one is of an
+    /// earlier cluster, and is not taken up.
+    pub since: Arc<dyn Fn() -> BoxFuture<'static, u64> + Send + Sync>,
+    /// Where jobs are counted.
+    pub metrics: JobMetrics,
 }
 
 /// Coordinates jobs. One lives on the node that leads.
 #[derive(Actor)]
-#[actor(serves(Jobs, JobReports), mailbox = 4096)]
+#[actor(serves(Jobs, JobReports), mailbox = 4096, concurrent = 1024)]
 pub struct JobDesk {
-    parts: DeskParts,
-    jobs: BTreeMap<String, Entry>,
-    next: u64,
+    desk: Arc<Desk>,
 }
 
 impl JobDesk {
-    /// A desk without jobs.
-    pub fn new(parts: DeskParts) -> Self {
-        Self { parts, jobs: BTreeMap::new(), next: 0 }
+    /// The actor in front of a desk; the jobs outlive a panic of the actor.
+    pub fn new(desk: &Arc<Desk>) -> Self {
+        Self { desk: Arc::clone(desk) }
+    }
+}
+
+/// The jobs of a leadership.
+pub struct Desk {
+    pub(super) parts: DeskParts,
+    pub(super) table: Mutex<JobTable>,
+    /// Counts steps, for those who wait for one.
+    changed: watch::Sender<u64>,
+    leading: AtomicBool,
+}
+
+impl Desk {
+    /// A desk, which begins to find out what jobs there are.
+    pub fn open(parts: DeskParts) -> Arc<Self> {
+        let table = JobTable::taking_over();
+        let desk = Arc::new(Self {
+            parts,
+            table: Mutex::new(table),
+            changed: watch::Sender::new(0),
+            leading: AtomicBool::new(true),
+        });
+        let taking = Arc::clone(&desk);
+        desk.parts.io.spawn_with(move || async move { taking.take_over().await });
+        desk
+    }
+
+    /// This node leads no longer: nothing more is carried out.
+    pub fn close(&self) {
+        self.leading.store(false, Ordering::Release);
+        self.parts.metrics.forget();
+    }
+
+    pub(super) fn is_leading(&self) -> bool {
+        self.leading.load(Ordering::Acquire)
     }
 
     /// The nodes there are, once there are so many or it has been waited long enough.
     async fn nodes(&self, min: u32) -> Vec<(NodeId, u32)> {
         let until = self.parts.clock.now() + NODES_WAIT;
         loop {
-            let nodes = (self.parts.nodes)();
+            let mut nodes = (self.parts.nodes)();
+            nodes.retain(|(_, slots)| *slots > 0);
+            nodes.sort();
             if nodes.len() >= min as usize || self.parts.clock.now() >= until {
                 return nodes;
             }
@@ -153,419 +186,322 @@ impl JobDesk {
         }
     }
 
-    fn new_id(&mut self, pipeline: &str) -> String {
-        self.next += 1;
-        // Time makes ids of different leaders differ; the number those of one.
-        format!("{pipeline}-{:x}-{}", (self.parts.now_ms)() / 1000, self.next)
+    /// Waits until a job is so, or it has been waited long enough.
+    async fn until(&self, job: &str, wait: Duration, fits: impl Fn(&Entry) -> bool) {
+        let mut changed = self.changed.subscribe();
+        let waited = async {
+            while self.table.lock().jobs.get(job).is_some_and(|entry| !fits(entry)) {
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = waited => {}
+            () = self.parts.clock.sleep(wait) => {}
+        }
     }
 
-    /// Feeds events to a job until nothing is left to be done.
-    async fn drive(&mut self, job: &str, first: VecDeque<Event>, mut actions: Vec<Action>) {
-        let mut events = first;
-        loop {
-            let Some(entry) = self.jobs.get_mut(job) else { return };
-            while let Some(event) = events.pop_front() {
-                actions.extend(entry.coordinator.step(event));
+    /// Tells a job what has happened, and sees to what it wants done.
+    pub(super) fn feed(self: &Arc<Self>, job: &str, event: Event) {
+        self.with(job, |entry| entry.coordinator.step(event));
+    }
+
+    /// Changes a job, and sees to what it wants done.
+    pub(super) fn with(self: &Arc<Self>, job: &str, change: impl FnOnce(&mut Entry) -> Vec<Action>) {
+        if !self.is_leading() {
+            return;
+        }
+        let now_ms = (self.parts.now_ms)();
+        let mut table = self.table.lock();
+        let Some(entry) = table.jobs.get_mut(job) else { return };
+        let before = entry.coordinator.state().clone();
+        let actions = change(entry);
+        let deployment = Arc::clone(entry.coordinator.deployment());
+        note(job, &before, entry);
+        for action in &actions {
+            match action {
+                Action::Stop(..) => entry.asked_to_stop(),
+                Action::Ended => entry.end(now_ms),
+                Action::Trigger(_, epoch) => {
+                    let begun = entry.triggered.filter(|(known, _)| known == epoch);
+                    entry.triggered = begun.or(Some((*epoch, self.parts.clock.now())));
+                }
+                _ => {}
             }
-            if actions.is_empty() {
-                return;
+        }
+        let states: Vec<(String, &'static str)> = table
+            .jobs
+            .values()
+            .map(|e| (e.coordinator.deployment().pipeline.clone(), e.coordinator.state().as_str()))
+            .collect();
+        drop(table);
+        self.parts.metrics.states(states);
+        for action in actions {
+            let (desk, deployment, job) = (Arc::clone(self), Arc::clone(&deployment), job.to_owned());
+            self.parts.io.spawn_with(move || async move {
+                if desk.is_leading() {
+                    desk.carry_out(&job, &deployment, action).await;
+                }
+            });
+        }
+        self.changed.send_modify(|steps| *steps += 1);
+    }
+
+    /// Tells a job something after a while.
+    fn feed_later(self: &Arc<Self>, job: &str, after: Duration, event: Event) {
+        let (desk, job) = (Arc::clone(self), job.to_owned());
+        self.parts.io.spawn_with(move || async move {
+            desk.parts.clock.sleep(after).await;
+            desk.feed(&job, event);
+        });
+    }
+
+    async fn carry_out(self: &Arc<Self>, job: &str, deployment: &Arc<Deployment>, action: Action) {
+        let (parts, attempt) = (&self.parts, deployment.attempt);
+        let worker = |node: &NodeId| parts.mesh.client_on::<Worker>(node);
+        let (id, fence) = (job.to_owned(), parts.fence);
+        match action {
+            Action::Deploy(node) => {
+                let made = match serde_json::to_string(&**deployment) {
+                    Ok(text) => worker(&node).deploy(text, parts.node.to_string(), fence).await,
+                    Err(error) => {
+                        let failed =
+                            Err(Status::internal(format!("a deployment cannot be encoded: {error}")));
+                        return self.feed(job, Event::Deployed(attempt, node, failed));
+                    }
+                };
+                let made = made.map_err(Status::from);
+                self.with(job, |entry| {
+                    if let Ok(share) = &made {
+                        entry.deployed(&node, share);
+                    }
+                    entry.coordinator.step(Event::Deployed(attempt, node, made.map(|_| ())))
+                });
             }
-            let deployment = Arc::clone(entry.coordinator.deployment());
-            let calls = std::mem::take(&mut actions)
-                .into_iter()
-                .map(|action| carry_out(&self.parts, Arc::clone(&deployment), action));
-            for outcome in join_all(calls).await {
-                let Some(entry) = self.jobs.get_mut(job) else { return };
-                match outcome {
-                    Outcome::Deployed(node, result) => {
-                        if let Ok(share) = &result {
-                            entry.cpu.insert(node.clone(), (share.cpu_s, share.cpu_s));
-                        }
-                        events.push_back(Event::Deployed(node, result.map(|_| ())));
-                    }
-                    Outcome::Committed(epoch, result) => events.push_back(Event::Committed(epoch, result)),
-                    Outcome::Stopped(node, Ok(share)) => entry.take(&node, share),
-                    Outcome::Stopped(node, Err(error)) => {
-                        tracing::debug!(%node, %error, "a node did not answer a stop");
-                    }
-                    Outcome::Ended => {
-                        entry.ended_ms.get_or_insert((self.parts.now_ms)());
-                    }
-                    Outcome::Nothing => {}
+            Action::Trigger(node, epoch) => {
+                if let Err(error) = worker(&node).trigger(id, attempt.0, epoch, fence).await {
+                    tracing::warn!(%node, epoch, %error, "a node did not take an epoch's start");
+                }
+            }
+            Action::Completed(node, epoch) => {
+                if let Err(error) = worker(&node).completed(id, attempt.0, epoch, fence).await {
+                    tracing::warn!(%node, epoch, %error, "a node did not take an epoch's completion");
+                }
+            }
+            Action::Stop(node, reason) => {
+                let stopped = worker(&node).stop(id, attempt.0, reason.message, fence).fail_fast().await;
+                if let Err(error) = &stopped {
+                    tracing::debug!(%node, %error, "a node did not answer a stop");
+                }
+                let now_ms = (parts.now_ms)();
+                self.with(job, |entry| {
+                    entry.stopped(&node, stopped.ok(), now_ms);
+                    entry.coordinator.step(Event::Stopped(attempt, node))
+                });
+            }
+            Action::Commit(manifest) => {
+                let (epoch, pipeline) = (manifest.epoch, manifest.pipeline.clone());
+                let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+                let manifest = afflux_stream::job::Manifest { fencing_token: fence, ..*manifest };
+                let result = match &parts.storage {
+                    Some(storage) => storage.commit(&manifest).await,
+                    None => Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`")),
+                };
+                // Who was cut off may have made this manifest; the second phase is the leader's alone.
+                if !self.confirmed().await {
+                    return;
+                }
+                if let Err(error) = &result {
+                    tracing::error!(job, epoch, %error, "a checkpoint failed: its manifest was not written");
+                }
+                let begun = self.table.lock().jobs.get(job).and_then(|entry| entry.triggered);
+                let took = begun
+                    .filter(|(known, _)| *known == epoch)
+                    .map(|(_, at)| parts.clock.now().saturating_duration_since(at));
+                let now_ms = (parts.now_ms)();
+                parts.metrics.checkpoint(&pipeline, result.is_ok(), took, bytes, now_ms);
+                self.feed(job, Event::Committed(epoch, result));
+            }
+            Action::Wait(attempt, pause) => self.feed_later(job, pause, Event::BackoffOver(attempt)),
+            Action::Forget(window) => self.feed_later(job, window, Event::FailureForgotten),
+            Action::Prepare(wanted) => {
+                let prepared = self.prepare(job, deployment, &wanted).await;
+                if !self.is_leading() {
+                    return;
+                }
+                self.with(job, |entry| {
+                    let prepared = prepared.map(|(plan, deployment)| {
+                        entry.begin(plan);
+                        deployment
+                    });
+                    entry.coordinator.step(Event::Prepared(wanted.attempt, prepared))
+                });
+            }
+            Action::Ended => {
+                let state = self.table.lock().jobs.get(job).map(|e| e.coordinator.state().clone());
+                if let (Some(storage), Some(state)) = (&parts.storage, state)
+                    && let Err(error) = storage.end_job(job, &state).await
+                {
+                    tracing::warn!(job, %error, "the end of a job was not noted: a next leader may take it up");
                 }
             }
         }
     }
 
-    async fn event(&mut self, job: &str, event: Event) {
-        self.drive(job, VecDeque::from([event]), Vec::new()).await;
+    /// Whether this node still leads, as the registry says; asked until it answers or the lock is lost.
+    async fn confirmed(&self) -> bool {
+        while self.is_leading() {
+            match (self.parts.leads)().await {
+                Ok(true) => return true,
+                Ok(false) => {
+                    tracing::warn!("another node coordinates the jobs: this one commits nothing more");
+                    self.close();
+                    return false;
+                }
+                Err(error) => {
+                    tracing::debug!(error, "the registry does not say who leads");
+                    self.parts.clock.sleep(LEADS_AGAIN).await;
+                }
+            }
+        }
+        false
+    }
+
+    /// Finds nodes and a checkpoint for another attempt, and notes that it begins.
+    async fn prepare(
+        &self,
+        job: &str,
+        last: &Deployment,
+        wanted: &Prepare,
+    ) -> Result<(Plan, Arc<Deployment>), Status> {
+        let nodes: Vec<NodeId> = self.nodes(1).await.into_iter().map(|(node, _)| node).collect();
+        if nodes.is_empty() {
+            return Err(no_nodes());
+        }
+        let mut settings = last.settings.clone();
+        settings.parallelism = wanted.parallelism.unwrap_or(settings.parallelism);
+        let plan = self.parts.pipelines.plan(&last.pipeline, settings.clone())?;
+        let listed_parallelism = match last.listed_parallelism {
+            0 => last.settings.parallelism,
+            listed => listed,
+        };
+        let listing = JobSettings { parallelism: listed_parallelism, ..settings.clone() };
+        let listed = self.parts.pipelines.plan(&last.pipeline, listing)?.splits()?;
+        let point = match &self.parts.storage {
+            Some(storage) => storage.rewind_point(job, wanted.below).await?,
+            None => RewindPoint::default(),
+        };
+        if let Some(damaged) = wanted.below {
+            tracing::error!(job, damaged, used = ?point.epoch, "a checkpoint is damaged: an earlier one is used");
+            self.parts.metrics.fell_back(&last.pipeline);
+        }
+        let deployment = Deployment {
+            attempt: wanted.attempt,
+            settings,
+            build: self.parts.build.clone(),
+            fingerprint: plan.graph().fingerprint(),
+            graph: plan.graph().clone(),
+            placement: place(&plan.widths(), &nodes),
+            splits: deal_again(&last.splits, &listed, &plan.widths()),
+            listed_parallelism,
+            restore: point.epoch,
+            restore_from: point.job,
+            ..last.clone()
+        };
+        self.note_attempt(&deployment).await?;
+        let cause = if wanted.parallelism.is_some() { "rescale" } else { "failure" };
+        self.parts.metrics.restarted(&deployment.pipeline, cause);
+        tracing::warn!(
+            job,
+            attempt = deployment.attempt.0,
+            epoch = ?deployment.restore,
+            nodes = nodes.len(),
+            "the job goes on with another attempt"
+        );
+        Ok((plan, Arc::new(deployment)))
+    }
+
+    /// Writes the record of an attempt, where there is storage.
+    async fn note_attempt(&self, deployment: &Deployment) -> Result<(), Status> {
+        let Some(storage) = &self.parts.storage else { return Ok(()) };
+        let record = AttemptRecord::new(deployment.clone(), self.parts.fence);
+        match storage.begin_attempt(&record).await {
+            Err(status) if status.code == Code::AlreadyExists => {
+                // Either another leads, or the answer to an earlier try was lost: the next number is free.
+                self.confirmed().await;
+                Err(Status::unavailable(format!(
+                    "attempt {} of job {} was begun before",
+                    deployment.attempt.0, deployment.job
+                )))
+            }
+            noted => noted,
+        }
     }
 
     /// Asks the workers of a running job for their counts.
-    async fn refresh(&mut self, job: &str) {
-        let Some(entry) = self.jobs.get(job).filter(|e| !e.coordinator.state().is_terminal()) else {
-            return;
+    async fn refresh(&self, job: &str) {
+        let nodes = match self.table.lock().jobs.get(job) {
+            Some(entry) if !entry.coordinator.state().is_terminal() => entry.nodes(),
+            _ => return,
         };
-        let nodes: Vec<NodeId> = entry.cpu.keys().cloned().collect();
         let asked = nodes.into_iter().map(|node| {
             let client = self.parts.mesh.client_on::<Worker>(&node);
-            async move { (node, client.readings(job.to_owned()).deadline(READINGS_DEADLINE).await) }
+            async move {
+                let share = client.readings(job.to_owned()).fail_fast().deadline(READINGS_DEADLINE).await;
+                (node, share)
+            }
         });
         for (node, share) in join_all(asked).await {
-            if let (Some(entry), Ok(share)) = (self.jobs.get_mut(job), share) {
+            if let (Some(entry), Ok(share)) = (self.table.lock().jobs.get_mut(job), share) {
                 entry.take(&node, share);
             }
         }
     }
 
-    fn find(&self, job: &str) -> Result<&Entry, Status> {
-        self.jobs.get(job).ok_or_else(|| {
-            let known: Vec<&str> = self.jobs.keys().map(String::as_str).collect();
-            Status::not_found(format!(
-                "no job is named `{job}`; {}",
-                if known.is_empty() {
-                    "there is none".to_owned()
-                } else {
-                    format!("there are {}", known.join(", "))
-                }
-            ))
-        })
-    }
-
-    /// The job that is asked about: the one of this id, else the newest that has the operator, a
-    /// running one before one that has ended.
-    fn job_with(&self, job: &str, operator: &str) -> Result<String, Status> {
-        let has = |entry: &Entry| entry.plan.graph().operators.iter().any(|o| o.name == operator);
-        let looked_at: Vec<(&String, &Entry)> = if job.is_empty() {
-            self.jobs.iter().collect()
-        } else {
-            self.jobs.get_key_value(job).map(|found| vec![found]).ok_or_else(|| match self.find(job) {
-                Err(status) => status,
-                Ok(_) => Status::internal("a job is there and is not"),
-            })?
-        };
-        let newest = looked_at
-            .iter()
-            .filter(|(_, entry)| has(entry))
-            .max_by_key(|(_, entry)| (entry.ended_ms.is_none(), entry.started_ms));
-        newest.map(|(id, _)| (*id).clone()).ok_or_else(|| {
-            let names: BTreeSet<&str> = looked_at
-                .iter()
-                .flat_map(|(_, entry)| &entry.plan.graph().operators)
-                .map(|o| o.name.as_str())
-                .collect();
-            Status::not_found(format!("no job has an operator `{operator}`; {}", suggest(operator, names)))
-        })
-    }
-
-    /// Forgets the oldest ended jobs.
-    fn prune(&mut self) {
-        let mut ended: Vec<(i64, String)> =
-            self.jobs.iter().filter_map(|(id, e)| e.ended_ms.map(|at| (at, id.clone()))).collect();
-        ended.sort_unstable();
-        let excess = ended.len().saturating_sub(ENDED_JOBS_MAX);
-        for (_, id) in ended.into_iter().take(excess) {
-            self.jobs.remove(&id);
-        }
-    }
-}
-
-enum Outcome {
-    Deployed(NodeId, Result<Share, Status>),
-    Committed(u64, Result<(), Status>),
-    Stopped(NodeId, Result<Share, Status>),
-    Ended,
-    Nothing,
-}
-
-async fn carry_out(parts: &DeskParts, deployment: Arc<Deployment>, action: Action) -> Outcome {
-    let (job, attempt) = (deployment.job.clone(), deployment.attempt.0);
-    match action {
-        Action::Deploy(node) => {
-            let text = match serde_json::to_string(&*deployment) {
-                Ok(text) => text,
-                Err(e) => return Outcome::Deployed(node, Err(Status::internal(e.to_string()))),
-            };
-            let client = parts.mesh.client_on::<Worker>(&node);
-            let share = client.deploy(text, parts.node.to_string()).await.map_err(Status::from);
-            Outcome::Deployed(node, share)
-        }
-        Action::Trigger(node, epoch) => {
-            let client = parts.mesh.client_on::<Worker>(&node);
-            if let Err(error) = client.trigger(job, attempt, epoch).await {
-                tracing::warn!(%node, epoch, %error, "a node did not take an epoch's start");
-            }
-            Outcome::Nothing
-        }
-        Action::Completed(node, epoch) => {
-            let client = parts.mesh.client_on::<Worker>(&node);
-            if let Err(error) = client.completed(job, attempt, epoch).await {
-                tracing::warn!(%node, epoch, %error, "a node did not take an epoch's completion");
-            }
-            Outcome::Nothing
-        }
-        Action::Stop(node, reason) => {
-            let client = parts.mesh.client_on::<Worker>(&node);
-            let share = client.stop(job, attempt, reason.message).fail_fast().await.map_err(Status::from);
-            Outcome::Stopped(node, share)
-        }
-        Action::Commit(manifest) => {
-            let epoch = manifest.epoch;
-            let result = match &parts.storage {
-                Some(storage) => storage.commit(&manifest).await,
-                None => Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`")),
-            };
-            Outcome::Committed(epoch, result)
-        }
-        Action::Ended => Outcome::Ended,
-    }
-}
-
-impl Entry {
-    /// What keeps an operator; remembers the counts for the next time.
-    fn why(&mut self, job: &str, operator: &str, now_ms: i64, at: Instant) -> Option<Why> {
-        let now = Look { at, shares: self.shares.clone() };
-        let apart = |look: &&Look| LOOKS_APART.contains(&at.duration_since(look.at));
-        let looks = Looks {
-            graph: self.plan.graph(),
-            placement: &self.coordinator.deployment().placement,
-            now: &now,
-            before: self.looks.iter().rev().find(apart),
-            now_ms,
-        };
-        let why = looks.why(operator)?;
-        // Who asks again and again does not push out the looks to compare with.
-        if self.looks.back().is_none_or(|last| at.duration_since(last.at) >= LOOKS_APART.start) {
-            self.looks.push_back(now);
-        }
-        if self.looks.len() > LOOKS_MAX {
-            self.looks.pop_front();
-        }
-        let state = self.coordinator.state().as_str().to_owned();
-        Some(Why { job: job.to_owned(), state, ..why })
-    }
-
-    fn take(&mut self, node: &NodeId, share: Share) {
-        if let Some((_, now)) = self.cpu.get_mut(node) {
-            *now = share.cpu_s.max(*now);
-        }
-        for task in share.tasks {
-            self.shares.insert(TaskId { chain: task.chain, subtask: task.subtask }, task);
-        }
-    }
-
-    fn info(&self, id: &str, now_ms: i64) -> JobInfo {
-        let deployment = self.coordinator.deployment();
-        let graph = self.plan.graph();
-        let mut tasks = Vec::new();
-        for (chain, places) in graph.chains.iter().zip(&deployment.placement) {
-            let name = chain.operators.last().map_or("", String::as_str);
-            for (subtask, node) in places.iter().enumerate() {
-                tasks.push(TaskPlace {
-                    path: format!("{}/{name}/{subtask}", deployment.pipeline),
-                    operators: chain.operators.clone(),
-                    subtask: subtask as u32,
-                    node: node.to_string(),
-                });
-            }
-        }
-        let output = graph.operators.iter().filter_map(|o| o.target.clone()).next_back();
-        JobInfo {
-            id: id.to_owned(),
-            pipeline: deployment.pipeline.clone(),
-            state: self.coordinator.state().as_str().to_owned(),
-            error: match self.coordinator.state() {
-                JobState::Failed(status) => Some(status.message.clone()),
-                _ => None,
-            },
-            started_ms: self.started_ms,
-            wall_s: (self.ended_ms.unwrap_or(now_ms) - self.started_ms).max(0) as f64 / 1000.0,
-            cpu_s: self.cpu.values().map(|(before, now)| now - before).sum(),
-            output: output.unwrap_or_default(),
-            tasks,
-            progress: self.progress(),
-            last_checkpoint: self.coordinator.last_completed(),
-        }
-    }
-
-    fn progress(&self) -> JobProgress {
-        let graph = self.plan.graph();
-        let mut progress = JobProgress {
-            pipeline: graph.pipeline.clone(),
-            state: self.coordinator.state().as_str().to_owned(),
-            ..JobProgress::default()
-        };
-        let mut total = 0;
-        for share in self.shares.values() {
-            progress.input_done += share.input_done;
-            total += share.input_total;
-        }
-        progress.input_total = (total > 0).then_some(total);
-        for operator in &graph.operators {
-            let mut shown = OperatorProgress { name: operator.name.clone(), ..OperatorProgress::default() };
-            // Of the longest life: a task without input ends at once, and its shares mean nothing.
-            let tasks = || self.shares.values().filter(|s| s.chain == operator.chain);
-            let lived = tasks().map(|s| s.busy_s + s.idle_s + s.backpressured_s).fold(1e-9, f64::max);
-            for share in tasks() {
-                shown.tasks += 1;
-                for (name, records_in, records_out, late, errors) in &share.operators {
-                    if *name == operator.name {
-                        shown.records_in += records_in;
-                        shown.records_out += records_out;
-                        progress.late += late;
-                        progress.skipped += errors;
-                    }
-                }
-                shown.busy_ratio = shown.busy_ratio.max(share.busy_s / lived);
-                shown.backpressured_ratio = shown.backpressured_ratio.max(share.backpressured_s / lived);
-                if share.watermark_ms > i64::MIN && share.watermark_ms < i64::MAX {
-                    let least = shown.watermark_ms.map_or(share.watermark_ms, |w| w.min(share.watermark_ms));
-                    shown.watermark_ms = Some(least);
-                }
-            }
-            match operator.kind {
-                OperatorKind::Source => progress.records_in += shown.records_in,
-                OperatorKind::Sink if operator.detail != "count" => progress.records_out += shown.records_in,
-                _ => {}
-            }
-            if operator.kind == OperatorKind::Sink {
-                progress.watermark_ms = match (progress.watermark_ms, shown.watermark_ms) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
-            }
-            progress.operators.push(shown);
-        }
-        progress
-    }
-}
-
-impl JobsHandler for JobDesk {
-    async fn submit(&mut self, _: &mut Cx, request: JobRequest) -> Result<JobInfo, Fault<NoError>> {
-        let mut settings = job_settings(self.parts.defaults.clone(), &request.settings)?;
-        if request.replay.is_some() {
-            settings.replay = request.replay;
-        }
-        let restore = match &request.restore {
-            None => None,
-            Some(text) => Some(self.checkpoint_named(text).await?),
-        };
-        let mut nodes = self.nodes(request.nodes_min).await;
-        nodes.sort();
-        nodes.retain(|(_, slots)| *slots > 0);
-        if nodes.is_empty() {
-            return Err(Status::unavailable(
-                "no node has slots for tasks: start one with `node --join ADDRESS`",
-            )
-            .into());
-        }
-        if !request.settings.contains_key("pipeline.parallelism")
-            && !request.settings.contains_key("parallelism")
-            && settings.parallelism == 0
-        {
-            settings.parallelism = nodes.iter().map(|(_, slots)| *slots).sum();
-        }
-        if settings.checkpoint_interval_ms > 0 && self.parts.storage.is_none() {
-            return Err(Status::precondition(format!(
-                "checkpoint.interval_ms is {}, and there is no checkpoint storage: set `checkpoint.dir`",
-                settings.checkpoint_interval_ms
-            ))
-            .into());
-        }
-        let plan = self.parts.pipelines.plan(&request.pipeline, settings.clone())?;
-        let names: Vec<NodeId> = nodes.into_iter().map(|(node, _)| node).collect();
-        let id = self.new_id(&request.pipeline);
-        let deployment = Arc::new(Deployment {
-            job: id.clone(),
-            pipeline: request.pipeline,
-            attempt: Attempt(1),
-            settings,
-            build: self.parts.build.clone(),
-            fingerprint: plan.graph().fingerprint(),
-            graph: plan.graph().clone(),
-            placement: place(&plan.widths(), &names),
-            splits: plan.splits()?,
-            restore: restore.as_ref().map(|r| r.1),
-            restore_from: restore.map(|r| r.0),
-        });
-        let (coordinator, actions) = Coordinator::new(deployment);
-        let entry = Entry {
-            coordinator,
-            plan,
-            started_ms: (self.parts.now_ms)(),
-            ended_ms: None,
-            cpu: BTreeMap::new(),
-            shares: BTreeMap::new(),
-            suspicion: None,
-            looks: VecDeque::new(),
-        };
-        self.jobs.insert(id.clone(), entry);
-        self.drive(&id, VecDeque::new(), actions).await;
-        self.arm_epoch(&id);
-        self.prune();
-        self.show_now(&id)
-    }
-
-    async fn list(&mut self, _: &mut Cx) -> Result<Vec<JobInfo>, Fault<NoError>> {
-        let now = (self.parts.now_ms)();
-        let mut jobs: Vec<JobInfo> = self.jobs.iter().map(|(id, e)| e.info(id, now)).collect();
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.started_ms));
-        Ok(jobs)
-    }
-
-    async fn show(&mut self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {
-        self.refresh(&job).await;
-        self.show_now(&job)
-    }
-
-    async fn cancel(&mut self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {
-        self.find(&job)?;
-        self.event(&job, Event::Cancel).await;
-        self.show_now(&job)
-    }
-
-    async fn why(&mut self, _: &mut Cx, job: String, operator: String) -> Result<Why, Fault<NoError>> {
-        let job = self.job_with(&job, &operator)?;
-        self.refresh(&job).await;
-        let (now_ms, at) = ((self.parts.now_ms)(), self.parts.clock.now());
-        let why = self.jobs.get_mut(&job).and_then(|entry| entry.why(&job, &operator, now_ms, at));
-        Ok(why.ok_or_else(|| Status::not_found(format!("job {job} has no operator `{operator}`")))?)
-    }
-
-    async fn checkpoint(&mut self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {
-        if self.parts.storage.is_none() {
-            return Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`").into());
-        }
-        if self.find(&job)?.coordinator.state().is_terminal() {
-            return Err(Status::precondition(format!("job {job} has ended: there is nothing to save")).into());
-        }
-        self.event(&job, Event::Checkpoint).await;
-        self.show_now(&job)
-    }
-}
-
-impl JobDesk {
     fn show_now(&self, job: &str) -> Result<JobInfo, Fault<NoError>> {
-        Ok(self.find(job)?.info(job, (self.parts.now_ms)()))
+        Ok(self.table.lock().find(job)?.info(job, (self.parts.now_ms)()))
     }
 
-    /// Tells this desk when the next epoch of a job is due, if it starts them by itself.
-    fn arm_epoch(&self, job: &str) {
-        let Some(entry) = self.jobs.get(job).filter(|e| !e.coordinator.state().is_terminal()) else {
-            return;
-        };
-        let Some(Epochs::Checkpoints(after) | Epochs::Rounds(after)) = entry.plan.epochs() else { return };
-        let client = self.parts.mesh.client_on::<JobReports>(&self.parts.node);
-        let (clock, job) = (self.parts.clock.clone(), job.to_owned());
+    /// Puts a job on the table and sees to what it wants done first.
+    pub(super) fn admit(self: &Arc<Self>, coordinator: Coordinator, plan: Plan, first: Vec<Action>) {
+        let deployment = Arc::clone(coordinator.deployment());
+        let epochs = plan.epochs();
+        let entry = Entry::new(coordinator, plan, deployment.started_ms);
+        let job = deployment.job.clone();
+        let mut table = self.table.lock();
+        table.jobs.insert(job.clone(), entry);
+        table.prune();
+        drop(table);
+        self.with(&job, |_| first);
+        if let Some(epochs) = epochs {
+            self.begin_epochs(job, epochs);
+        }
+    }
+
+    /// Begins the epochs of a job that starts them by itself, until it has ended.
+    fn begin_epochs(self: &Arc<Self>, job: String, epochs: Epochs) {
+        let (Epochs::Checkpoints(after) | Epochs::Rounds(after)) = epochs;
+        let desk = Arc::clone(self);
         self.parts.io.spawn_with(move || async move {
-            for _ in 0..EPOCH_TRIES_MAX {
-                clock.sleep(after).await;
-                match client.epoch_due(job.clone()).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::debug!(%job, %error, "the desk did not take a due epoch"),
+            loop {
+                desk.parts.clock.sleep(after).await;
+                let over = match desk.table.lock().jobs.get(&job) {
+                    Some(entry) => entry.coordinator.state().is_terminal(),
+                    None => true,
+                };
+                if over || !desk.is_leading() {
+                    return;
                 }
+                desk.feed(
+                    &job,
+                    match epochs {
+                        Epochs::Checkpoints(_) => Event::Checkpoint,
+                        Epochs::Rounds(_) => Event::Round,
+                    },
+                );
             }
-            tracing::warn!(%job, "the desk took no due epoch: no more begin by themselves");
         });
     }
 
@@ -595,22 +531,32 @@ impl JobDesk {
             ))),
         }
     }
-}
 
-impl JobReportsHandler for JobDesk {
-    async fn report(
-        &mut self,
-        _: &mut Cx,
-        job: String,
+    /// Takes in what a worker tells of a task.
+    pub(super) fn told(
+        self: &Arc<Self>,
+        job: &str,
         attempt: u64,
-        chain: u32,
-        subtask: u32,
-        kind: String,
+        task: TaskId,
+        kind: &str,
         epoch: u64,
         body: String,
-    ) -> Result<(), Fault<NoError>> {
-        let (attempt, task) = (Attempt(attempt), TaskId { chain, subtask });
-        let event = match kind.as_str() {
+    ) -> Result<(), Status> {
+        if !self.is_leading() {
+            return Err(Status::unavailable("this node no longer coordinates the jobs"));
+        }
+        {
+            let table = self.table.lock();
+            let Some(entry) = table.jobs.get(job) else {
+                return Err(Status::unavailable(format!("job {job} is not known here, or not yet")));
+            };
+            let current = entry.coordinator.deployment().attempt.0;
+            if attempt < current || entry.coordinator.state().is_terminal() {
+                return Err(Status::new(Code::Aborted, format!("attempt {attempt} of job {job} is over")));
+            }
+        }
+        let attempt = Attempt(attempt);
+        let event = match kind {
             "finished" => {
                 let last = serde_json::from_str(&body)
                     .map_err(|e| Status::invalid(format!("a task's last words cannot be read: {e}")))?;
@@ -623,7 +569,11 @@ impl JobReportsHandler for JobDesk {
                 Event::TaskSaved(attempt, epoch, file)
             }
             "save_failed" => {
-                tracing::error!(%job, %task, epoch, error = body, "a checkpoint failed");
+                tracing::error!(job, %task, epoch, error = body, "a checkpoint failed");
+                if let Some(entry) = self.table.lock().jobs.get(job) {
+                    let pipeline = &entry.coordinator.deployment().pipeline;
+                    self.parts.metrics.checkpoint(pipeline, false, None, 0, 0);
+                }
                 Event::SaveFailed(attempt, epoch)
             }
             "confirmed" => Event::TaskConfirmed(attempt, epoch, task),
@@ -632,54 +582,212 @@ impl JobReportsHandler for JobDesk {
                 let event = Event::TaskFailed(attempt, task, Status::new(code, body));
                 if code == Code::Unavailable {
                     // A neighbour or a link is gone; the news of a dead node says more.
-                    if let Some(entry) = self.jobs.get_mut(&job)
-                        && entry.suspicion.is_none()
-                    {
-                        entry.suspicion = Some(event);
-                        let client = self.parts.mesh.client_on::<JobReports>(&self.parts.node);
-                        let clock = self.parts.clock.clone();
-                        self.parts.io.spawn_with(move || async move {
-                            clock.sleep(SUSPICION).await;
-                            if let Err(error) = client.suspected(job).await {
-                                tracing::warn!(%error, "a suspicion was not delivered");
-                            }
-                        });
-                    }
+                    self.feed_later(job, SUSPICION, event);
                     return Ok(());
                 }
                 event
             }
         };
-        self.event(&job, event).await;
+        self.feed(job, event);
         Ok(())
     }
 
-    async fn node_down(&mut self, _: &mut Cx, node: String, reason: String) -> Result<(), Fault<NoError>> {
-        let jobs: Vec<String> = self.jobs.keys().cloned().collect();
+    /// Gives running jobs that want them the slots there are now.
+    async fn rescale_by_itself(self: Arc<Self>) {
+        self.parts.clock.sleep(JOIN_SETTLES).await;
+        let slots: u32 = (self.parts.nodes)().iter().map(|(_, slots)| *slots).sum();
+        let wanting: Vec<String> = {
+            let table = self.table.lock();
+            let wants = |entry: &Entry| {
+                let settings = &entry.coordinator.deployment().settings;
+                settings.rescale_auto && settings.parallelism != slots
+            };
+            table.jobs.iter().filter(|(_, e)| wants(e)).map(|(id, _)| id.clone()).collect()
+        };
+        if slots > 0 && self.parts.storage.is_some() {
+            for job in wanting {
+                tracing::info!(job, slots, "a node has joined: the job is rescaled");
+                self.feed(&job, Event::Rescale(slots));
+            }
+        }
+    }
+}
+
+pub(super) fn no_nodes() -> Status {
+    Status::unavailable("no node has slots for tasks: start one with `node --join ADDRESS`")
+}
+
+/// Logs what has changed.
+fn note(job: &str, before: &JobState, entry: &Entry) {
+    let now = entry.coordinator.state();
+    if before == now {
+        return;
+    }
+    let attempt = entry.coordinator.deployment().attempt.0;
+    match now {
+        JobState::Restarting(status) => {
+            tracing::warn!(job, attempt, error = status.message, "an attempt is over: the job restarts");
+        }
+        JobState::Failed(status) => tracing::error!(job, attempt, error = status.message, "the job failed"),
+        _ => tracing::info!(job, attempt, state = now.as_str(), "the job is in another state"),
+    }
+}
+
+impl JobsShared for JobDesk {
+    async fn submit(&self, _: &mut Cx, request: JobRequest) -> Result<JobInfo, Fault<NoError>> {
+        let desk = &self.desk;
+        let mut settings = job_settings(desk.parts.defaults.clone(), &request.settings)?;
+        if request.replay.is_some() {
+            settings.replay = request.replay;
+        }
+        let restore = match &request.restore {
+            None => None,
+            Some(text) => Some(desk.checkpoint_named(text).await?),
+        };
+        let nodes = desk.nodes(request.nodes_min).await;
+        if nodes.is_empty() {
+            return Err(no_nodes().into());
+        }
+        if !request.settings.contains_key("pipeline.parallelism")
+            && !request.settings.contains_key("parallelism")
+            && settings.parallelism == 0
+        {
+            settings.parallelism = nodes.iter().map(|(_, slots)| *slots).sum();
+        }
+        if settings.checkpoint_interval_ms > 0 && desk.parts.storage.is_none() {
+            return Err(Status::precondition(format!(
+                "checkpoint.interval_ms is {}, and there is no checkpoint storage: set `checkpoint.dir`",
+                settings.checkpoint_interval_ms
+            ))
+            .into());
+        }
+        let plan = desk.parts.pipelines.plan(&request.pipeline, settings.clone())?;
+        let names: Vec<NodeId> = nodes.into_iter().map(|(node, _)| node).collect();
+        let now_ms = (desk.parts.now_ms)();
+        let id = desk.table.lock().new_id(&request.pipeline, now_ms);
+        let deployment = Deployment {
+            job: id.clone(),
+            pipeline: request.pipeline,
+            attempt: Attempt(1),
+            settings,
+            build: desk.parts.build.clone(),
+            fingerprint: plan.graph().fingerprint(),
+            graph: plan.graph().clone(),
+            placement: place(&plan.widths(), &names),
+            splits: plan.splits()?,
+            restore: restore.as_ref().map(|r| r.1),
+            restore_from: restore.map(|r| r.0),
+            listed_parallelism: 0,
+            started_ms: now_ms,
+        };
+        if let Some(storage) = &desk.parts.storage {
+            storage.create_job(&JobSpec::of(&deployment, now_ms)).await?;
+        }
+        desk.note_attempt(&deployment).await?;
+        let (coordinator, actions) = Coordinator::new(Arc::new(deployment));
+        desk.admit(coordinator, plan, actions);
+        let begun = |entry: &Entry| match entry.coordinator.state() {
+            JobState::Deploying => false,
+            state => !state.is_terminal() || entry.ended_ms.is_some(),
+        };
+        desk.until(&id, SUBMIT_WAIT, begun).await;
+        desk.show_now(&id)
+    }
+
+    async fn list(&self, _: &mut Cx) -> Result<Vec<JobInfo>, Fault<NoError>> {
+        let now = (self.desk.parts.now_ms)();
+        let table = self.desk.table.lock();
+        let mut jobs: Vec<JobInfo> = table.jobs.iter().map(|(id, e)| e.info(id, now)).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.started_ms));
+        Ok(jobs)
+    }
+
+    async fn show(&self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {
+        self.desk.refresh(&job).await;
+        self.desk.show_now(&job)
+    }
+
+    async fn cancel(&self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {
+        self.desk.table.lock().find(&job)?;
+        self.desk.feed(&job, Event::Cancel);
+        self.desk.until(&job, CANCEL_WAIT, |entry| entry.ended_ms.is_some()).await;
+        self.desk.show_now(&job)
+    }
+
+    async fn why(&self, _: &mut Cx, job: String, operator: String) -> Result<Why, Fault<NoError>> {
+        let job = self.desk.table.lock().job_with(&job, &operator)?;
+        self.desk.refresh(&job).await;
+        let (now_ms, at) = ((self.desk.parts.now_ms)(), self.desk.parts.clock.now());
+        let mut table = self.desk.table.lock();
+        let why = table.jobs.get_mut(&job).and_then(|entry| entry.why(&job, &operator, now_ms, at));
+        Ok(why.ok_or_else(|| Status::not_found(format!("job {job} has no operator `{operator}`")))?)
+    }
+
+    async fn checkpoint(&self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {
+        self.desk.at_work(&job)?;
+        self.desk.feed(&job, Event::Checkpoint);
+        self.desk.show_now(&job)
+    }
+
+    async fn rescale(&self, _: &mut Cx, job: String, parallelism: u32) -> Result<JobInfo, Fault<NoError>> {
+        if !(1..=1024).contains(&parallelism) {
+            return Err(Status::invalid(format!(
+                "a job cannot have {parallelism} parallel tasks: expected a number from 1 to 1024"
+            ))
+            .into());
+        }
+        self.desk.at_work(&job)?;
+        let attempt = self.desk.show_now(&job)?.attempt;
+        self.desk.feed(&job, Event::Rescale(parallelism));
+        let done = |entry: &Entry| {
+            let state = entry.coordinator.state();
+            let next = entry.coordinator.deployment().attempt.0 > attempt;
+            (next && *state == JobState::Running) || state.is_terminal()
+        };
+        self.desk.until(&job, SUBMIT_WAIT, done).await;
+        self.desk.show_now(&job)
+    }
+}
+
+impl Desk {
+    /// Refuses what needs a job at work and a place for its checkpoints.
+    fn at_work(&self, job: &str) -> Result<(), Status> {
+        if self.parts.storage.is_none() {
+            return Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`"));
+        }
+        if self.table.lock().find(job)?.coordinator.state().is_terminal() {
+            return Err(Status::precondition(format!("job {job} has ended: there is nothing to save")));
+        }
+        Ok(())
+    }
+}
+
+impl JobReportsShared for JobDesk {
+    async fn report(
+        &self,
+        _: &mut Cx,
+        job: String,
+        attempt: u64,
+        chain: u32,
+        subtask: u32,
+        kind: String,
+        epoch: u64,
+        body: String,
+    ) -> Result<(), Fault<NoError>> {
+        Ok(self.desk.told(&job, attempt, TaskId { chain, subtask }, &kind, epoch, body)?)
+    }
+
+    async fn node_down(&self, _: &mut Cx, node: String, reason: String) -> Result<(), Fault<NoError>> {
+        let jobs: Vec<String> = self.desk.table.lock().jobs.keys().cloned().collect();
         for job in jobs {
-            self.event(&job, Event::NodeDown(NodeId::new(node.as_str()), reason.clone())).await;
+            self.desk.feed(&job, Event::NodeDown(NodeId::new(node.as_str()), reason.clone()));
         }
         Ok(())
     }
 
-    async fn epoch_due(&mut self, _: &mut Cx, job: String) -> Result<(), Fault<NoError>> {
-        let Some(entry) = self.jobs.get(&job).filter(|e| !e.coordinator.state().is_terminal()) else {
-            return Ok(());
-        };
-        let due = match entry.plan.epochs() {
-            Some(Epochs::Checkpoints(_)) => Event::Checkpoint,
-            Some(Epochs::Rounds(_)) => Event::Round,
-            None => return Ok(()),
-        };
-        self.event(&job, due).await;
-        self.arm_epoch(&job);
-        Ok(())
-    }
-
-    async fn suspected(&mut self, _: &mut Cx, job: String) -> Result<(), Fault<NoError>> {
-        if let Some(event) = self.jobs.get_mut(&job).and_then(|e| e.suspicion.take()) {
-            self.event(&job, event).await;
-        }
+    async fn node_up(&self, _: &mut Cx, _: String) -> Result<(), Fault<NoError>> {
+        let desk = Arc::clone(&self.desk);
+        self.desk.parts.io.spawn_with(move || desk.rescale_by_itself());
         Ok(())
     }
 }

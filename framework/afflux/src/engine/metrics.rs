@@ -443,6 +443,7 @@ mod tests {
             splits: plan.splits().unwrap(),
             restore: None,
             restore_from: None,
+            ..Deployment::default()
         };
         let meter = Arc::new(TaskMeter::default());
         Task { deployment: Arc::new(deployment), id: TaskId { chain, subtask }, meter }

@@ -5,13 +5,18 @@
 //! calls that carry them out.
 
 mod desk;
+mod fences;
+mod job_metrics;
 mod metrics;
 mod pipelines;
 mod settings;
+mod table;
+mod takeover;
 mod why;
 mod worker;
 
-pub use desk::{DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClient};
+pub use desk::{Desk, DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClient, Leads};
+pub use job_metrics::JobMetrics;
 pub use metrics::OperatorMetrics;
 pub use pipelines::{Builder, Pipelines};
-pub use worker::{Share, TaskShare, Worker, WorkerActor, WorkerActorMail, WorkerParts};
+pub use worker::{Held, Share, TaskShare, Told, Worker, WorkerActor, WorkerActorMail, WorkerParts};

@@ -2,19 +2,27 @@
 
 use std::collections::BTreeMap;
 
+use afflux_stream::job::RestartStrategy;
 use afflux_stream::{JobSettings, OnError};
 use afflux_wire::Status;
 
 use crate::node::guarantee_named;
 
 /// Keys that a job's request may set.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 14] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
     "pipeline.guarantee",
     "source.on_error",
     "checkpoint.interval_ms",
+    "pipeline.rescale",
+    "restart.strategy",
+    "restart.backoff_initial_ms",
+    "restart.backoff_max_ms",
+    "restart.backoff_multiplier",
+    "restart.failures_max",
+    "restart.window_ms",
     "replay",
 ];
 
@@ -62,6 +70,36 @@ pub(super) fn job_settings(
                 settings.checkpoint_interval_ms =
                     value.parse().map_err(|_| wrong("a number of milliseconds, such as 10000, or 0"))?;
             }
+            "pipeline.rescale" => {
+                settings.rescale_auto = match value.as_str() {
+                    "auto" => true,
+                    "manual" => false,
+                    _ => return Err(wrong("`auto` or `manual`")),
+                };
+            }
+            "restart.strategy" => {
+                settings.restart.strategy = match value.as_str() {
+                    "auto" => RestartStrategy::Auto,
+                    "exponential" => RestartStrategy::Exponential,
+                    "none" => RestartStrategy::Never,
+                    _ => return Err(wrong("`auto`, `exponential` or `none`")),
+                };
+            }
+            "restart.backoff_initial_ms"
+            | "restart.backoff_max_ms"
+            | "restart.backoff_multiplier"
+            | "restart.failures_max"
+            | "restart.window_ms" => {
+                let number = value.parse().map_err(|_| wrong("a whole number, such as 100"))?;
+                let restart = &mut settings.restart;
+                match key.as_str() {
+                    "restart.backoff_initial_ms" => restart.backoff_initial_ms = number,
+                    "restart.backoff_max_ms" => restart.backoff_max_ms = number,
+                    "restart.backoff_multiplier" => restart.backoff_multiplier = number,
+                    "restart.failures_max" => restart.failures_max = number,
+                    _ => restart.window_ms = number,
+                }
+            }
             "source.on_error" => {
                 settings.on_error = match value.as_str() {
                     "fail" => OnError::Fail,
@@ -102,6 +140,9 @@ mod tests {
     fn a_setting_is_read_or_refused_with_what_was_expected() {
         assert_eq!(read("source.on_error", "skip").unwrap().on_error, OnError::Skip);
         assert!(!read("pipeline.chaining", "off").unwrap().chaining);
+        assert_eq!(read("restart.failures_max", "3").unwrap().restart.failures_max, 3);
+        assert_eq!(read("restart.strategy", "none").unwrap().restart.strategy, RestartStrategy::Never);
+        assert!(read("restart.strategy", "never").unwrap_err().message.contains("`none`"));
         assert!(read("pipeline.chaining", "no").unwrap_err().message.contains("`off`"));
         assert_eq!(read("replay", "20000x").unwrap().replay, Some(20000.0));
         assert!(read("replay", "fast").unwrap_err().message.contains("20000x"));

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,21 +15,24 @@ use afflux_stream::job::{Deployment, Executor, Running, Storage, TaskId};
 use afflux_stream::{
     Doing, EdgeReading, OperatorReading, Restore, SplitReading, TaskEvent, TaskReading, is_round,
 };
-use afflux_wire::{NodeId, Status};
+use afflux_wire::{Code, Status};
 
-use super::desk::JobReportsClient;
+use super::fences::Fences;
 use super::metrics::OperatorMetrics;
 use super::pipelines::Pipelines;
+use super::takeover::begun;
 use crate::contract::{Cx, Fault, NoError};
 use crate::macros::{Actor, Service};
 use crate::process;
 
 /// Events of one job's tasks that wait to be told to the coordinator.
 const EVENTS_MAX: usize = 4_096;
-/// Tries to tell the coordinator one thing, each as long as the deadline of a report at most.
-const REPORT_TRIES_MAX: u32 = 6;
 /// Longest wait for the coordinator to take a report.
 const REPORT_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest time for which one report is told again: a next coordinator has to be found meanwhile.
+const REPORT_PATIENCE: Duration = Duration::from_secs(120);
+/// Between two tries; it doubles up to the longest.
+const REPORT_PAUSES: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
 /// What one task has counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -97,17 +102,53 @@ pub struct Share {
     pub tasks: Vec<TaskShare>,
 }
 
-/// Runs a node's share of jobs. Called by the coordinator alone.
+/// What one task has told of itself, as it is told to a next coordinator.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Told {
+    /// The chain.
+    pub chain: u32,
+    /// Which of its tasks.
+    pub subtask: u32,
+    /// What happened, in the words of `afflux.job-reports`.
+    pub kind: String,
+    /// The epoch, or the code.
+    pub epoch: u64,
+    /// The rest.
+    pub body: String,
+}
+
+/// A node's part of an attempt, for a coordinator that takes over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Held {
+    /// The deployment, as JSON.
+    pub deployment: String,
+    /// Its tasks here: chain and subtask.
+    pub tasks: Vec<(u32, u32)>,
+    /// The epoch or round that was last begun here; 0: none.
+    pub triggered: u64,
+    /// The greatest epoch that was begun here; 0: none.
+    pub epoch_max: u64,
+    /// The greatest round that was begun here; 0: none.
+    pub round_max: u64,
+    /// The last of each kind that each of its tasks has told.
+    pub told: Vec<Told>,
+}
+
+/// Runs a node's share of jobs. Called by the coordinator alone, with the token of its leadership: a
+/// lesser one than has been seen is refused with `ABORTED`, since another node leads.
 #[derive(Service)]
 #[service(name = "afflux.worker", version = "1.0")]
 pub enum Worker {
     /// Makes and starts this node's tasks of a deployment (JSON).
-    #[rpc(returns = Share, deadline = "20s")]
+    #[rpc(returns = Share, deadline = "60s")]
     Deploy {
         /// The deployment.
         deployment: String,
         /// The node that coordinates the job.
         coordinator: String,
+        /// The coordinator's fencing token; 0: the node itself.
+        #[serde(default)]
+        fence: u64,
     },
     /// Starts an epoch at this node's sources.
     #[rpc(idempotent)]
@@ -118,6 +159,9 @@ pub enum Worker {
         attempt: u64,
         /// The epoch.
         epoch: u64,
+        /// The coordinator's fencing token; 0: the node itself.
+        #[serde(default)]
+        fence: u64,
     },
     /// An epoch is durable.
     #[rpc(idempotent)]
@@ -128,6 +172,9 @@ pub enum Worker {
         attempt: u64,
         /// The epoch.
         epoch: u64,
+        /// The coordinator's fencing token; 0: the node itself.
+        #[serde(default)]
+        fence: u64,
     },
     /// What the tasks of a job have counted.
     #[rpc(returns = Share, idempotent, deadline = "2s")]
@@ -144,6 +191,16 @@ pub enum Worker {
         attempt: u64,
         /// Why.
         reason: String,
+        /// The coordinator's fencing token; 0: the node itself.
+        #[serde(default)]
+        fence: u64,
+    },
+    /// What this node runs.
+    #[rpc(returns = Vec<Held>, idempotent, deadline = "2s")]
+    Running {
+        /// The coordinator's fencing token; 0: the node itself.
+        #[serde(default)]
+        fence: u64,
     },
 }
 
@@ -164,18 +221,42 @@ pub struct WorkerParts {
     pub metrics: OperatorMetrics,
 }
 
+/// What tasks have told, by task and kind.
+type Telling = Arc<Mutex<BTreeMap<(TaskId, &'static str), Told>>>;
+
+/// This node's part of an attempt.
+struct Part {
+    running: Running,
+    /// As it came: JSON.
+    deployment: String,
+    triggered: u64,
+    epoch_max: u64,
+    round_max: u64,
+    completed: u64,
+    told: Telling,
+    /// Nobody needs to be told any more.
+    over: Arc<AtomicBool>,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+    }
+}
+
 /// The actor that runs this node's share of jobs.
 #[derive(Actor)]
 #[actor(serves(Worker), mailbox = 1024)]
 pub struct WorkerActor {
     parts: WorkerParts,
-    running: BTreeMap<String, Running>,
+    running: BTreeMap<String, Part>,
+    fences: Fences,
 }
 
 impl WorkerActor {
     /// A worker without jobs.
     pub fn new(parts: WorkerParts) -> Self {
-        Self { parts, running: BTreeMap::new() }
+        Self { parts, running: BTreeMap::new(), fences: Fences::default() }
     }
 
     async fn restore(&self, deployment: &Deployment) -> Result<Option<Arc<Restore>>, Status> {
@@ -192,15 +273,18 @@ impl WorkerActor {
         Ok(Some(Arc::new(restore)))
     }
 
-    /// Tells the coordinator what tasks tell, in their order.
+    /// Tells the coordinator what tasks tell, in their order; whichever node coordinates then.
     fn forward(
         &self,
         deployment: Arc<Deployment>,
-        coordinator: NodeId,
+        told: Telling,
+        over: Arc<AtomicBool>,
         mut events: tokio::sync::mpsc::Receiver<(TaskId, TaskEvent)>,
     ) {
         let storage = self.parts.storage.clone();
-        let client: JobReportsClient = self.parts.mesh.client_on::<super::desk::JobReports>(&coordinator);
+        let client = self.parts.mesh.client::<super::desk::JobReports>();
+        let own = self.parts.mesh.client_on::<Worker>(self.parts.mesh.node());
+        let clock = self.parts.executor.clock.clone();
         self.parts.executor.threads.io().spawn_with(move || async move {
             let (job, attempt) = (deployment.job.clone(), deployment.attempt.0);
             while let Some((id, event)) = events.recv().await {
@@ -227,29 +311,35 @@ impl WorkerActor {
                         }
                     }
                 };
+                let report =
+                    Told { chain: id.chain, subtask: id.subtask, kind: kind.to_owned(), epoch, body };
+                told.lock().insert((id, kind), report.clone());
+                let until = clock.now() + REPORT_PATIENCE;
+                let mut pause = REPORT_PAUSES.start;
                 // Every report can be told twice without harm, and a job that misses one never ends.
-                let mut tries = 0;
-                loop {
-                    let told = client
-                        .report(
-                            job.clone(),
-                            attempt,
-                            id.chain,
-                            id.subtask,
-                            kind.to_owned(),
-                            epoch,
-                            body.clone(),
-                        )
+                while !over.load(Ordering::Acquire) {
+                    let Told { chain, subtask, kind, epoch, body } = report.clone();
+                    let answer = client
+                        .report(job.clone(), attempt, chain, subtask, kind, epoch, body)
                         .deadline(REPORT_DEADLINE)
                         .await;
-                    tries += 1;
-                    match told {
+                    match answer {
                         Ok(()) => break,
-                        Err(error) if tries < REPORT_TRIES_MAX => {
+                        Err(error) if error.code() == Code::Aborted => {
+                            tracing::info!(%job, attempt, "the attempt is over: its tasks here stop");
+                            let reason = "a later attempt runs".to_owned();
+                            if let Err(error) = own.stop(job.clone(), attempt, reason, 0).await {
+                                tracing::warn!(%job, %error, "the tasks of an attempt were not stopped");
+                            }
+                            break;
+                        }
+                        Err(error) if clock.now() < until => {
                             tracing::debug!(%job, task = %id, %error, "a report is told again");
+                            clock.sleep(pause).await;
+                            pause = (pause * 2).min(REPORT_PAUSES.end);
                         }
                         Err(error) => {
-                            tracing::error!(%job, task = %id, kind, tries, %error, "a report was given up");
+                            tracing::error!(%job, task = %id, kind = report.kind, %error, "a report was given up");
                             break;
                         }
                     }
@@ -264,13 +354,23 @@ impl WorkerActor {
             tasks: self
                 .running
                 .get(job)
-                .map(|r| r.tasks.iter().map(|t| TaskShare::new(t.id, t.meter.read())).collect())
+                .map(|part| part.running.tasks.iter().map(|t| TaskShare::new(t.id, t.meter.read())).collect())
                 .unwrap_or_default(),
         }
     }
 
-    fn of_attempt(&self, job: &str, attempt: u64) -> Option<&Running> {
-        self.running.get(job).filter(|r| r.deployment().attempt.0 == attempt)
+    fn of_attempt(&mut self, job: &str, attempt: u64) -> Option<&mut Part> {
+        self.running.get_mut(job).filter(|part| part.running.deployment().attempt.0 == attempt)
+    }
+
+    /// Stops the tasks of a job, whatever attempt they are of.
+    fn end(&mut self, job: &str, reason: String) {
+        if let Some(part) = self.running.remove(job) {
+            part.running.stop(&Status::new(Code::Cancelled, reason));
+            for task in &part.running.tasks {
+                self.parts.metrics.remove(&task.meter);
+            }
+        }
     }
 }
 
@@ -279,9 +379,12 @@ impl WorkerHandler for WorkerActor {
         &mut self,
         _: &mut Cx,
         deployment: String,
-        coordinator: String,
+        _coordinator: String,
+        fence: u64,
     ) -> Result<Share, Fault<NoError>> {
-        let deployment: Deployment = serde_json::from_str(&deployment)
+        self.fences.admit(fence)?;
+        let text = deployment;
+        let deployment: Deployment = serde_json::from_str(&text)
             .map_err(|e| Status::invalid(format!("the deployment cannot be read: {e}")))?;
         if deployment.build != self.parts.build {
             return Err(Status::precondition(format!(
@@ -290,23 +393,17 @@ impl WorkerHandler for WorkerActor {
             ))
             .into());
         }
+        let runs = self.running.get(&deployment.job).map(|part| part.running.deployment().attempt.0);
+        self.fences.begin(&deployment.job, deployment.attempt.0, runs)?;
         let deployment = Arc::new(deployment);
-        if let Some(old) = self.running.get(&deployment.job)
-            && old.deployment().attempt >= deployment.attempt
-        {
-            return Err(Status::precondition(format!(
-                "attempt {} of job {} is fenced: attempt {} runs here",
-                deployment.attempt.0,
-                deployment.job,
-                old.deployment().attempt.0
-            ))
-            .into());
-        }
+        let job = deployment.job.clone();
+        // What is left of an earlier attempt, whose coordinator could not say so.
+        self.end(&job, format!("attempt {} begins", deployment.attempt.0));
         let plan = self.parts.pipelines.plan(&deployment.pipeline, deployment.settings.clone())?;
         let restore = self.restore(&deployment).await?;
         let (sender, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
-        self.forward(Arc::clone(&deployment), NodeId::new(coordinator), events);
-        let job = deployment.job.clone();
+        let (told, over) = (Telling::default(), Arc::new(AtomicBool::new(false)));
+        self.forward(Arc::clone(&deployment), Arc::clone(&told), Arc::clone(&over), events);
         let running = self.parts.executor.deploy(
             &plan,
             deployment,
@@ -320,7 +417,17 @@ impl WorkerHandler for WorkerActor {
         for task in &running.tasks {
             self.parts.metrics.add(running.deployment(), task.id, &task.meter);
         }
-        self.running.insert(job.clone(), running);
+        let part = Part {
+            running,
+            deployment: text,
+            triggered: 0,
+            epoch_max: 0,
+            round_max: 0,
+            completed: 0,
+            told,
+            over,
+        };
+        self.running.insert(job.clone(), part);
         Ok(self.share(&job))
     }
 
@@ -330,9 +437,17 @@ impl WorkerHandler for WorkerActor {
         job: String,
         attempt: u64,
         epoch: u64,
+        fence: u64,
     ) -> Result<(), Fault<NoError>> {
-        if let Some(running) = self.of_attempt(&job, attempt) {
-            running.trigger(epoch);
+        self.fences.admit(fence)?;
+        if let Some(part) = self.of_attempt(&job, attempt) {
+            let before = if is_round(epoch) { part.round_max } else { part.epoch_max };
+            // A coordinator that takes over begins again what was begun.
+            if epoch > before {
+                part.triggered = epoch;
+                begun(epoch, &mut part.epoch_max, &mut part.round_max);
+                part.running.trigger(epoch);
+            }
         }
         Ok(())
     }
@@ -343,9 +458,16 @@ impl WorkerHandler for WorkerActor {
         job: String,
         attempt: u64,
         epoch: u64,
+        fence: u64,
     ) -> Result<(), Fault<NoError>> {
-        if let Some(running) = self.of_attempt(&job, attempt) {
-            running.completed(epoch);
+        self.fences.admit(fence)?;
+        if let Some(part) = self.of_attempt(&job, attempt)
+            && (is_round(epoch) || epoch > part.completed)
+        {
+            if !is_round(epoch) {
+                part.completed = epoch;
+            }
+            part.running.completed(epoch);
         }
         Ok(())
     }
@@ -360,16 +482,28 @@ impl WorkerHandler for WorkerActor {
         job: String,
         attempt: u64,
         reason: String,
+        fence: u64,
     ) -> Result<Share, Fault<NoError>> {
+        self.fences.admit(fence)?;
         let share = self.share(&job);
-        if self.of_attempt(&job, attempt).is_some()
-            && let Some(running) = self.running.remove(&job)
-        {
-            running.stop(&Status::new(afflux_wire::Code::Cancelled, reason));
-            for task in &running.tasks {
-                self.parts.metrics.remove(&task.meter);
-            }
+        let runs = self.running.get(&job).map(|part| part.running.deployment().attempt.0);
+        if runs.is_some_and(|runs| runs <= attempt) {
+            self.end(&job, reason);
         }
+        self.fences.stopped(&job, attempt);
         Ok(share)
+    }
+
+    async fn running(&mut self, _: &mut Cx, fence: u64) -> Result<Vec<Held>, Fault<NoError>> {
+        self.fences.admit(fence)?;
+        let held = self.running.values().map(|part| Held {
+            deployment: part.deployment.clone(),
+            tasks: part.running.tasks.iter().map(|task| (task.id.chain, task.id.subtask)).collect(),
+            triggered: part.triggered,
+            epoch_max: part.epoch_max,
+            round_max: part.round_max,
+            told: part.told.lock().values().cloned().collect(),
+        });
+        Ok(held.collect())
     }
 }

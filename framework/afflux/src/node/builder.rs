@@ -336,7 +336,7 @@ impl NodeBuilder {
                         }
                         Spread::Once => {
                             let host = node.clone();
-                            node.lead(format!("service/{}", declared.name), move || host.host(&declared));
+                            node.lead(format!("service/{}", declared.name), move |_| host.host(&declared));
                         }
                     }
                 }

@@ -4,19 +4,24 @@ use std::sync::Arc;
 
 use afflux_actor::{Clock, Serves, ServiceEntry, Spec};
 use afflux_mesh::{PeerEvent, PeerState};
-use afflux_registry::InstanceState;
-use afflux_stream::job::{Executor, Storage};
+use afflux_registry::{Fence, InstanceState, Registry};
+use afflux_stream::job::{Executor, RestartSettings, RestartStrategy, Storage};
 use afflux_stream::{Guarantee, JobSettings, OnError};
 use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::Node;
 use super::hosted::Stop;
-use crate::engine::{DeskParts, JobDesk, JobReports, OperatorMetrics, Pipelines, WorkerActor, WorkerParts};
+use crate::engine::{
+    Desk, DeskParts, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, WorkerActor, WorkerParts,
+};
 use crate::error::{Error, Result};
 use crate::settings::Settings;
 
 /// The lock of the node that coordinates jobs.
 const DESK_LOCK: &str = "afflux.jobs";
+
+/// The counter that keeps the token of the first leader of a registry's life.
+const SINCE_COUNTER: &str = "afflux.jobs.since";
 
 /// The settings of a job whose request says nothing.
 pub(crate) fn defaults(settings: &Settings) -> JobSettings {
@@ -29,6 +34,19 @@ pub(crate) fn defaults(settings: &Settings) -> JobSettings {
         checkpoint_interval_ms: settings.checkpoint_interval_ms,
         replay: None,
         guarantee: guarantee_named(&settings.pipeline_guarantee),
+        restart: RestartSettings {
+            strategy: match settings.restart_strategy.as_str() {
+                "exponential" => RestartStrategy::Exponential,
+                "none" => RestartStrategy::Never,
+                _ => RestartStrategy::Auto,
+            },
+            backoff_initial_ms: settings.restart_backoff_initial_ms,
+            backoff_max_ms: settings.restart_backoff_max_ms,
+            backoff_multiplier: settings.restart_backoff_multiplier,
+            failures_max: settings.restart_failures_max,
+            window_ms: settings.restart_window_ms,
+        },
+        rescale_auto: settings.pipeline_rescale == "auto",
     }
 }
 
@@ -55,6 +73,21 @@ pub(crate) fn storage(settings: &Settings) -> Result<Option<Storage>> {
     match Storage::open(url, &options) {
         Ok(storage) => Ok(Some(storage.retaining(retain).retiring())),
         Err(status) => Err(Error::failed(format!("{name} = {url}: {}", status.message))),
+    }
+}
+
+/// The token of the first leader of this registry's life, which is this one if there was none.
+async fn since(registry: Arc<dyn Registry>, fence: Fence) -> u64 {
+    let own = i64::try_from(fence.0).unwrap_or(i64::MAX);
+    let noted = registry.counter_compare_and_set(SINCE_COUNTER, 0, own).await;
+    match (noted, registry.counter(SINCE_COUNTER).await) {
+        (Ok(_), Ok(since)) => u64::try_from(since).unwrap_or(u64::MAX),
+        // It cannot be told: nothing of an earlier life is taken up.
+        (noted, since) => {
+            let error = noted.err().or(since.err()).map(|error| error.to_string()).unwrap_or_default();
+            tracing::warn!(error, "the registry does not say since when it is there");
+            fence.0
+        }
     }
 }
 
@@ -93,32 +126,72 @@ impl Node {
         inner.stops.lock().push(stop);
         let watcher = inner.registry.watch();
         let build = inner.facts.build.clone();
-        let wall = clock.clone();
-        let desk = DeskParts {
-            pipelines: Arc::clone(pipelines),
-            mesh: inner.mesh.clone(),
-            node: self.id().clone(),
-            storage,
-            build: inner.facts.build.clone(),
-            defaults: defaults(&inner.settings),
-            // A job runs on nodes of one build only.
-            nodes: Arc::new(move || {
-                let view = watcher.latest();
-                let able =
-                    view.instances.iter().filter(|i| i.state == InstanceState::Ready && i.build == build);
-                able.map(|i| (i.node.clone(), i.slots)).collect::<Vec<(NodeId, u32)>>()
-            }),
-            now_ms: Arc::new(move || {
-                let since = wall.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-            }),
-            io: self.io().clone(),
+        let (pipelines, mesh, defaults) =
+            (Arc::clone(pipelines), inner.mesh.clone(), defaults(&inner.settings));
+        let (own_build, io, clock) = (build.clone(), self.io().clone(), clock.clone());
+        let (wall, links) = (clock.clone(), inner.mesh.clone());
+        let metrics = JobMetrics::new(&inner.metrics)?;
+        let registry = Arc::clone(&inner.registry);
+        // A job runs on nodes of one build only, and a lost link overrides the registry.
+        let nodes: Arc<dyn Fn() -> Vec<(NodeId, u32)> + Send + Sync> = Arc::new(move || {
+            let view = watcher.latest();
+            let peers = links.peers();
+            let lost = |node: &NodeId| {
+                let peer = peers.iter().find(|peer| peer.node == *node);
+                peer.is_some_and(|peer| match &peer.state {
+                    PeerState::Up => false,
+                    // Not linked yet is not lost.
+                    PeerState::Connecting => peer.incarnation.is_some(),
+                    PeerState::Draining | PeerState::Unreachable(_) => true,
+                })
+            };
+            let able = view
+                .instances
+                .iter()
+                .filter(|i| i.state == InstanceState::Ready && i.build == build && !lost(&i.node));
+            able.map(|i| (i.node.clone(), i.slots)).collect::<Vec<(NodeId, u32)>>()
+        });
+        let now_ms: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(move || {
+            let since = wall.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        });
+        let parts = move |fence: Fence| DeskParts {
+            pipelines: Arc::clone(&pipelines),
+            mesh: mesh.clone(),
+            node: mesh.node().clone(),
+            storage: storage.clone(),
+            build: own_build.clone(),
+            defaults: defaults.clone(),
+            nodes: Arc::clone(&nodes),
+            now_ms: Arc::clone(&now_ms),
+            io: io.clone(),
             clock: clock.clone(),
+            fence: fence.0,
+            leads: {
+                let registry = Arc::clone(&registry);
+                Arc::new(move || {
+                    let registry = Arc::clone(&registry);
+                    Box::pin(async move {
+                        let holder = registry.holder(DESK_LOCK).await.map_err(|error| error.to_string())?;
+                        Ok(holder.is_some_and(|(_, held)| held == fence))
+                    })
+                })
+            },
+            since: {
+                let registry = Arc::clone(&registry);
+                Arc::new(move || Box::pin(since(Arc::clone(&registry), fence)))
+            },
+            metrics: metrics.clone(),
         };
         let node = self.clone();
-        self.lead(DESK_LOCK.to_owned(), move || {
-            let desk = desk.clone();
-            node.host_own("afflux.jobs", move || Ok(JobDesk::new(desk.clone())))
+        self.lead(DESK_LOCK.to_owned(), move |fence| {
+            let desk = Desk::open(parts(fence));
+            let served = Arc::clone(&desk);
+            let stop = node.host_own("afflux.jobs", move || Ok(JobDesk::new(&served)));
+            Box::new(move |reason| {
+                desk.close();
+                stop(reason);
+            })
         });
         self.tell_of_dead_nodes();
         Ok(())
@@ -130,7 +203,19 @@ impl Node {
         let (mesh, facts) = (self.inner.mesh.clone(), Arc::clone(&self.inner.facts));
         self.io().spawn_future(async move {
             while let Some(event) = events.next().await {
-                let PeerEvent::Down(peer, life, reason) = event else { continue };
+                let leads = || facts.entries.lock().iter().any(|entry| entry.name == "afflux.job-reports");
+                let (peer, life, reason) = match event {
+                    PeerEvent::Down(peer, life, reason) => (peer, life, reason),
+                    PeerEvent::Up(peer, _) => {
+                        if leads() {
+                            let reports = mesh.client_on::<JobReports>(mesh.node());
+                            if let Err(error) = reports.node_up(peer.to_string()).fail_fast().await {
+                                tracing::debug!(%peer, %error, "the job desk was not told of a node");
+                            }
+                        }
+                        continue;
+                    }
+                };
                 // Two nodes that dial each other end up with one of two links: nobody has died.
                 let linked_again = mesh.peers().into_iter().any(|known| {
                     known.node == peer && known.incarnation == Some(life) && known.state == PeerState::Up
@@ -139,8 +224,7 @@ impl Node {
                     tracing::debug!(%peer, %reason, "a link was replaced");
                     continue;
                 }
-                let leads = facts.entries.lock().iter().any(|entry| entry.name == "afflux.job-reports");
-                if !leads {
+                if !leads() {
                     continue;
                 }
                 let reports = mesh.client_on::<JobReports>(mesh.node());

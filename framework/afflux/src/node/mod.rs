@@ -235,7 +235,7 @@ impl Node {
     }
 
     /// Runs what is declared to run once in the cluster, while this node holds its lock.
-    fn lead(&self, lock: String, mut begin: impl FnMut() -> Stop + Send + 'static) {
+    fn lead(&self, lock: String, mut begin: impl FnMut(afflux_registry::Fence) -> Stop + Send + 'static) {
         let registry = Arc::clone(&self.inner.registry);
         let holder = format!("{}/{}", self.id(), self.inner.mesh.incarnation().0);
         let ttl = Duration::from_millis(self.inner.settings.registry_ttl_ms);
@@ -245,7 +245,7 @@ impl Node {
             Box::pin(afflux_registry::hold(registry, lock, holder, ttl, closing, move |turn| {
                 leads.turn(turn.is_some());
                 match turn {
-                    Some(_) => running = Some(begin()),
+                    Some(fence) => running = Some(begin(fence)),
                     None => {
                         if let Some(stop) = running.take() {
                             stop(Status::unavailable("this node no longer leads"));

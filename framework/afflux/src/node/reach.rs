@@ -52,7 +52,10 @@ pub(super) async fn reach(
     check(settings)?;
     let here = Home { node: id.to_owned(), address: address.to_owned() };
     match settings.registry.as_str() {
-        "embedded" if settings.node_join.is_empty() => Ok((Arc::new(MemoryRegistry::new()), here)),
+        "embedded" if settings.node_join.is_empty() => {
+            // Later than what an earlier life of this process gave out.
+            Ok((Arc::new(MemoryRegistry::with_tokens_above(mesh.incarnation().0)), here))
+        }
         "embedded" => {
             let (home, node): (Home, NodeId) = find_home(mesh, &settings.node_join).await?;
             let client = mesh.client_on::<RegistryService>(&node);

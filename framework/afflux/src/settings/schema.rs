@@ -204,6 +204,20 @@ settings! {
     checkpoint_dir: String = "checkpoint.dir", Kind::Text, "";
     /// Between two checkpoints of a job. 0: only when somebody asks.
     checkpoint_interval_ms: u64 = "checkpoint.interval_ms", Kind::Integer { min: 0, max: 86_400_000 }, "0" unit "ms";
+    /// Whether a job that loses its attempt (a node, a task, a link) begins another from its last checkpoint: `auto` where it takes checkpoints by itself, `exponential` always, with pauses that grow, `none` never.
+    restart_strategy: String = "restart.strategy", Kind::Choice(&["auto", "exponential", "none"]), "auto";
+    /// The pause after a first failure.
+    restart_backoff_initial_ms: u64 = "restart.backoff_initial_ms", Kind::Integer { min: 0, max: 3_600_000 }, "100" unit "ms";
+    /// The longest pause after a failure.
+    restart_backoff_max_ms: u64 = "restart.backoff_max_ms", Kind::Integer { min: 0, max: 3_600_000 }, "10000" unit "ms";
+    /// Each pause is this many times the one before.
+    restart_backoff_multiplier: u64 = "restart.backoff_multiplier", Kind::Integer { min: 1, max: 100 }, "2" unit "times";
+    /// Failures within `restart.window_ms` that a job survives; one more fails it.
+    restart_failures_max: u64 = "restart.failures_max", Kind::Integer { min: 0, max: 1_000_000 }, "10" unit "failures";
+    /// For how long a failure counts.
+    restart_window_ms: u64 = "restart.window_ms", Kind::Integer { min: 1, max: 604_800_000 }, "600000" unit "ms";
+    /// Whether a job takes the slots of nodes that join: `auto`, from a checkpoint as soon as one has joined, or `manual`, by `rescale` alone.
+    pipeline_rescale: String = "pipeline.rescale", Kind::Choice(&["manual", "auto"]), "manual";
     /// On the way out, others still find this node for this long while it answers.
     drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0" unit "ms";
     /// Calls that were taken before a shutdown get this long to be answered.

@@ -1,13 +1,22 @@
 //! A job as a state machine: `step(event) -> actions`, without a clock or a socket.
 //!
-//! Legal transitions: Deploying → Running → Finished; from each of the first two to Failed or
-//! Cancelled. An epoch is complete when every task has acknowledged it and its manifest is written;
-//! tasks that have finished count as having nothing to save but their last words. Where checkpoints are
-//! taken by themselves, a last epoch of nothing but last words commits the last output, and the job has
-//! finished when every task has said that it did so.
+//! Legal transitions: Deploying → Running → Finished; from Deploying and Running to Restarting when
+//! the attempt is lost (or when it is to go on with another parallelism), and from there to Deploying
+//! again; from each of the three to Failed or Cancelled. Time comes in events: [`Action::Wait`] asks for
+//! [`Event::BackoffOver`], [`Action::Forget`] for [`Event::FailureForgotten`].
+//!
+//! An epoch is complete when every task has acknowledged it and its manifest is written; tasks that
+//! have finished count as having nothing to save but their last words. Where checkpoints are taken by
+//! themselves, a last epoch of nothing but last words commits the last output, and the job has
+//! finished when every task has said that it did so. Epochs rise over all attempts of a job.
+//!
+//! A rewind: the tasks that are left are stopped, a commit that is under way is waited for (it may
+//! have made an epoch), the pause passes, [`Action::Prepare`] finds nodes and checkpoint, and the next
+//! attempt is deployed. All tasks of the job rewind together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +24,12 @@ use afflux_mesh::bugs::{self, Bug};
 use afflux_wire::{Attempt, Code, NodeId, Status};
 
 use super::deployment::{Deployment, TaskId};
+use super::restart::is_final;
 use super::storage::{CheckpointFile, Manifest};
-use crate::snapshot::{ROUND, TaskSnapshot};
+use crate::snapshot::{ROUND, TaskSnapshot, is_round};
+
+/// Failures that are remembered to be told.
+const HISTORY_MAX: usize = 16;
 
 /// Where a job stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +39,8 @@ pub enum JobState {
     Deploying,
     /// Tasks are at work.
     Running,
+    /// An attempt was lost, for this reason; the next one is on its way.
+    Restarting(Status),
     /// All tasks have finished.
     Finished,
     /// It cannot go on.
@@ -45,6 +60,7 @@ impl JobState {
         match self {
             JobState::Deploying => "deploying",
             JobState::Running => "running",
+            JobState::Restarting(_) => "restarting",
             JobState::Finished => "finished",
             JobState::Failed(_) => "failed",
             JobState::Cancelled => "cancelled",
@@ -56,7 +72,7 @@ impl JobState {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A node has made its tasks, or refused to.
-    Deployed(NodeId, Result<(), Status>),
+    Deployed(Attempt, NodeId, Result<(), Status>),
     /// A task has finished.
     TaskFinished(Attempt, TaskId, TaskSnapshot),
     /// A task that had finished has committed its last output.
@@ -71,8 +87,20 @@ pub enum Event {
     SaveFailed(Attempt, u64),
     /// A node is gone.
     NodeDown(NodeId, String),
+    /// A node has stopped its tasks of an attempt, or could not be asked: it is fenced either way.
+    Stopped(Attempt, NodeId),
+    /// The pause in front of this attempt is over.
+    BackoffOver(Attempt),
+    /// A failure is so long ago that it counts no more.
+    FailureForgotten,
+    /// What an attempt is made of, or why there can be none.
+    Prepared(Attempt, Result<Arc<Deployment>, Status>),
+    /// A new coordinator did not find all tasks of the attempt that it took over.
+    NotAdopted(Status),
     /// Somebody wants a checkpoint.
     Checkpoint,
+    /// Somebody wants another number of parallel tasks.
+    Rescale(u32),
     /// A round of confirmations is due.
     Round,
     /// A manifest was written, or not.
@@ -84,7 +112,7 @@ pub enum Event {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Tell a node to make its tasks.
+    /// Tell a node to make its tasks, then report [`Event::Deployed`].
     Deploy(NodeId),
     /// Tell a node's sources to start an epoch.
     Trigger(NodeId, u64),
@@ -92,13 +120,43 @@ pub enum Action {
     Commit(Box<Manifest>),
     /// Tell a node that an epoch is durable.
     Completed(NodeId, u64),
-    /// Tell a node to stop its tasks.
+    /// Tell a node to stop its tasks, then report [`Event::Stopped`].
     Stop(NodeId, Status),
+    /// Report [`Event::BackoffOver`] for this attempt after this pause.
+    Wait(Attempt, Duration),
+    /// Report [`Event::FailureForgotten`] after this long.
+    Forget(Duration),
+    /// Find nodes and a checkpoint for an attempt, then report [`Event::Prepared`].
+    Prepare(Prepare),
     /// Tell whoever waits that the job has ended.
     Ended,
 }
 
-/// The state of one attempt of one job.
+/// What a next attempt is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    /// Its number.
+    pub attempt: Attempt,
+    /// Another number of parallel tasks.
+    pub parallelism: Option<u32>,
+    /// Epochs of this job from here on are damaged: an earlier one is to be taken.
+    pub below: Option<u64>,
+}
+
+/// What a coordinator finds that takes over an attempt at work.
+#[derive(Clone, Debug, Default)]
+pub struct Adopted {
+    /// The last epoch of the job that is durable.
+    pub last_completed: Option<u64>,
+    /// The epoch or round that was last begun, on any node.
+    pub triggered: Option<u64>,
+    /// The greatest epoch, no round, that was ever begun.
+    pub epoch_max: u64,
+    /// The last round that was ever begun.
+    pub round_max: u64,
+}
+
+/// A job: its attempt under way and what is left of earlier ones.
 #[derive(Debug)]
 pub struct Coordinator {
     deployment: Arc<Deployment>,
@@ -121,27 +179,37 @@ pub struct Coordinator {
     last_completed: Option<u64>,
     /// The epoch that has nothing but last words, once there is one.
     last_words: Option<u64>,
+    restarting: Option<Restarting>,
+    /// A rescale that waits for its checkpoint.
+    rescale: Option<u32>,
+    /// Failures of the window.
+    failures: u64,
+    restarts: u64,
+    history: VecDeque<String>,
+    /// Epochs from here on turned out to be damaged.
+    damaged_from: Option<u64>,
+}
+
+/// Between two attempts.
+#[derive(Debug)]
+struct Restarting {
+    attempt: Attempt,
+    stopping: BTreeSet<NodeId>,
+    pause_over: bool,
+    preparing: bool,
+    parallelism: Option<u32>,
 }
 
 impl Coordinator {
     /// The coordinator of a deployment, and what it wants done first.
     pub fn new(deployment: Arc<Deployment>) -> (Self, Vec<Action>) {
-        let mut tasks = BTreeSet::new();
-        let mut nodes = BTreeSet::new();
-        for node in deployment.placement.iter().flatten() {
-            nodes.insert(node.clone());
-        }
-        for node in &nodes {
-            tasks.extend(deployment.tasks_on(node));
-        }
-        let actions = nodes.iter().cloned().map(Action::Deploy).collect();
         let next_epoch = deployment.restore.unwrap_or(0) + 1;
-        let coordinator = Self {
-            deploying: nodes.clone(),
-            nodes,
-            tasks,
-            deployment,
+        let mut coordinator = Self {
             state: JobState::Deploying,
+            nodes: BTreeSet::new(),
+            deploying: BTreeSet::new(),
+            tasks: BTreeSet::new(),
+            deployment: Arc::clone(&deployment),
             finished: BTreeMap::new(),
             closed: BTreeSet::new(),
             next_epoch,
@@ -152,8 +220,70 @@ impl Coordinator {
             wanted: false,
             last_completed: None,
             last_words: None,
+            restarting: None,
+            rescale: None,
+            failures: 0,
+            restarts: 0,
+            history: VecDeque::new(),
+            damaged_from: None,
         };
+        let actions = coordinator.begin(deployment);
         (coordinator, actions)
+    }
+
+    /// Takes over an attempt that is at work, whose coordinator is gone. What its tasks have told
+    /// that one has to be told again; an epoch that was begun is begun again on every node, which
+    /// those that have begun it ignore.
+    pub fn adopt(deployment: Arc<Deployment>, found: &Adopted) -> (Self, Vec<Action>) {
+        let (mut coordinator, _) = Self::new(deployment);
+        coordinator.state = JobState::Running;
+        coordinator.deploying.clear();
+        coordinator.last_completed = found.last_completed;
+        let known = found.last_completed.unwrap_or(0).max(found.epoch_max);
+        coordinator.next_epoch = coordinator.next_epoch.max(known + 1);
+        coordinator.next_round = (found.round_max & !ROUND) + 1;
+        let mut actions = Vec::new();
+        match found.triggered {
+            Some(round) if is_round(round) => {
+                coordinator.round = Some((round, BTreeSet::new()));
+                actions = coordinator.trigger(round);
+            }
+            Some(epoch) if Some(epoch) > found.last_completed => {
+                coordinator.epochs.insert(epoch, BTreeMap::new());
+                actions = coordinator.trigger(epoch);
+            }
+            _ => {}
+        }
+        // The one before may not have told all of them.
+        if let Some(epoch) = found.last_completed {
+            let told = coordinator.nodes.iter().map(|n| Action::Completed(n.clone(), epoch));
+            actions.extend(told.collect::<Vec<_>>());
+        }
+        (coordinator, actions)
+    }
+
+    /// A job between two attempts, as a new coordinator finds it: `last` is what is known of the last one.
+    pub fn rewound(last: Arc<Deployment>, epoch_max: u64, reason: &str) -> (Self, Vec<Action>) {
+        let (mut coordinator, _) = Self::new(last);
+        coordinator.next_epoch = coordinator.next_epoch.max(epoch_max + 1);
+        coordinator.last_completed = (epoch_max > 0).then_some(epoch_max);
+        let actions = coordinator.rewind(Status::unavailable(reason));
+        (coordinator, actions)
+    }
+
+    /// Begins an attempt.
+    fn begin(&mut self, deployment: Arc<Deployment>) -> Vec<Action> {
+        self.nodes = deployment.placement.iter().flatten().cloned().collect();
+        self.tasks = self.nodes.iter().flat_map(|node| deployment.tasks_on(node)).collect();
+        self.deploying = self.nodes.clone();
+        self.next_epoch = self.next_epoch.max(deployment.restore.unwrap_or(0) + 1);
+        self.finished.clear();
+        self.closed.clear();
+        self.last_words = None;
+        self.deployment = deployment;
+        self.restarting = None;
+        self.state = JobState::Deploying;
+        self.nodes.iter().cloned().map(Action::Deploy).collect()
     }
 
     /// Where the job stands.
@@ -166,14 +296,36 @@ impl Coordinator {
         &self.deployment
     }
 
+    /// The nodes that its tasks are on, as far as they live.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.nodes.iter()
+    }
+
     /// The last epoch that is durable.
     pub fn last_completed(&self) -> Option<u64> {
         self.last_completed
     }
 
+    /// How often it has begun a further attempt.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// Its last failures, the latest last.
+    pub fn history(&self) -> impl Iterator<Item = &str> {
+        self.history.iter().map(String::as_str)
+    }
+
+    /// Whether it restarts when its attempt is lost.
+    pub fn restartable(&self) -> bool {
+        let settings = &self.deployment.settings;
+        settings.restart.restarts(settings.checkpoint_interval_ms > 0)
+    }
+
     fn end(&mut self, state: JobState, reason: &Status) -> Vec<Action> {
         self.state = state;
         self.epochs.clear();
+        self.restarting = None;
         let mut actions: Vec<Action> =
             self.nodes.iter().map(|node| Action::Stop(node.clone(), reason.clone())).collect();
         actions.push(Action::Ended);
@@ -205,25 +357,145 @@ impl Coordinator {
         self.end(JobState::Failed(status), &reason)
     }
 
+    /// The attempt is lost: the next one, or the end.
+    fn rewind(&mut self, mut cause: Status) -> Vec<Action> {
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(format!("attempt {}: {}", self.deployment.attempt.0, cause.message));
+        if !self.restartable() || is_final(&cause) {
+            return self.fail(cause);
+        }
+        let restart = self.deployment.settings.restart.clone();
+        self.failures += 1;
+        if self.failures > restart.failures_max {
+            cause.message = format!(
+                "{}; the restarts are used up: {} failures within {} s (restart.failures_max = {}); before: {}",
+                cause.message,
+                self.failures,
+                restart.window_ms / 1000,
+                restart.failures_max,
+                self.repeated().unwrap_or_else(|| self.told_before())
+            );
+            return self.fail(cause);
+        }
+        let mut actions = self.stop_attempt(cause, None);
+        let pause = restart.pause(self.failures);
+        actions.push(Action::Forget(restart.window()));
+        if let Some(restarting) = &mut self.restarting {
+            restarting.pause_over = false;
+            actions.push(Action::Wait(restarting.attempt, pause));
+        }
+        actions
+    }
+
+    /// Earlier failures but the last, for a message.
+    fn told_before(&self) -> String {
+        let before: Vec<&str> = self.history.iter().rev().skip(1).take(3).map(String::as_str).collect();
+        before.join("; ")
+    }
+
+    /// Whether all that is remembered is one failure again and again: something in the input kills an
+    /// operator, and the message names both.
+    fn repeated(&self) -> Option<String> {
+        let cause = |told: &str| told.split_once(": ").map(|(_, cause)| cause.to_owned());
+        let last = cause(self.history.back()?)?;
+        let same = self.history.iter().filter(|told| cause(told).as_deref() == Some(&*last)).count();
+        (same > 1).then(|| {
+            format!(
+                "the same {same} times: a record that comes again after each restart kills this operator; \
+                 mend the operator, or let it set such records aside (`try_map` with `dead_letters`)"
+            )
+        })
+    }
+
+    /// Stops what is left of the attempt.
+    fn stop_attempt(&mut self, cause: Status, parallelism: Option<u32>) -> Vec<Action> {
+        let reason = Status::new(
+            Code::Aborted,
+            format!("attempt {} is over: {}", self.deployment.attempt.0, cause.message),
+        );
+        let nodes = match &self.restarting {
+            // Nothing of it was deployed.
+            Some(_) => BTreeSet::new(),
+            None => self.nodes.clone(),
+        };
+        let parallelism = parallelism.or(self.restarting.as_ref().and_then(|r| r.parallelism));
+        let attempt = match &self.restarting {
+            // Its record may be there already: a number is used once.
+            Some(before) => Attempt(before.attempt.0 + 1),
+            None => Attempt(self.deployment.attempt.0 + 1),
+        };
+        self.epochs.clear();
+        self.round = None;
+        self.wanted = false;
+        self.rescale = None;
+        self.finished.clear();
+        self.deploying.clear();
+        self.state = JobState::Restarting(cause);
+        self.restarting = Some(Restarting {
+            attempt,
+            stopping: nodes.clone(),
+            pause_over: true,
+            preparing: false,
+            parallelism,
+        });
+        nodes.into_iter().map(|node| Action::Stop(node, reason.clone())).collect()
+    }
+
+    /// Asks for the next attempt once nothing of the last one is left.
+    fn try_prepare(&mut self) -> Vec<Action> {
+        let below = self.damaged_from;
+        let committing = self.committing.is_some();
+        match &mut self.restarting {
+            Some(restarting)
+                if restarting.stopping.is_empty()
+                    && restarting.pause_over
+                    && !restarting.preparing
+                    && !committing =>
+            {
+                restarting.preparing = true;
+                let (attempt, parallelism) = (restarting.attempt, restarting.parallelism);
+                vec![Action::Prepare(Prepare { attempt, parallelism, below })]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn at_work(&self) -> bool {
+        matches!(self.state, JobState::Deploying | JobState::Running)
+    }
+
     /// Takes in what happened; returns what is to be done about it.
     pub fn step(&mut self, event: Event) -> Vec<Action> {
         if self.state.is_terminal() {
             return Vec::new();
         }
         match event {
-            Event::Deployed(node, Ok(())) => {
-                self.deploying.remove(&node);
-                if self.deploying.is_empty() && self.state == JobState::Deploying {
-                    self.state = JobState::Running;
+            Event::Deployed(attempt, node, result) => {
+                if attempt != self.deployment.attempt || !self.at_work() {
+                    return Vec::new();
                 }
-                self.last_epoch()
-            }
-            Event::Deployed(node, Err(mut status)) => {
-                status.message = format!("node {node} cannot run its part: {}", status.message);
-                self.fail(status)
+                match result {
+                    Ok(()) => {
+                        self.deploying.remove(&node);
+                        if self.deploying.is_empty() && self.state == JobState::Deploying {
+                            self.state = JobState::Running;
+                        }
+                        self.last_epoch()
+                    }
+                    Err(mut status) => {
+                        let own = self.deployment.restore_from.is_none();
+                        if status.code == Code::DataLoss && own && self.deployment.restore.is_some() {
+                            self.damaged_from = self.deployment.restore;
+                        }
+                        status.message = format!("node {node} cannot run its part: {}", status.message);
+                        self.rewind(status)
+                    }
+                }
             }
             Event::TaskFinished(attempt, task, last) => {
-                if attempt != self.deployment.attempt {
+                if attempt != self.deployment.attempt || !self.at_work() {
                     return Vec::new();
                 }
                 self.finished.insert(task, last);
@@ -238,14 +510,14 @@ impl Coordinator {
                 self.finish()
             }
             Event::TaskClosed(attempt, task) => {
-                if attempt != self.deployment.attempt {
+                if attempt != self.deployment.attempt || !self.at_work() {
                     return Vec::new();
                 }
                 self.closed.insert(task);
                 if self.closed.len() < self.tasks.len() { Vec::new() } else { self.finish() }
             }
             Event::TaskFailed(attempt, task, mut status) => {
-                if attempt != self.deployment.attempt {
+                if attempt != self.deployment.attempt || !self.at_work() {
                     return Vec::new();
                 }
                 // A task that only lost its neighbour is not the cause: the neighbour's own report
@@ -254,7 +526,7 @@ impl Coordinator {
                 let name = chain.map(|c| c.operators.join(" → ")).unwrap_or_default();
                 let node = self.node_of(task).map(|n| format!(" on node {n}")).unwrap_or_default();
                 status.message = format!("task {task} ({name}){node}: {}", status.message);
-                self.fail(status)
+                self.rewind(status)
             }
             Event::NodeDown(node, reason) => {
                 if !self.nodes.contains(&node) {
@@ -262,7 +534,60 @@ impl Coordinator {
                 }
                 let tasks = self.describe(&node);
                 self.nodes.remove(&node);
-                self.fail(Status::unavailable(format!("node {node} died ({reason}); it was running {tasks}")))
+                if self.at_work() {
+                    let lost = format!("node {node} died ({reason}); it was running {tasks}");
+                    return self.rewind(Status::unavailable(lost));
+                }
+                if let Some(restarting) = &mut self.restarting {
+                    restarting.stopping.remove(&node);
+                }
+                self.try_prepare()
+            }
+            Event::Stopped(attempt, node) => {
+                if attempt == self.deployment.attempt
+                    && let Some(restarting) = &mut self.restarting
+                {
+                    restarting.stopping.remove(&node);
+                }
+                self.try_prepare()
+            }
+            Event::BackoffOver(attempt) => {
+                if let Some(restarting) = &mut self.restarting
+                    && restarting.attempt == attempt
+                {
+                    restarting.pause_over = true;
+                }
+                self.try_prepare()
+            }
+            Event::FailureForgotten => {
+                self.failures = self.failures.saturating_sub(1);
+                Vec::new()
+            }
+            Event::Prepared(attempt, prepared) => {
+                if self.restarting.as_ref().is_none_or(|r| r.attempt != attempt || !r.preparing) {
+                    return Vec::new();
+                }
+                match prepared {
+                    Ok(deployment) => {
+                        self.restarts += 1;
+                        self.begin(deployment)
+                    }
+                    Err(mut status) => {
+                        status.message = format!("attempt {} cannot begin: {}", attempt.0, status.message);
+                        if status.code == Code::DataLoss {
+                            // There is no earlier checkpoint, and a beginning would repeat output.
+                            return self.fail(status);
+                        }
+                        self.rewind(status)
+                    }
+                }
+            }
+            Event::NotAdopted(status) => {
+                if self.at_work() {
+                    self.rewind(status)
+                } else {
+                    Vec::new()
+                }
             }
             Event::Checkpoint => {
                 if self.state != JobState::Running || !self.epochs.is_empty() {
@@ -279,6 +604,13 @@ impl Coordinator {
                 // Where all have finished it is complete at once.
                 actions.extend(self.try_commit());
                 actions
+            }
+            Event::Rescale(parallelism) => {
+                if self.state != JobState::Running {
+                    return Vec::new();
+                }
+                self.rescale = Some(parallelism);
+                self.step(Event::Checkpoint)
             }
             Event::Round => {
                 if self.state != JobState::Running || !self.epochs.is_empty() || self.round.is_some() {
@@ -304,6 +636,7 @@ impl Coordinator {
                 // Given up, so that a later one can begin.
                 if attempt == self.deployment.attempt && self.committing != Some(epoch) {
                     self.epochs.remove(&epoch);
+                    self.rescale = None;
                 }
                 self.last_epoch()
             }
@@ -321,24 +654,31 @@ impl Coordinator {
                 }
                 self.try_commit()
             }
-            Event::Committed(epoch, Ok(())) => {
+            Event::Committed(epoch, result) => {
                 self.committing = None;
                 self.epochs.remove(&epoch);
-                self.last_completed = Some(epoch);
+                match result {
+                    Ok(()) => self.last_completed = Some(epoch),
+                    // The epoch is given up; a manifest that is there already is that of a coordinator
+                    // that was cut off, and its epoch is nobody's now.
+                    Err(_) => self.rescale = None,
+                }
+                if self.restarting.is_some() {
+                    return self.try_prepare();
+                }
+                if self.last_completed != Some(epoch) {
+                    return Vec::new();
+                }
                 let mut actions: Vec<Action> =
                     self.nodes.iter().map(|n| Action::Completed(n.clone(), epoch)).collect();
-                if self.last_words != Some(epoch) {
+                if let Some(tasks) = self.rescale.take() {
+                    let why = Status::new(Code::Aborted, format!("it goes on with {tasks} parallel tasks"));
+                    actions.extend(self.stop_attempt(why, Some(tasks)));
+                    actions.extend(self.try_prepare());
+                } else if self.last_words != Some(epoch) {
                     actions.extend(self.last_epoch());
                 }
                 actions
-            }
-            Event::Committed(epoch, Err(status)) => {
-                self.committing = None;
-                self.epochs.remove(&epoch);
-                if status.code == Code::AlreadyExists {
-                    return self.fail(status);
-                }
-                Vec::new()
             }
             Event::Cancel => {
                 let reason = Status::new(Code::Cancelled, "the job was cancelled");
@@ -449,9 +789,11 @@ mod tests {
             splits: Vec::new(),
             restore: None,
             restore_from: None,
+            listed_parallelism: 0,
+            started_ms: 0,
         };
         let (mut coordinator, _) = Coordinator::new(Arc::new(deployment));
-        coordinator.step(Event::Deployed(node, Ok(())));
+        coordinator.step(Event::Deployed(Attempt(1), node, Ok(())));
         coordinator
     }
 
@@ -532,5 +874,171 @@ mod tests {
         let ended = job.step(Event::TaskClosed(Attempt(1), task(0)));
         assert!(matches!(&ended[..], [Action::Stop(..), Action::Ended]), "{ended:?}");
         assert_eq!(*job.state(), JobState::Finished);
+    }
+
+    fn restartable(nodes: &[&str], restart: crate::job::RestartSettings) -> Coordinator {
+        let flow = Flow::new("p", JobSettings { parallelism: 2, ..JobSettings::default() });
+        flow.source("in", generate(10, |i| i)).untimed().count("n");
+        let plan = flow.finish().unwrap();
+        let nodes: Vec<NodeId> = nodes.iter().map(|n| NodeId::new(*n)).collect();
+        let settings =
+            JobSettings { parallelism: 2, checkpoint_interval_ms: 1_000, restart, ..JobSettings::default() };
+        let (mut job, _) = Coordinator::new(Arc::new(Deployment {
+            job: "p-1".into(),
+            pipeline: "p".into(),
+            attempt: Attempt(1),
+            settings,
+            placement: crate::job::place(&plan.widths(), &nodes),
+            graph: plan.graph().clone(),
+            ..Deployment::default()
+        }));
+        for node in nodes {
+            job.step(Event::Deployed(Attempt(1), node, Ok(())));
+        }
+        assert_eq!(job.state(), &JobState::Running);
+        job
+    }
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name)
+    }
+
+    fn next(job: &Coordinator, attempt: u64, on: &[&str]) -> Arc<Deployment> {
+        let nodes: Vec<NodeId> = on.iter().map(|n| NodeId::new(*n)).collect();
+        Arc::new(Deployment {
+            attempt: Attempt(attempt),
+            placement: crate::job::place(&[2], &nodes),
+            restore: job.last_completed(),
+            ..Deployment::clone(job.deployment())
+        })
+    }
+
+    fn stops(actions: &[Action]) -> Vec<&str> {
+        let stops = actions.iter().filter_map(|a| match a {
+            Action::Stop(node, _) => Some(node.as_str()),
+            _ => None,
+        });
+        stops.collect()
+    }
+
+    #[test]
+    fn a_dead_node_costs_the_attempt_and_not_the_job() {
+        let mut job = restartable(&["a", "b"], crate::job::RestartSettings::default());
+        let actions = job.step(Event::NodeDown(node("b"), "killed".into()));
+        assert!(matches!(job.state(), JobState::Restarting(_)));
+        assert_eq!(stops(&actions), ["a"], "only the living are asked");
+        assert!(actions.contains(&Action::Wait(Attempt(2), Duration::from_millis(100))));
+        assert_eq!(job.step(Event::BackoffOver(Attempt(2))), [], "node a has not stopped yet");
+        let prepare = Prepare { attempt: Attempt(2), parallelism: None, below: None };
+        assert_eq!(job.step(Event::Stopped(Attempt(1), node("a"))), [Action::Prepare(prepare)]);
+        assert_eq!(job.step(Event::Stopped(Attempt(1), node("a"))), [], "it is asked for once");
+        let actions = job.step(Event::Prepared(Attempt(2), Ok(next(&job, 2, &["a"]))));
+        assert_eq!(actions, [Action::Deploy(node("a"))]);
+        // What is left of the first attempt says nothing of the second.
+        job.step(Event::TaskFailed(Attempt(1), task(0), Status::internal("late")));
+        job.step(Event::Deployed(Attempt(1), node("a"), Err(Status::internal("late"))));
+        job.step(Event::Deployed(Attempt(2), node("a"), Ok(())));
+        assert_eq!((job.state(), job.restarts()), (&JobState::Running, 1));
+    }
+
+    #[test]
+    fn an_attempt_is_prepared_only_behind_a_commit_that_is_under_way() {
+        let mut job = restartable(&["a"], crate::job::RestartSettings::default());
+        job.step(Event::Checkpoint);
+        job.step(Event::TaskSaved(Attempt(1), 1, saved(0)));
+        let commit = job.step(Event::TaskSaved(Attempt(1), 1, saved(1)));
+        assert!(matches!(commit[..], [Action::Commit(_)]));
+        job.step(Event::TaskFailed(Attempt(1), task(0), Status::internal("x")));
+        job.step(Event::Stopped(Attempt(1), node("a")));
+        assert_eq!(job.step(Event::BackoffOver(Attempt(2))), [], "its manifest may make an epoch");
+        let actions = job.step(Event::Committed(1, Ok(())));
+        assert!(matches!(actions[..], [Action::Prepare(_)]), "{actions:?}");
+        assert_eq!(job.last_completed(), Some(1));
+        job.step(Event::Prepared(Attempt(2), Ok(next(&job, 2, &["a"]))));
+        job.step(Event::Deployed(Attempt(2), node("a"), Ok(())));
+        assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node("a"), 2)], "epochs rise over attempts");
+    }
+
+    #[test]
+    fn failures_of_one_window_use_up_the_budget_and_are_told_with_the_last_error() {
+        let restart = crate::job::RestartSettings { failures_max: 2, ..Default::default() };
+        let mut job = restartable(&["a"], restart);
+        for attempt in 1..=3 {
+            if attempt == 2 {
+                job.step(Event::FailureForgotten);
+            }
+            job.step(Event::TaskFailed(Attempt(attempt), task(0), Status::internal("operator x panicked")));
+            job.step(Event::Stopped(Attempt(attempt), node("a")));
+            job.step(Event::BackoffOver(Attempt(attempt + 1)));
+            job.step(Event::Prepared(Attempt(attempt + 1), Ok(next(&job, attempt + 1, &["a"]))));
+            job.step(Event::Deployed(Attempt(attempt + 1), node("a"), Ok(())));
+            assert_eq!(job.state(), &JobState::Running, "the first is forgotten");
+        }
+        job.step(Event::TaskFailed(Attempt(4), task(0), Status::internal("operator x panicked")));
+        let JobState::Failed(status) = job.state() else { panic!("{:?}", job.state()) };
+        for part in ["operator x panicked", "restart.failures_max = 2", "the same 4 times"] {
+            assert!(status.message.contains(part), "`{part}` is missing: {}", status.message);
+        }
+    }
+
+    #[test]
+    fn what_would_fail_again_and_jobs_that_do_not_restart_fail_at_once() {
+        let mut job = restartable(&["a"], crate::job::RestartSettings::default());
+        job.step(Event::TaskFailed(Attempt(1), task(0), Status::invalid("row 7")));
+        assert!(matches!(job.state(), JobState::Failed(_)));
+        let never = crate::job::RestartSettings {
+            strategy: crate::job::RestartStrategy::Never,
+            ..Default::default()
+        };
+        let mut job = restartable(&["a", "b"], never);
+        job.step(Event::NodeDown(node("b"), "killed".into()));
+        assert!(matches!(job.state(), JobState::Failed(_)));
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_is_followed_by_the_one_before() {
+        let mut job = restartable(&["a"], crate::job::RestartSettings::default());
+        job.step(Event::TaskFailed(Attempt(1), task(0), Status::internal("x")));
+        job.step(Event::Stopped(Attempt(1), node("a")));
+        job.step(Event::BackoffOver(Attempt(2)));
+        let of_epoch = Deployment { restore: Some(7), ..Deployment::clone(&next(&job, 2, &["a"])) };
+        job.step(Event::Prepared(Attempt(2), Ok(Arc::new(of_epoch))));
+        let damaged = Status::new(Code::DataLoss, "file 0-0 is damaged");
+        job.step(Event::Deployed(Attempt(2), node("a"), Err(damaged.clone())));
+        job.step(Event::Stopped(Attempt(2), node("a")));
+        let prepare = Prepare { attempt: Attempt(3), parallelism: None, below: Some(7) };
+        assert_eq!(job.step(Event::BackoffOver(Attempt(3))), [Action::Prepare(prepare)]);
+        job.step(Event::Prepared(Attempt(3), Err(damaged)));
+        assert!(matches!(job.state(), JobState::Failed(_)), "a beginning would repeat output");
+    }
+
+    #[test]
+    fn a_rescale_takes_a_checkpoint_and_begins_an_attempt_without_a_failure() {
+        let mut job = restartable(&["a"], crate::job::RestartSettings::default());
+        assert_eq!(job.step(Event::Rescale(3)), [Action::Trigger(node("a"), 1)]);
+        job.step(Event::TaskSaved(Attempt(1), 1, saved(0)));
+        job.step(Event::TaskSaved(Attempt(1), 1, saved(1)));
+        let actions = job.step(Event::Committed(1, Ok(())));
+        assert_eq!(actions.first(), Some(&Action::Completed(node("a"), 1)), "its output is committed");
+        assert_eq!(stops(&actions), ["a"]);
+        let prepare = Prepare { attempt: Attempt(2), parallelism: Some(3), below: None };
+        assert_eq!(job.step(Event::Stopped(Attempt(1), node("a"))), [Action::Prepare(prepare)]);
+        assert_eq!(job.history().count(), 0);
+    }
+
+    #[test]
+    fn a_new_coordinator_goes_on_with_the_epoch_that_was_begun() {
+        let job = restartable(&["a"], crate::job::RestartSettings::default());
+        let found =
+            Adopted { last_completed: Some(4), triggered: Some(5), epoch_max: 5, ..Adopted::default() };
+        let (mut job, actions) = Coordinator::adopt(Arc::clone(job.deployment()), &found);
+        assert_eq!(actions, [Action::Trigger(node("a"), 5), Action::Completed(node("a"), 4)]);
+        job.step(Event::TaskSaved(Attempt(1), 5, saved(0)));
+        let commit = job.step(Event::TaskSaved(Attempt(1), 5, saved(1)));
+        assert!(matches!(&commit[..], [Action::Commit(manifest)] if manifest.epoch == 5));
+        job.step(Event::Committed(5, Ok(())));
+        assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node("a"), 6)]);
+        job.step(Event::NotAdopted(Status::unavailable("two tasks are gone")));
+        assert!(matches!(job.state(), JobState::Restarting(_)));
     }
 }

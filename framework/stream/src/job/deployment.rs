@@ -27,7 +27,7 @@ impl fmt::Display for TaskId {
 
 /// One attempt of a job, as every node is told. Closures never travel: each node runs the same
 /// builder with the same settings and takes chains by their index.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {
     /// The job's id.
     pub job: String,
@@ -51,6 +51,12 @@ pub struct Deployment {
     pub restore: Option<u64>,
     /// The checkpoint directory of the job to start from, when it is not this job's own.
     pub restore_from: Option<String>,
+    /// The parallelism that its splits were listed for: that of its first attempt; 0: its own.
+    #[serde(default)]
+    pub listed_parallelism: u32,
+    /// When the job was submitted, in milliseconds since 1970.
+    #[serde(default)]
+    pub started_ms: i64,
 }
 
 impl Deployment {
@@ -66,6 +72,34 @@ impl Deployment {
         }
         tasks
     }
+}
+
+/// Deals the splits of an attempt out again, `[chain][subtask]`, over other numbers of tasks. A job
+/// keeps the splits it began with, since positions in its checkpoints name them; what its sources list
+/// beside them (`listed`, for the number of tasks it began with) has appeared since.
+pub fn deal_again(
+    splits: &[Vec<Vec<Split>>],
+    listed: &[Vec<Vec<Split>>],
+    widths: &[u32],
+) -> Vec<Vec<Vec<Split>>> {
+    let mut dealt: Vec<Vec<Vec<Split>>> =
+        widths.iter().map(|width| vec![Vec::new(); *width as usize]).collect();
+    for (chain, (tasks, into)) in splits.iter().zip(&mut dealt).enumerate() {
+        let mut all: Vec<Split> = tasks.iter().flatten().cloned().collect();
+        for fresh in listed.get(chain).into_iter().flatten().flatten() {
+            if !all.iter().any(|known| known.id == fresh.id) {
+                all.push(fresh.clone());
+            }
+        }
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        let count = into.len().max(1);
+        for (index, split) in all.into_iter().enumerate() {
+            if let Some(task) = into.get_mut(index % count) {
+                task.push(split);
+            }
+        }
+    }
+    dealt
 }
 
 /// Deals tasks out over nodes: subtask `s` of a wide chain to node `s mod n`; single tasks to
@@ -88,4 +122,22 @@ pub fn place(widths: &[u32], nodes: &[NodeId]) -> Placement {
                 .collect()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_dealt_again_are_the_same_splits() {
+        let split = |id: &str| Split { id: id.into(), ..Split::default() };
+        let two = vec![vec![vec![split("0"), split("2")], vec![split("1")]], vec![vec![]]];
+        let ids = |dealt: &[Vec<Split>]| -> Vec<Vec<String>> {
+            dealt.iter().map(|task| task.iter().map(|s| s.id.clone()).collect()).collect()
+        };
+        assert_eq!(ids(&deal_again(&two, &two, &[1, 1])[0]), [["0", "1", "2"]]);
+        let fresh = vec![vec![vec![split("1")], vec![split("3")]]];
+        let dealt = deal_again(&two, &fresh, &[5, 1]);
+        assert_eq!(ids(&dealt[0]), [vec!["0"], vec!["1"], vec!["2"], vec!["3"], vec![]]);
+    }
 }

@@ -77,6 +77,8 @@ pub fn start_attempt(
         splits: plan.splits()?,
         restore: None,
         restore_from: None,
+        listed_parallelism: 0,
+        started_ms: 0,
     };
     let executor =
         Executor { threads, node, mesh: None, caller, clock, metrics: ActorMetrics::unregistered() };

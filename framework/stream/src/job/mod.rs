@@ -4,16 +4,20 @@
 //! [`Coordinator`] is the pure state machine of a job; [`Storage`] keeps checkpoints;
 //! [`run_local`] runs a bounded plan in this process, for tests and benchmarks.
 
+mod attempts;
 mod coordinator;
 mod deployment;
 mod executor;
 mod local;
+mod restart;
 mod storage;
 
-pub use coordinator::{Action, Coordinator, Event, JobState};
-pub use deployment::{Deployment, TaskId, place};
+pub use attempts::{AttemptRecord, RewindPoint};
+pub use coordinator::{Action, Adopted, Coordinator, Event, JobState, Prepare};
+pub use deployment::{Deployment, TaskId, deal_again, place};
 pub use executor::{Executor, JobReport, Running, RunningTask};
 pub use local::{LocalRun, run_local, start_attempt, start_local};
+pub use restart::{RestartSettings, RestartStrategy};
 pub use storage::{
     CheckpointFile, Damage, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, RETAIN_DEFAULT, StateChange,
     StateInfo, StateLook, Storage, StoredJob,

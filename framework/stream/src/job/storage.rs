@@ -58,8 +58,8 @@ struct Known {
 /// Keeps checkpoints below one place: a directory, a bucket, or memory.
 #[derive(Clone)]
 pub struct Storage {
-    store: Arc<dyn ObjectStore>,
-    place: Arc<str>,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) place: Arc<str>,
     /// The directory, where it is one: what is written there is flushed to the disk.
     directory: Option<Arc<std::path::Path>>,
     known: Arc<Mutex<BTreeMap<(String, TaskId), Known>>>,
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Storage {
     }
 }
 
-fn failed(place: &str, name: &Path, error: &object_store::Error) -> Status {
+pub(super) fn failed(place: &str, name: &Path, error: &object_store::Error) -> Status {
     let code = match error {
         object_store::Error::NotFound { .. } => Code::NotFound,
         object_store::Error::AlreadyExists { .. } => Code::AlreadyExists,
@@ -404,7 +404,7 @@ impl Storage {
         Ok(TaskSnapshot { epoch: index.epoch, parts })
     }
 
-    async fn create<V: Serialize>(&self, path: &Path, value: &V) -> Result<()> {
+    pub(super) async fn create<V: Serialize>(&self, path: &Path, value: &V) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|e| Status::internal(format!("{path} cannot be encoded: {e}")))?;
         self.write(path, PutPayload::from(bytes), PutOptions::from(PutMode::Create)).await
@@ -441,7 +441,7 @@ impl Storage {
         }
     }
 
-    async fn json<V: DeserializeOwned>(&self, path: &Path) -> Result<V> {
+    pub(super) async fn json<V: DeserializeOwned>(&self, path: &Path) -> Result<V> {
         let bytes = self.get(path).await?;
         self.parsed(path, &bytes)
     }

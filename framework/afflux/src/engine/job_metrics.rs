@@ -1,0 +1,165 @@
+//! What the coordinator counts of jobs and their checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
+
+/// Seconds from an epoch's start to its manifest.
+const CHECKPOINT_SECONDS: [f64; 10] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
+/// Bytes of a checkpoint's files.
+const CHECKPOINT_BYTES: [f64; 8] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
+/// Every state of a job.
+const STATES: [&str; 6] = ["deploying", "running", "restarting", "finished", "failed", "cancelled"];
+
+/// Counts the jobs that this node coordinates. Clones are the same.
+#[derive(Clone)]
+pub struct JobMetrics {
+    jobs: IntGaugeVec,
+    restarts: IntCounterVec,
+    checkpoints: IntCounterVec,
+    duration: HistogramVec,
+    bytes: HistogramVec,
+    last_completed: GaugeVec,
+    fallbacks: IntCounterVec,
+}
+
+impl JobMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name that is taken already.
+    pub fn new(registry: &prometheus::Registry) -> prometheus::Result<Self> {
+        let opts = |name: &str, help: &str| Opts::new(format!("afflux_{name}"), help);
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            HistogramOpts::new(format!("afflux_{name}"), help).buckets(buckets.to_vec())
+        };
+        let metrics = Self {
+            jobs: IntGaugeVec::new(
+                opts("job_state", "Jobs that this node coordinates or remembers, by state."),
+                &["pipeline", "state"],
+            )?,
+            restarts: IntCounterVec::new(
+                opts("job_restarts_total", "Attempts that were begun after the first."),
+                &["pipeline", "cause"],
+            )?,
+            checkpoints: IntCounterVec::new(
+                opts("checkpoints_total", "Checkpoints that were completed or given up."),
+                &["pipeline", "result"],
+            )?,
+            duration: HistogramVec::new(
+                histogram(
+                    "checkpoint_duration_seconds",
+                    "From a checkpoint's start to its manifest.",
+                    &CHECKPOINT_SECONDS,
+                ),
+                &["pipeline"],
+            )?,
+            bytes: HistogramVec::new(
+                histogram("checkpoint_bytes", "Bytes of a completed checkpoint's files.", &CHECKPOINT_BYTES),
+                &["pipeline"],
+            )?,
+            last_completed: GaugeVec::new(
+                opts(
+                    "checkpoint_last_completed_timestamp_seconds",
+                    "When the last checkpoint was completed, since 1970.",
+                ),
+                &["pipeline"],
+            )?,
+            fallbacks: IntCounterVec::new(
+                opts(
+                    "checkpoint_fallbacks_total",
+                    "Restarts from an earlier checkpoint because a later one is damaged.",
+                ),
+                &["pipeline"],
+            )?,
+        };
+        registry.register(Box::new(metrics.jobs.clone()))?;
+        registry.register(Box::new(metrics.restarts.clone()))?;
+        registry.register(Box::new(metrics.checkpoints.clone()))?;
+        registry.register(Box::new(metrics.duration.clone()))?;
+        registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(metrics.last_completed.clone()))?;
+        registry.register(Box::new(metrics.fallbacks.clone()))?;
+        Ok(metrics)
+    }
+
+    /// How many jobs of each pipeline are in each state.
+    pub(super) fn states(&self, jobs: Vec<(String, &'static str)>) {
+        let mut counts: BTreeMap<(Arc<str>, &'static str), i64> = BTreeMap::new();
+        for (pipeline, state) in jobs {
+            let pipeline: Arc<str> = pipeline.into();
+            for known in STATES {
+                counts.entry((Arc::clone(&pipeline), known)).or_default();
+            }
+            *counts.entry((pipeline, state)).or_default() += 1;
+        }
+        for ((pipeline, state), count) in counts {
+            self.jobs.with_label_values(&[&*pipeline, state]).set(count);
+        }
+    }
+
+    /// This node coordinates no job any more.
+    pub(super) fn forget(&self) {
+        self.jobs.reset();
+    }
+
+    /// Another attempt begins.
+    pub(super) fn restarted(&self, pipeline: &str, cause: &str) {
+        self.restarts.with_label_values(&[pipeline, cause]).inc();
+    }
+
+    /// A damaged checkpoint was passed over.
+    pub(super) fn fell_back(&self, pipeline: &str) {
+        self.fallbacks.with_label_values(&[pipeline]).inc();
+    }
+
+    /// A checkpoint was completed, or given up.
+    pub(super) fn checkpoint(
+        &self,
+        pipeline: &str,
+        completed: bool,
+        took: Option<Duration>,
+        bytes: u64,
+        now_ms: i64,
+    ) {
+        let result = if completed { "completed" } else { "failed" };
+        self.checkpoints.with_label_values(&[pipeline, result]).inc();
+        if !completed {
+            return;
+        }
+        if let Some(took) = took {
+            self.duration.with_label_values(&[pipeline]).observe(took.as_secs_f64());
+        }
+        self.bytes.with_label_values(&[pipeline]).observe(bytes as f64);
+        self.last_completed.with_label_values(&[pipeline]).set(now_ms as f64 / 1000.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_counted_in_its_state_alone_and_a_failed_checkpoint_has_no_size() {
+        let registry = prometheus::Registry::new();
+        let metrics = JobMetrics::new(&registry).unwrap();
+        metrics.states(vec![("p".into(), "running")]);
+        metrics.states(vec![("p".into(), "restarting")]);
+        metrics.restarted("p", "failure");
+        metrics.checkpoint("p", true, Some(Duration::from_millis(20)), 100, 5_000);
+        metrics.checkpoint("p", false, None, 0, 6_000);
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            "afflux_job_state{pipeline=\"p\",state=\"running\"} 0",
+            "afflux_job_state{pipeline=\"p\",state=\"restarting\"} 1",
+            "afflux_job_restarts_total{cause=\"failure\",pipeline=\"p\"} 1",
+            "afflux_checkpoints_total{pipeline=\"p\",result=\"failed\"} 1",
+            "afflux_checkpoint_bytes_count{pipeline=\"p\"} 1",
+            "afflux_checkpoint_last_completed_timestamp_seconds{pipeline=\"p\"} 5",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}
