@@ -61,7 +61,7 @@ pub(crate) fn request(
     if let Some(parallelism) = parallelism.filter(|tasks| *tasks > 0) {
         settings.insert("pipeline.parallelism".to_owned(), parallelism.to_string());
     }
-    JobRequest { pipeline: pipeline.to_owned(), settings, replay, restore: None, nodes_min: 0 }
+    JobRequest { pipeline: pipeline.to_owned(), settings, replay, ..JobRequest::default() }
 }
 
 /// Shows a job until it ends or this process is asked to stop; `latest` is what was last heard of it.

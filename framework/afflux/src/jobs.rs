@@ -25,6 +25,9 @@ pub struct JobRequest {
     /// Starts from a checkpoint: `JOB` (its latest) or `JOB/EPOCH`.
     #[serde(default)]
     pub restore: Option<String>,
+    /// Starts from the checkpoint even when the pipeline has no operator for some of its state, which is then lost.
+    #[serde(default)]
+    pub allow_orphaned_state: bool,
     /// Waits a short while until the coordinator sees this many nodes: its view of the registry may
     /// lag behind that of the caller.
     #[serde(default)]
@@ -71,6 +74,8 @@ pub struct JobInfo {
     pub progress: JobProgress,
     /// The last epoch that is durable.
     pub last_checkpoint: Option<u64>,
+    /// Of a job that was just started from a checkpoint: which state it goes on with, and which is new or orphaned.
+    pub restored: Option<String>,
     /// Which try at running it this is, from 1; a try may be lost before it begins.
     pub attempt: u64,
     /// How often another attempt was begun, under the coordinator that answers.

@@ -251,6 +251,9 @@ pub(crate) struct DevArgs {
     /// Starts from a checkpoint: the latest of a job, or one of its epochs.
     #[arg(long, value_name = "JOB[/EPOCH]")]
     pub(crate) restore: Option<String>,
+    /// Starts even when the pipeline has no operator for some of the checkpoint's state, which is then lost.
+    #[arg(long, requires = "restore")]
+    pub(crate) allow_orphaned_state: bool,
     /// Keeps the nodes up after the input has ended, until Ctrl-C.
     #[arg(long)]
     pub(crate) hold: bool,
@@ -316,6 +319,9 @@ pub(crate) struct RunArgs {
     /// Starts from a checkpoint: the latest of a job, or one of its epochs.
     #[arg(long, value_name = "JOB[/EPOCH]")]
     pub(crate) restore: Option<String>,
+    /// Starts even when the pipeline has no operator for some of the checkpoint's state, which is then lost.
+    #[arg(long, requires = "restore")]
+    pub(crate) allow_orphaned_state: bool,
     /// Returns as soon as it has started.
     #[arg(long)]
     pub(crate) detach: bool,

@@ -17,7 +17,11 @@ pub(crate) async fn run(app: &App, global: &Global, args: &RunArgs) -> Result<()
     let jobs = client.jobs().await?;
     let mut request = request(&pipeline, &layers, args.parallelism, args.replay);
     request.restore = args.restore.clone();
+    request.allow_orphaned_state = args.allow_orphaned_state;
     let job = submit(&jobs, request).await?;
+    if let Some(restored) = job.restored.as_ref().filter(|_| !global.json) {
+        eprintln!("state {restored}");
+    }
     if args.detach {
         return if global.json { print_json(&job) } else { print_line(&job.id) };
     }

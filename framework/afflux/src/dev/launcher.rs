@@ -403,6 +403,7 @@ impl Launcher {
         let jobs = self.client.client::<Jobs>();
         let mut request = request(pipeline, layers, args.parallelism, args.replay);
         request.restore = args.restore.clone();
+        request.allow_orphaned_state = args.allow_orphaned_state;
         request.nodes_min = u32::try_from(self.children.len()).unwrap_or(u32::MAX);
         let mut show = if global.json { Show::plain() } else { Show::new() };
         let job = tokio::select! {

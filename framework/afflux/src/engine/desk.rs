@@ -662,6 +662,14 @@ impl JobsShared for JobDesk {
             .into());
         }
         let plan = desk.parts.pipelines.plan(&request.pipeline, settings.clone())?;
+        let restored = match (&restore, &desk.parts.storage) {
+            (Some((job, epoch)), Some(storage)) => {
+                let change = storage.compare(job, *epoch, &plan, request.allow_orphaned_state).await?;
+                tracing::info!(pipeline = request.pipeline, "state {change}");
+                Some(change.to_string())
+            }
+            _ => None,
+        };
         let names: Vec<NodeId> = nodes.into_iter().map(|(node, _)| node).collect();
         let now_ms = (desk.parts.now_ms)();
         let id = desk.table.lock().new_id(&request.pipeline, now_ms);
@@ -691,7 +699,7 @@ impl JobsShared for JobDesk {
             state => !state.is_terminal() || entry.ended_ms.is_some(),
         };
         desk.until(&id, SUBMIT_WAIT, begun).await;
-        desk.show_now(&id)
+        Ok(JobInfo { restored, ..desk.show_now(&id)? })
     }
 
     async fn list(&self, _: &mut Cx) -> Result<Vec<JobInfo>, Fault<NoError>> {

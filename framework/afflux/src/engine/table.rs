@@ -251,6 +251,7 @@ impl Entry {
             tasks,
             progress: self.progress(),
             last_checkpoint: self.coordinator.last_completed(),
+            restored: None,
             attempt: deployment.attempt.0,
             restarts: self.coordinator.restarts(),
             restartable: self.coordinator.restartable(),
