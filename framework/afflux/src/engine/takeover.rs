@@ -53,6 +53,10 @@ impl Desk {
         }
         let running: BTreeSet<String> = found.keys().cloned().collect();
         for (job, found) in found {
+            // Submitted here meanwhile.
+            if self.table.lock().jobs.contains_key(&job) {
+                continue;
+            }
             if let Err(error) = self.adopt(&job, found).await {
                 tracing::error!(job, %error, "a job of the coordinator before cannot be taken over");
             }
