@@ -78,7 +78,7 @@ pub use keyed::{ByRef, ByValue, KeyOf};
 pub use keyed_stream::KeyedStream;
 pub use merge::{Either, EitherKey};
 pub use meter::{
-    AskReading, Doing, EdgeReading, KeyShare, OperatorReading, SPLITS_SHOWN_MAX, SplitReading, TaskMeter,
+    AskReading, Doing, EdgeReading, KeyShare, OperatorReading, SPLITS_SHOWN_MAX, SnapshotReading, SplitReading, TaskMeter,
     TaskReading,
 };
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};

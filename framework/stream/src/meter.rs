@@ -1,5 +1,7 @@
 //! What a task counts: a relaxed add a batch, read by whoever asks.
 
+mod snapshots;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -7,6 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Re
 use serde::{Deserialize, Serialize};
 
 use crate::errors::DeadReason;
+
+use snapshots::SnapshotMeter;
+pub use snapshots::SnapshotReading;
 
 thread_local! {
     /// Where a panic that is being unwound came from.
@@ -272,6 +277,7 @@ pub struct TaskMeter {
     pub(crate) input_total: AtomicU64,
     /// Records that are there and not read; `u64::MAX` when unknown.
     pub(crate) input_lag: AtomicU64,
+    pub(crate) snapshots: SnapshotMeter,
 }
 
 /// What an operator that asks about every record has on its way.
@@ -350,6 +356,9 @@ pub struct TaskReading {
     /// Records that a source's splits have and that were not read, when all of them know.
     #[serde(default)]
     pub input_lag: Option<u64>,
+    /// What snapshots have cost it.
+    #[serde(default)]
+    pub snapshots: SnapshotReading,
 }
 
 impl TaskMeter {
@@ -434,6 +443,7 @@ impl TaskMeter {
             },
             edges: self.edges.lock().iter().map(|e| e.read()).collect(),
             input_lag: Some(self.input_lag.load(Relaxed)).filter(|lag| *lag < u64::MAX),
+            snapshots: self.snapshots.read(),
         }
     }
 }

@@ -67,6 +67,8 @@ pub(crate) trait Work {
     fn poll(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Poll<Result<bool>>;
     /// Whether the last `Pending` was for want of room in the output.
     fn backpressured(&self) -> bool;
+    /// How many snapshots have begun, and how many of them are complete.
+    fn snapshots(&self) -> (u64, u64);
     /// What a finished task leaves to later epochs.
     fn last_words(&mut self, turn: &mut Turn<'_, '_>) -> Result<TaskSnapshot>;
     /// Whether a finished task stays until an epoch is durable that has its last words.
@@ -89,6 +91,8 @@ pub(crate) struct Chain<T> {
     barrier: Option<u64>,
     /// The snapshot of the last barrier, until the stages have written all of it.
     snapshot: Option<TaskSnapshot>,
+    /// When its barrier passed, and how long that had waited for the slowest channel.
+    since: Option<(Instant, Duration)>,
     /// A barrier that came meanwhile: it waits, and nothing is read behind it.
     waiting: Option<u64>,
     /// The last epoch whose barrier has passed.
@@ -99,6 +103,8 @@ pub(crate) struct Chain<T> {
     last: Option<TaskSnapshot>,
     /// An epoch that has the last words is durable.
     durable: bool,
+    /// Snapshots begun and told of.
+    snapshots: (u64, u64),
 }
 
 impl<T> Chain<T> {
@@ -112,11 +118,13 @@ impl<T> Chain<T> {
             report: Arc::clone(&cx.report),
             barrier: None,
             snapshot: None,
+            since: None,
             waiting: None,
             passed: 0,
             stays: cx.settings.checkpoint_interval_ms > 0,
             last: None,
             durable: false,
+            snapshots: (0, 0),
         }
     }
 
@@ -148,23 +156,33 @@ impl<T> Chain<T> {
 
     /// Goes on with the snapshot of the last barrier and tells of it when all of it is there; `true` while
     /// the stages have more to write.
-    fn write_snapshot(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
+    fn write_snapshot(&mut self, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Result<bool> {
         let Some(snapshot) = self.snapshot.take() else { return Ok(false) };
         let confirmed = self.barrier != Some(snapshot.epoch);
         turn.snapshot = Some(snapshot);
         let written = self.first.poll_snapshot(turn, &mut { SNAPSHOT_BUDGET })?;
         let snapshot = turn.snapshot.take();
         match snapshot {
-            Some(snapshot) if written && confirmed => (self.report)(TaskEvent::Snapshot(snapshot)),
+            Some(snapshot) if written && confirmed => {
+                self.snapshots.1 += 1;
+                if let Some((since, align)) = self.since.take() {
+                    let bytes = snapshot.parts.iter().map(|p| p.bytes.len()).sum();
+                    meter.snapshots.taken(align, turn.now.duration_since(since), bytes);
+                }
+                (self.report)(TaskEvent::Snapshot(snapshot));
+            }
             snapshot => self.snapshot = snapshot,
         }
         Ok(!written)
     }
 
     /// A barrier passes through the stages.
-    fn pass(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
+    fn pass(&mut self, epoch: u64, turn: &mut Turn<'_, '_>, meter: &TaskMeter) -> Result<()> {
         let saves = !is_round(epoch);
+        let align = self.input.aligned_for();
         if saves {
+            self.since = Some((turn.now, align));
+            self.snapshots.0 += 1;
             turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
             self.passed = epoch;
         }
@@ -176,7 +194,7 @@ impl<T> Chain<T> {
         }
         self.barrier = Some(epoch);
         self.backpressured = self.poll_barrier(turn)?.is_pending();
-        self.write_snapshot(turn).map(|_| ())
+        self.write_snapshot(turn, meter).map(|_| ())
     }
 
     /// Nothing can be done but to go on with a snapshot, where one is `writing`.
@@ -190,7 +208,7 @@ impl<T> Work for Chain<T> {
         self.backpressured = false;
         turn.full = false;
         let held = self.poll_barrier(turn)?.is_pending();
-        let writing = self.write_snapshot(turn)?;
+        let writing = self.write_snapshot(turn, meter)?;
         if held || self.first.poll_ready(turn)?.is_pending() {
             self.backpressured = true;
             return Self::wait(writing);
@@ -211,7 +229,7 @@ impl<T> Work for Chain<T> {
             Poll::Ready(false) => {}
         }
         if let Some(epoch) = self.waiting.take() {
-            self.pass(epoch, turn)?;
+            self.pass(epoch, turn, meter)?;
             return Poll::Ready(Ok(false));
         }
         match self.input.poll_next(&mut self.batch, turn)? {
@@ -227,7 +245,7 @@ impl<T> Work for Chain<T> {
             Poll::Ready(Some(mark)) => {
                 match mark {
                     Mark::Barrier(epoch) if writing && !is_round(epoch) => self.waiting = Some(epoch),
-                    Mark::Barrier(epoch) => self.pass(epoch, turn)?,
+                    Mark::Barrier(epoch) => self.pass(epoch, turn, meter)?,
                     Mark::Watermark(t) => {
                         meter.watermark_ms.store(t.millis(), Relaxed);
                         self.first.mark(mark, turn)?;
@@ -249,6 +267,9 @@ impl<T> Work for Chain<T> {
 
     fn backpressured(&self) -> bool {
         self.backpressured
+    }
+    fn snapshots(&self) -> (u64, u64) {
+        self.snapshots
     }
     fn last_words(&mut self, turn: &mut Turn<'_, '_>) -> Result<TaskSnapshot> {
         turn.snapshot = Some(self.last.take().unwrap_or_default());
@@ -304,12 +325,24 @@ pub(crate) struct Task {
     finished: bool,
     /// It has finished, and waits for the epoch that commits its last output.
     staying: bool,
+    /// The longest turn of all, and since the barrier of the last snapshot.
+    longest: (Duration, Duration),
 }
 
 impl Task {
     pub(crate) fn new(work: Box<dyn Work>, meter: Arc<TaskMeter>, report: TaskReport, clock: Clock) -> Self {
         let since = clock.now();
-        Self { work, meter, report, clock, doing: Doing::Idle, since, finished: false, staying: false }
+        Self {
+            work,
+            meter,
+            report,
+            clock,
+            doing: Doing::Idle,
+            since,
+            finished: false,
+            staying: false,
+            longest: Default::default(),
+        }
     }
 
     fn account(&mut self, busy_from: Instant, now: Instant, doing: Doing) {
@@ -343,6 +376,21 @@ impl Task {
                 Poll::Ready(Err(StopReason::Finished))
             }
             Ok(Poll::Ready(Err(status))) | Err(status) => self.fail(status),
+        }
+    }
+
+    /// Counts how long one turn took, in which these snapshots were begun and told of before and after.
+    fn took(&mut self, turn: Duration, before: (u64, u64)) {
+        if turn > self.longest.0 {
+            self.longest.0 = turn;
+            self.meter.snapshots.turn(turn);
+        }
+        let after = self.work.snapshots();
+        if after.0 > before.1 {
+            self.longest.1 = self.longest.1.max(turn);
+            if after.1 > before.1 {
+                self.meter.snapshots.pause(std::mem::take(&mut self.longest.1));
+            }
         }
     }
 
@@ -390,11 +438,13 @@ impl Actor for Task {
         let mut now = start;
         loop {
             let mut turn = Turn { task, full: false, snapshot: None, now };
+            let (began, snapshots) = (now, self.work.snapshots());
             let polled = match self.guarded(|work, meter| work.poll(&mut turn, meter)) {
                 Ok(polled) => polled,
                 Err(status) => return self.fail(status),
             };
             now = self.clock.now();
+            self.took(now.duration_since(began), snapshots);
             match polled {
                 Poll::Ready(Ok(false)) => {
                     if now.duration_since(start) >= WORK_PER_POLL {

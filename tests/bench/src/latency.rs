@@ -15,6 +15,7 @@ use afflux_stream::{
 use hdrhistogram::Histogram;
 
 use crate::args::Args;
+use crate::checkpoint::Watch;
 use crate::stream::{Seat, drive, introduce, spawn};
 use crate::usage::peak_rss_mb;
 
@@ -177,6 +178,7 @@ fn work(
         &plan,
         parallelism,
         seat,
+        Watch::default(),
         exchange,
         |_, _| {},
         |ran| {

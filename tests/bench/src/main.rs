@@ -1,6 +1,7 @@
 //! Benchmarks of Afflux, one JSON line a run with `--json`; see `docs/performance.md`.
 //!
 //! `afflux-bench stream w1|w2|w3|w4 --records N --parallelism P --nodes K`
+//! `afflux-bench checkpoint --keys N --changed SHARE`
 //! `afflux-bench nexmark q0|…|q22 --events N --rate R --parallelism P --nodes K --digest`
 //! `afflux-bench rpc r1|r2|r3|r4|r5|connections --outstanding N --payload BYTES --seconds S`
 
@@ -8,6 +9,7 @@
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/args.rs"]
 mod args;
+mod checkpoint;
 mod connections;
 mod latency;
 mod local;
@@ -70,23 +72,32 @@ afflux-bench rpc large [--payload BYTES] [--seconds S]      pings each ms beside
 afflux-bench rpc connections [--clients N] [--rate N] [--seconds S]      memory of the server, latency over all clients
 afflux-bench local l1|l2 [--outstanding N] [--threads 1|2] [--seconds S]      ask and tell in one process
 afflux-bench stream latency [--rate N] [--seconds S] [--nodes K]      from when a record was due to the sink
+afflux-bench checkpoint [--keys N] [--changed SHARE] [--epochs E]      pause, duration and bytes of checkpoints of N keys
+afflux-bench checkpoint --backpressure [--sink-rate N] [--seconds S] [--nodes K]      how long barriers wait behind a slow sink
 afflux-bench stream slow --nodes 2      memory behind a consumer of 1,000 records/s, after 10 and 60 s
 
 Each prints a table, or with --json one JSON line: records (or requests), wall and CPU seconds of all processes,
 work per CPU second, latencies, peak memory and the workload's checksum.
+
+stream and nexmark take --checkpoint-ms MS: a checkpoint each MS, stored in a temporary directory; 0, the default: none.
 
 Examples:
   afflux-bench stream w2 --records 200_000_000 --parallelism 2
   afflux-bench rpc r2 --outstanding 256 --seconds 10";
 
 fn main() {
-    let words = std::env::args().skip(1).filter(|word| word != "--json" && word != nexmark::DIGEST);
+    let words = std::env::args()
+        .skip(1)
+        .filter(|word| word != "--json" && word != nexmark::DIGEST && word != checkpoint::BACKPRESSURE);
     let outcome = Args::parse(words).and_then(|mut args| {
-        let suite =
-            args.word("a suite (stream, nexmark, rpc, local)").map_err(|e| format!("{e}\n\n{HELP}"))?;
+        let suite = args
+            .word("a suite (stream, nexmark, checkpoint, rpc, local)")
+            .map_err(|e| format!("{e}\n\n{HELP}"))?;
         match suite.as_str() {
             "stream" => stream::run(args),
             "nexmark" => nexmark::run(args),
+            "checkpoint" => checkpoint::run(args),
+            "checkpoint-node" => checkpoint::node(args),
             "rpc" => rpc::run(args),
             "local" => local::run(args),
             "rpc-server" => rpc::server(args),

@@ -7,6 +7,7 @@ use afflux_nexmark::{Digest, Log, Tally};
 use afflux_stream::{Flow, JobSettings};
 
 use crate::args::Args;
+use crate::checkpoint::Watch;
 use crate::stream::{Seat, drive, introduce, spawn};
 use crate::usage::peak_rss_mb;
 
@@ -29,6 +30,7 @@ struct Params {
     rate: usize,
     parallelism: u32,
     digest: bool,
+    every_ms: u64,
     /// Where q10 writes.
     files: PathBuf,
 }
@@ -40,6 +42,7 @@ impl Params {
             events: args.number("events", 5_000_000)?,
             rate: args.number("rate", 10_000)?,
             parallelism: args.count("parallelism", 1)? as u32,
+            every_ms: args.number("checkpoint-ms", 0)?,
             digest: std::env::args().any(|word| word == DIGEST),
             files: args.text("files").unwrap_or_else(|| "out/nexmark-q10".to_owned()).into(),
         })
@@ -61,6 +64,7 @@ fn work(
         &plan,
         parallelism,
         seat,
+        Watch { every_ms: params.every_ms, ..Watch::default() },
         exchange,
         |deployment, node| {
             // The events of this node's splits are in memory before the clock starts.
@@ -104,6 +108,8 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         params.parallelism = params.parallelism.max(nodes as u32);
         let (events, rate) = (params.events.to_string(), params.rate.to_string());
         let mut words = vec!["nexmark-node", &params.query, "--events", &events, "--rate", &rate];
+        let every = params.every_ms.to_string();
+        words.extend(["--checkpoint-ms", &every]);
         let files = params.files.to_string_lossy();
         words.extend(["--files", &files]);
         words.extend(params.digest.then_some(DIGEST));

@@ -16,6 +16,7 @@ use afflux_stream::{
 use afflux_wire::{Attempt, NodeId};
 
 use crate::args::Args;
+use crate::checkpoint::{Checkpoints, Seen, Watch};
 use crate::report::{Param, Report, Work};
 use crate::usage::{Mark, peak_rss_mb};
 use crate::workload::*;
@@ -171,6 +172,7 @@ struct Share {
     rss_mb: f64,
     checksum: u64,
     results: u64,
+    seen: Seen,
 }
 
 /// Which of how many processes this one is.
@@ -181,6 +183,7 @@ pub(crate) struct Ran {
     pub(crate) wall_s: f64,
     pub(crate) cpu_s: f64,
     pub(crate) running: Running,
+    pub(crate) seen: Seen,
 }
 
 /// Runs this node's tasks. `exchange` gives the address away and returns those of all nodes; `prepare` is
@@ -189,6 +192,7 @@ pub(crate) fn drive<S: serde::Serialize>(
     plan: &Plan,
     parallelism: u32,
     (index, nodes): Seat,
+    watch: Watch,
     exchange: impl FnOnce(Option<String>) -> Result<Vec<String>, String>,
     prepare: impl FnOnce(&Deployment, &NodeId),
     share: impl FnOnce(&Ran) -> Result<S, String>,
@@ -255,16 +259,31 @@ pub(crate) fn drive<S: serde::Serialize>(
             return watch_memory(index).await;
         }
         let mut left = running.tasks.len();
-        while left > 0 {
-            match events.recv().await {
-                Some((_, TaskEvent::Finished(_))) => left -= 1,
+        let mut checkpoints = Checkpoints::new(watch, index)?;
+        while left > 0 && !checkpoints.enough() {
+            let event = tokio::select! {
+                biased;
+                event = events.recv() => event,
+                () = checkpoints.due() => {
+                    checkpoints.tick(&running);
+                    continue;
+                }
+            };
+            match event {
+                Some((_, TaskEvent::Finished(_))) => {
+                    left -= 1;
+                    checkpoints.finished();
+                }
                 Some((id, TaskEvent::Failed(status))) => return Err(format!("task {id}: {status}")),
-                Some(_) => {}
+                Some((id, TaskEvent::Snapshot(snapshot))) => {
+                    checkpoints.take(id, &snapshot, left, &running).await?;
+                }
                 None => return Err("the tasks ended without a word".into()),
             }
         }
         let (wall_s, cpu_s) = mark.spent()?;
-        let ran = Ran { wall_s, cpu_s, running };
+        let seen = checkpoints.report(&running);
+        let ran = Ran { wall_s, cpu_s, running, seen };
         let share = share(&ran)?;
         if nodes > 1 {
             println!("{}", serde_json::to_string(&share).map_err(|e| e.to_string())?);
@@ -284,6 +303,7 @@ fn work(
     workload: &str,
     records: u64,
     parallelism: u32,
+    every_ms: u64,
     seat: Seat,
     exchange: impl FnOnce(Option<String>) -> Result<Vec<String>, String>,
 ) -> Result<Share, String> {
@@ -293,6 +313,7 @@ fn work(
         &plan,
         parallelism,
         seat,
+        Watch { every_ms, ..Watch::default() },
         exchange,
         |_, _| {},
         |ran| {
@@ -305,6 +326,7 @@ fn work(
                 rss_mb: peak_rss_mb()?,
                 checksum: if summed == 0 { results } else { tally.checksum.load(Relaxed) },
                 results,
+                seen: ran.seen.clone(),
             })
         },
     )
@@ -321,7 +343,8 @@ async fn watch_memory<S>(index: usize) -> Result<S, String> {
         seen.push(kib / 1024.0);
     }
     eprintln!("node {index}: {:.1} MiB after 10 s, {:.1} MiB after 60 s", seen[0], seen[1]);
-    let share = Share { wall_s: 60.0, cpu_s: 0.0, rss_mb: seen[1], checksum: 0, results: 0 };
+    let (rss_mb, seen) = (seen[1], Seen::default());
+    let share = Share { wall_s: 60.0, cpu_s: 0.0, rss_mb, checksum: 0, results: 0, seen };
     println!("{}", serde_json::to_string(&share).map_err(|e| e.to_string())?);
     std::future::pending().await
 }
@@ -346,20 +369,25 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
     let records: u64 = args.number("records", 20_000_000)?;
     let parallelism = args.count("parallelism", 1)? as u32;
     let nodes = args.count("nodes", 1)?;
+    let every_ms: u64 = args.number("checkpoint-ms", 0)?;
     args.finish()?;
     let shares = if nodes == 1 {
-        vec![work(&workload, records, parallelism, (0, 1), |_| Ok(Vec::new()))?]
+        vec![work(&workload, records, parallelism, every_ms, (0, 1), |_| Ok(Vec::new()))?]
     } else {
         let parallelism = parallelism.max(nodes as u32);
-        let words = ["stream-node", &workload, "--records", &records.to_string()];
+        let (records, every_ms) = (records.to_string(), every_ms.to_string());
+        let words = ["stream-node", &workload, "--records", &records, "--checkpoint-ms", &every_ms];
         spawn(&words, parallelism, nodes)?
     };
     let sum = |f: fn(&Share) -> f64| shares.iter().map(f).sum::<f64>();
+    let checkpoints = shares.iter().map(|s| s.seen.epochs.len() as u64).max().unwrap_or(0);
     let report = Report {
         bench: format!("stream {workload}"),
         params: vec![
             ("parallelism", Param::Number(u64::from(parallelism))),
             ("nodes", Param::Number(nodes as u64)),
+            ("checkpoint_ms", Param::Number(every_ms)),
+            ("checkpoints", Param::Number(checkpoints)),
         ],
         work: Work::Records {
             records,
@@ -431,8 +459,9 @@ pub(crate) fn node(mut args: Args) -> Result<(), String> {
     let parallelism = args.count("parallelism", 1)? as u32;
     let nodes = args.count("nodes", 1)?;
     let index: usize = args.number("index", 0)?;
+    let every_ms: u64 = args.number("checkpoint-ms", 0)?;
     args.finish()?;
-    work(&workload, records, parallelism, (index, nodes), introduce)?;
+    work(&workload, records, parallelism, every_ms, (index, nodes), introduce)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
@@ -34,6 +35,10 @@ pub(crate) trait Input<T> {
     /// Saves its own state while a barrier passes.
     fn save(&mut self, _turn: &mut Turn<'_, '_>) -> Result<()> {
         Ok(())
+    }
+    /// How long the first channel stood still for the barrier that was just handed out.
+    fn aligned_for(&self) -> Duration {
+        Duration::ZERO
     }
     /// The epoch is durable.
     fn completed(&mut self, _epoch: u64) {}
@@ -63,6 +68,10 @@ pub(crate) struct InputGate<T> {
     watermark: Timestamp,
     idle: bool,
     barrier: Option<u64>,
+    /// When the first channel sent it.
+    since: Option<Instant>,
+    /// How long the channels of the last barrier stood still.
+    aligned_for: Duration,
     /// Marks that follow what was just returned: at most a watermark, an idle and the end.
     next: VecDeque<Mark>,
 }
@@ -79,6 +88,8 @@ impl<T: DeserializeOwned> InputGate<T> {
             watermark: Timestamp::MIN,
             idle: false,
             barrier: None,
+            since: None,
+            aligned_for: Duration::ZERO,
             next: VecDeque::new(),
         }
     }
@@ -191,6 +202,10 @@ fn decode<T: DeserializeOwned>(payload: &[u8], count: u32, into: &mut Batch<T>) 
 }
 
 impl<T: DeserializeOwned> Input<T> for InputGate<T> {
+    fn aligned_for(&self) -> Duration {
+        self.aligned_for
+    }
+
     fn poll_next(&mut self, into: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Poll<Result<Option<Mark>>> {
         if let Some(mark) = self.next.pop_front() {
             return Poll::Ready(Ok(Some(mark)));
@@ -236,7 +251,20 @@ impl<T: DeserializeOwned> Input<T> for InputGate<T> {
                     return Poll::Ready(Ok(None));
                 }
                 Poll::Ready(Ok(Some(mark))) => {
-                    if let Some(mark) = self.take(index, mark) {
+                    let waited = self.barrier.is_some();
+                    let taken = self.take(index, mark);
+                    match (waited, self.barrier.is_some()) {
+                        (false, true) => self.since = Some(turn.now),
+                        (true, false) => {
+                            let since = self.since.take();
+                            self.aligned_for = since.map_or(Duration::ZERO, |s| turn.now.duration_since(s));
+                        }
+                        (false, false) if matches!(mark, Mark::Barrier(_)) => {
+                            self.aligned_for = Duration::ZERO;
+                        }
+                        _ => {}
+                    }
+                    if let Some(mark) = taken {
                         return Poll::Ready(Ok(Some(mark)));
                     }
                     // Nothing for the task in it: look at this channel again.
