@@ -78,8 +78,8 @@ pub use keyed::{ByRef, ByValue, KeyOf};
 pub use keyed_stream::KeyedStream;
 pub use merge::{Either, EitherKey};
 pub use meter::{
-    AskReading, Doing, EdgeReading, KeyShare, OperatorReading, SPLITS_SHOWN_MAX, SnapshotReading, SplitReading, TaskMeter,
-    TaskReading,
+    AskReading, Doing, EdgeReading, KeyShare, OperatorReading, SPLITS_SHOWN_MAX, SnapshotReading,
+    SplitReading, TaskMeter, TaskReading,
 };
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};

@@ -1,7 +1,7 @@
 //! The keyed state of one operator in memory: a hash table in segments, written out while it is used.
 //!
-//! A table begins as one segment, which is split when it is full, by the low bits of the hash
-//! (extendible hashing; Fagin et al. 1979): nothing ever moves more rows than a segment has.
+//! A table begins as one segment. A full segment is split by the low bits of the hash (extendible hashing;
+//! Fagin et al. 1979), so that a large table never moves more rows at once than one of its segments has.
 //!
 //! At a barrier nothing is written ([`Table::begin`]). Until all is written ([`Table::write`]), a row
 //! that is about to change is written first, alone: what the snapshot has is what was there at the
@@ -22,7 +22,7 @@ use crate::keyed::KeyOf;
 use afflux_wire::Status;
 
 pub(crate) use segment::WriteRow;
-use segment::{Lacks, Pen, SEGMENT_ROWS_MAX, Segment};
+use segment::{FIRST_ROWS_MAX, Lacks, Pen, Segment};
 
 /// Rows whose hashes are made before the first is looked up, so that the look-ups' cache misses
 /// overlap: nothing stands between them.
@@ -143,16 +143,20 @@ impl<K: Key, V> Table<K, V> {
     /// Splits a segment until this hash's is not full; returns where the hash belongs then.
     fn split(&mut self, mut at: usize, hash: u64) -> usize {
         while self.segments[at].is_full() {
+            let before = self.segments[at].depth;
+            let others = self.segments[at].split();
             let depth = self.segments[at].depth;
-            let other = self.segments[at].split();
-            let new = self.segments.len();
-            self.segments.push(other);
-            if self.directory.len() == 1 << depth {
+            while self.directory.len() < 1 << depth {
                 self.directory.extend_from_within(..);
             }
-            let first = (hash as usize & ((1 << depth) - 1)) | 1 << depth;
-            for place in (first..self.directory.len()).step_by(2 << depth) {
-                self.directory[place] = new as u32;
+            let common = hash as usize & ((1 << before) - 1);
+            for (bits, other) in (1_usize..).zip(others) {
+                let new = self.segments.len() as u32;
+                self.segments.push(other);
+                let first = common | bits << before;
+                for place in (first..self.directory.len()).step_by(1 << depth) {
+                    self.directory[place] = new;
+                }
             }
             at = self.at(hash);
         }
@@ -182,24 +186,31 @@ impl<K: Key, V> Table<K, V> {
             for (row, hash) in chunk.iter().zip(&mut hashes) {
                 *hash = keys.hash(row);
             }
-            let mut done = 0;
-            if let [only] = &mut self.segments[..]
-                && only.is_written()
-                && only.table.len() + chunk.len() <= SEGMENT_ROWS_MAX
-            {
-                upsert_into(&mut only.table, chunk, &hashes, keys, &make, &add);
-                done = chunk.len();
-            }
-            for (row, hash) in chunk.iter().zip(&hashes).skip(done) {
-                let key = keys.key(row);
-                let at = self.at(*hash);
-                let segment = &mut self.segments[at];
-                if segment.is_written()
-                    && let Some(entry) = segment.table.find_mut(spread(*hash), |e| e.0 == *key)
-                {
-                    add(&mut entry.1, row);
-                } else {
-                    add(self.upsert(*hash, key, &make), row);
+            match &mut self.segments[..] {
+                [only] if only.is_written() && only.table.len() + chunk.len() <= FIRST_ROWS_MAX => {
+                    upsert_into(&mut only.table, chunk, &hashes, keys, &make, &add);
+                }
+                segments if self.pen.is_none() => {
+                    // Nothing but the look-up stands in this loop: the rows of absent keys wait.
+                    let mut absent = Vec::new();
+                    let (directory, mask) = (&self.directory[..], self.directory.len() - 1);
+                    for (index, (row, hash)) in chunk.iter().zip(&hashes).enumerate() {
+                        let key = keys.key(row);
+                        let segment = &mut segments[directory[*hash as usize & mask] as usize];
+                        match segment.table.find_mut(spread(*hash), |e| e.0 == *key) {
+                            Some(entry) => add(&mut entry.1, row),
+                            None => absent.push(index),
+                        }
+                    }
+                    for index in absent {
+                        let row = &chunk[index];
+                        add(self.upsert(hashes[index], keys.key(row), &make), row);
+                    }
+                }
+                _ => {
+                    for (row, hash) in chunk.iter().zip(&hashes) {
+                        add(self.upsert(*hash, keys.key(row), &make), row);
+                    }
                 }
             }
         }

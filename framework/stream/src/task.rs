@@ -20,7 +20,7 @@ use crate::context::TaskContext;
 use crate::gate::input::Input;
 use crate::meter::{Doing, TaskMeter, culprit};
 use crate::sink::LAST_EPOCH;
-use crate::snapshot::{TaskSnapshot, is_round};
+use crate::snapshot::{Part, TaskSnapshot, is_round};
 use crate::stage::{Next, SNAPSHOT_BUDGET, Turn};
 
 /// Longest stretch of work in one poll, so that a neighbour on the thread gets its turn.
@@ -166,7 +166,7 @@ impl<T> Chain<T> {
             Some(snapshot) if written && confirmed => {
                 self.snapshots.1 += 1;
                 if let Some((since, align)) = self.since.take() {
-                    let bytes = snapshot.parts.iter().map(|p| p.bytes.len()).sum();
+                    let bytes = snapshot.parts.iter().map(Part::len).sum();
                     meter.snapshots.taken(align, turn.now.duration_since(since), bytes);
                 }
                 (self.report)(TaskEvent::Snapshot(snapshot));

@@ -391,7 +391,13 @@ fn slow() -> bool {
 fn backpressure(params: &Params, parallelism: u32, nodes: usize) -> Result<(), String> {
     let shares = if nodes == 1 {
         let plan = slow_plan(params, parallelism)?;
-        vec![work(&plan, parallelism, (0, 1), Watch { every_ms: params.every_ms, ..Watch::default() }, |_| Ok(Vec::new()))?]
+        vec![work(
+            &plan,
+            parallelism,
+            (0, 1),
+            Watch { every_ms: params.every_ms, ..Watch::default() },
+            |_| Ok(Vec::new()),
+        )?]
     } else {
         let (rate, seconds) = (params.sink_rate.to_string(), params.seconds.to_string());
         let every = params.every_ms.to_string();
@@ -426,6 +432,12 @@ pub(crate) fn node(mut args: Args) -> Result<(), String> {
     let index: usize = args.number("index", 0)?;
     args.finish()?;
     let plan = slow_plan(&params, parallelism)?;
-    work(&plan, parallelism, (index, nodes), Watch { every_ms: params.every_ms, ..Watch::default() }, introduce)?;
+    work(
+        &plan,
+        parallelism,
+        (index, nodes),
+        Watch { every_ms: params.every_ms, ..Watch::default() },
+        introduce,
+    )?;
     Ok(())
 }

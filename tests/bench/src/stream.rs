@@ -278,6 +278,7 @@ pub(crate) fn drive<S: serde::Serialize>(
                 Some((id, TaskEvent::Snapshot(snapshot))) => {
                     checkpoints.take(id, &snapshot, left, &running).await?;
                 }
+                Some((_, TaskEvent::Closed)) => {}
                 None => return Err("the tasks ended without a word".into()),
             }
         }

@@ -28,12 +28,12 @@ fn ns(span: Duration) -> u64 {
 impl SnapshotMeter {
     /// A snapshot is complete: how long its barrier waited for the slowest channel, how long the task wrote
     /// while it went on, and what.
-    pub(crate) fn taken(&self, align: Duration, write: Duration, bytes: usize) {
+    pub(crate) fn taken(&self, align: Duration, write: Duration, bytes: u64) {
         self.taken.fetch_add(1, Relaxed);
-        self.bytes.fetch_add(bytes as u64, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
         self.align_ns.fetch_add(ns(align), Relaxed);
         self.write_ns.fetch_add(ns(write), Relaxed);
-        self.last_bytes.store(bytes as u64, Relaxed);
+        self.last_bytes.store(bytes, Relaxed);
         self.last_align_ns.store(ns(align), Relaxed);
         self.last_write_ns.store(ns(write), Relaxed);
     }

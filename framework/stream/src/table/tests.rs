@@ -1,3 +1,4 @@
+use super::segment::SEGMENT_ROWS_MAX;
 use super::*;
 use crate::keyed::{ByRef, ByValue};
 use crate::snapshot::{Restore, TaskSnapshot};
@@ -57,9 +58,9 @@ fn rows(mut blocks: Blocks) -> Vec<(u64, u64)> {
 
 #[test]
 fn a_table_of_many_segments_finds_every_key_and_keeps_none_that_was_removed() {
-    let keys = 400_000;
+    let keys = 100_000;
     let mut table = table(keys);
-    assert!(table.segments.len() >= 8);
+    assert!(table.segments.len() >= 200);
     assert!(table.segments.iter().all(|s| s.table.len() <= SEGMENT_ROWS_MAX));
     assert!(table.directory.len().is_power_of_two());
     assert_eq!(table.len() as u64, keys);
@@ -139,22 +140,21 @@ fn check(mut table: Table<u64, u64>, steps: &[Step]) {
 proptest! {
     #[test]
     fn a_snapshot_has_what_was_there_at_the_barrier(
-        keys in 0_u64..800,
-        steps in proptest::collection::vec(step(1_500), 0..120),
+        keys in 0_u64..3_600,
+        steps in proptest::collection::vec(step(5_000), 0..120),
     ) {
         check(table(keys), &steps);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn a_snapshot_has_what_was_there_at_the_barrier_when_segments_split_meanwhile(
-        more in 0_u64..600,
-        steps in proptest::collection::vec(step(400_000), 0..60),
+        keys in 25_000_u64..30_000,
+        steps in proptest::collection::vec(step(60_000), 0..120),
     ) {
-        // Four segments with room for few.
-        let keys = 4 * SEGMENT_ROWS_MAX as u64 - 1_200 + more;
+        // About as many as 64 segments have room for.
         let new: Vec<(u64, u32)> = (0..3_000).map(|n| (1_000_000 + n, 1)).collect();
         let steps: Vec<Step> = steps.into_iter().chain([Step::Batch(new), Step::Write(100)]).collect();
         check(table(keys), &steps);
