@@ -224,7 +224,12 @@ proptest! {
         let distinct: BTreeSet<&String> = keys.values().flatten().collect();
         prop_assert_eq!(distinct.len(), keys.values().map(BTreeSet::len).sum::<usize>(), "no two records share a key");
         if parallelism == 1 {
-            prop_assert!(keys.values().all(|k| k.len() == 1), "a record that is asked about again keeps its key");
+            // What the first run still read behind the barrier is read again, by another attempt.
+            let twice: Vec<_> = keys.values().filter(|k| k.len() > 1).collect();
+            prop_assert!(
+                twice.len() < unanswered.load(SeqCst) && twice.iter().all(|k| k.iter().any(|k| k.contains("/2/"))),
+                "a record that is asked about again keeps its key: {twice:?}"
+            );
         }
     }
 }
