@@ -44,7 +44,7 @@ mod written {
             _ => Status::Split(key, 1 << 40),
         };
         let tags = (0..key % 3).map(|n| (format!("t{n}"), (n > 0).then_some(n as u8))).collect();
-        let removed_since = (key % 2 == 0).then_some((key % 3 == 0).then_some(0.5));
+        let removed_since = key.is_multiple_of(2).then_some(key.is_multiple_of(3).then_some(0.5));
         (key, Account { owner: format!("owner {key}"), cents: -5 * key as i32, tags, status, removed_since })
     }
 }

@@ -384,8 +384,14 @@ mod tests {
         let mut item = |number: u8, can_be_row: bool| {
             sending.put(100, &mut |buf, form| match form {
                 ItemForm::Row if !can_be_row => Err(Status::invalid("untagged")),
-                ItemForm::Row => Ok(buf.push(number)),
-                ItemForm::Named => Ok(buf.extend([0x90, number])),
+                ItemForm::Row => {
+                    buf.push(number);
+                    Ok(())
+                }
+                ItemForm::Named => {
+                    buf.extend([0x90, number]);
+                    Ok(())
+                }
             })
         };
         assert!(item(1, true).unwrap() && item(2, true).unwrap() && item(3, false).unwrap());
