@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use afflux::prelude::*;
 use afflux_actor::{Clock, Threads};
@@ -89,7 +89,7 @@ fn a_run_that_goes_on_from_a_checkpoint_writes_each_bid_once() {
         // 200 s of the events' time in 100 ms.
         let first = plan(&log, parallelism, Some(2_000.0), directory.path(), 300);
         let second = plan(&log, parallelism, None, directory.path(), 300);
-        let restore = afflux_actor::test::system(|| async move {
+        let restore = afflux_actor::test::paused(|| async move {
             let threads = Arc::new(Threads::inline_slots(2).unwrap());
             let clock = Clock::starting_at(SystemTime::UNIX_EPOCH);
             let mut run = start_local(&first, threads, clock, None, None).unwrap();
@@ -101,16 +101,15 @@ fn a_run_that_goes_on_from_a_checkpoint_writes_each_bid_once() {
                 if read(&run) > 10_000 {
                     break;
                 }
-                match run.checkpoint(epoch).await {
-                    Ok(later) => saved = later,
-                    Err(_) => break,
-                }
+                saved = run.checkpoint(epoch).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             // It writes on behind the checkpoint before it is stopped.
             let at = read(&run);
-            while read(&run) < (at + 2_000).min(20_000) {
-                tokio::task::yield_now().await;
+            while read(&run) < at + 2_000 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            assert!(read(&run) < 19_000, "it was not stopped half-way");
             saved
         });
         assert!(files_below(directory.path()).unwrap().len() > 10, "nothing was written half-way");

@@ -256,21 +256,21 @@ async fn a_savepoint_refers_to_nothing_and_outlives_the_checkpoint_that_it_was_m
 async fn old_checkpoints_go_by_themselves_while_new_ones_are_taken() {
     for (storage, _dir) in everywhere() {
         let storage = storage.retaining(2).retiring();
-        for epoch in 1..=20 {
+        // A deletion that is under way lets the next one be, so that how many are left at a moment
+        // depends on the disk: what is said is that the old ones go while new ones come.
+        let mut few = None;
+        for epoch in 1..=500 {
             checkpoint(&storage, "j", 1, &snapshot(epoch)).await;
             tokio::task::yield_now().await;
-        }
-        // A deletion that is under way lets the next one be: at most a few are left over.
-        let mut left = storage.epochs("j").await.unwrap();
-        for _ in 0..10_000 {
-            if left.len() <= 4 {
+            let left = storage.epochs("j").await.unwrap();
+            assert!(left.len() < 2 || left.ends_with(&[epoch - 1, epoch]), "{left:?}");
+            if epoch >= 20 && left.len() <= 4 {
+                few = Some(epoch);
                 break;
             }
-            tokio::task::yield_now().await;
-            left = storage.epochs("j").await.unwrap();
         }
-        assert!(left.len() <= 4 && left.ends_with(&[19, 20]), "{left:?}");
-        storage.read("j", 19).await.unwrap();
+        let last = few.expect("old checkpoints stay");
+        storage.read("j", last - 1).await.unwrap();
     }
 }
 
