@@ -37,6 +37,9 @@ const CONTROL_READ_BYTES_MAX: usize = 64 << 10;
 const DATA_READ_BYTES_MAX: usize = 256 << 10;
 /// Batches below this are copied out, so that a small one does not keep a whole read buffer.
 const COPY_BYTES_MAX: usize = 2 << 10;
+/// What one connection moves before others have their turn: tokio's own budget counts reads and writes, not their bytes,
+/// and 128 of them are tens of milliseconds.
+pub(crate) const TURN_BYTES_MAX: usize = 256 << 10;
 /// A deadline further away than this is none.
 const DEADLINE_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 
@@ -67,6 +70,7 @@ async fn run(
 ) {
     let mut lost = pin!(link.lost());
     let mut room = Room::new(read_bytes_max);
+    let mut moved = 0;
     loop {
         if let Err(Violation { reason, text }) = take(&mut buf) {
             link.metrics.decode_error(reason);
@@ -87,8 +91,13 @@ async fn run(
             Ok(n) => {
                 link.metrics.bytes_in.inc_by(n as u64);
                 room.has_read(n, free);
+                moved += n;
             }
             Err(error) => return link.fail_io(side, &error),
+        }
+        if moved >= TURN_BYTES_MAX {
+            moved = 0;
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::link::{Link, Side};
+use crate::reader::TURN_BYTES_MAX;
 use crate::stream::{Body, Budget, Stream, Turned};
 use crate::transport::WriteHalf;
 
@@ -218,6 +219,7 @@ pub(crate) async fn run_data(link: Arc<Link>, mut half: WriteHalf) {
     let mut budget = Budget::new(link.limits.chunked_bytes_max as usize);
     let _last = Last(&link.data);
     let mut lost = pin!(link.lost());
+    let mut moved = 0;
     loop {
         let mut gathered = false;
         let open = std::future::poll_fn(|cx| {
@@ -263,8 +265,13 @@ pub(crate) async fn run_data(link: Arc<Link>, mut half: WriteHalf) {
                 Ok(n) => {
                     link.metrics.bytes_out.inc_by(n as u64);
                     advance(&mut slices, n);
+                    moved += n;
                 }
                 Err(error) => return link.fail_io(Side::Data, &error),
+            }
+            if moved >= TURN_BYTES_MAX {
+                moved = 0;
+                tokio::task::yield_now().await;
             }
         }
         let flushed = tokio::select! {

@@ -27,7 +27,7 @@ pub use frame::{
     put_attach, put_bind, put_cancel, put_chunk, put_credit, put_data, put_data_header, put_detach,
     put_end_err, put_end_ok, put_goaway, put_health, put_hello, put_item, put_item_header, put_mark,
     put_notify, put_open, put_ping, put_pong, put_reject, put_request, put_response_err, put_response_ok,
-    put_welcome, take_frames,
+    put_welcome, response_around, take_frames,
 };
 pub use frame::{put_down, put_redirect, put_watch};
 pub use handshake::{Hello, Welcome};

@@ -86,6 +86,10 @@ Examples:
   afflux-bench rpc r2 --outstanding 256 --seconds 10";
 
 fn main() {
+    if std::env::args().skip(1).any(|word| matches!(word.as_str(), "--help" | "-h" | "help")) {
+        println!("{HELP}");
+        return;
+    }
     let words = std::env::args()
         .skip(1)
         .filter(|word| word != "--json" && word != nexmark::DIGEST && word != checkpoint::BACKPRESSURE);

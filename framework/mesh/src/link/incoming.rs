@@ -9,6 +9,7 @@ use afflux_wire::contract::{CallScope, ResponseSink};
 use afflux_wire::{
     Code, Executed, Meta, NodeId, Stage, Status, put_redirect, put_response_err, put_response_ok,
 };
+use bytes::Bytes;
 
 use super::Link;
 use crate::metrics::SAMPLE_EVERY_CALLS;
@@ -132,9 +133,50 @@ impl Link {
     }
 
     /// An answer that is sent in parts.
-    fn large_answer(&self, id: u64, bytes: &[u8]) -> Result<Body, Status> {
+    fn large_answer(&self, id: u64, bytes: Bytes) -> Result<Body, Status> {
         self.check_message(bytes.len(), || "an answer".to_owned())?;
-        Ok(Body::new(id, |buf| put_response_ok(buf, id, bytes, &Meta::default()))?)
+        Ok(Body::answer(id, bytes)?)
+    }
+
+    /// Queues the answer of a request; `large`: the frame of a result that travels in parts.
+    fn answer(&self, id: u64, result: Result<&[u8], &Status>, large: Option<Result<Body, Status>>) {
+        let mut state = self.control.lock();
+        let Some(incoming) = state.incoming.remove(&id) else { return };
+        let mut code = self.uncancel(&incoming, result.err().map(|status| status.code));
+        if !incoming.cancelled && !state.closed {
+            match (result, large) {
+                (Ok(bytes), Some(large)) => {
+                    incoming.method.metrics.traffic.left.inc_by(bytes.len() as u64);
+                    if let Err(status) = large.and_then(|body| self.push_large(body)) {
+                        code = Some(status.code);
+                        let status = status.executed(Executed::Yes).stage(Stage::Reply).node(&self.node);
+                        state.append(|buf| put_error(buf, id, &status));
+                    }
+                }
+                // Cannot fail: the length is below the limit.
+                (Ok(bytes), None) => {
+                    let load = if tells_load(id) { incoming.method.metrics.in_flight.get() - 1 } else { 0 };
+                    let meta = Meta { load: u32::try_from(load).unwrap_or(0), ..Meta::default() };
+                    drop(state.append(|buf| put_response_ok(buf, id, bytes, &meta)));
+                    let method = &incoming.method;
+                    state.answers.add(&method.metrics.traffic.left, method.service, bytes.len());
+                }
+                (Err(status), _) => {
+                    let status = located(status, &self.node);
+                    state.append(|buf| put_error(buf, id, &status));
+                }
+            }
+        }
+        let (bytes, idle) = (state.buf.len(), state.incoming.is_empty());
+        let writer = state.writer.take();
+        let draining = state.goaway.is_some();
+        drop(state);
+        Self::wake(writer);
+        self.count_answer(&incoming, code);
+        if idle && draining {
+            self.idle.notify_waiters();
+        }
+        self.check_backlog(bytes);
     }
 
     /// Requests of the peer without an answer.
@@ -174,46 +216,20 @@ impl ResponseSink for Link {
     fn respond(&self, id: u64, result: Result<&[u8], &Status>) {
         // Copied before the lock is taken.
         let large = match result {
-            Ok(bytes) if bytes.len() > self.large_bytes() => Some(self.large_answer(id, bytes)),
+            Ok(bytes) if bytes.len() > self.large_bytes() => {
+                Some(self.large_answer(id, Bytes::copy_from_slice(bytes)))
+            }
             _ => None,
         };
-        let mut state = self.control.lock();
-        let Some(incoming) = state.incoming.remove(&id) else { return };
-        let mut code = self.uncancel(&incoming, result.err().map(|status| status.code));
-        if !incoming.cancelled && !state.closed {
-            match (result, large) {
-                (Ok(bytes), Some(large)) => {
-                    incoming.method.metrics.traffic.left.inc_by(bytes.len() as u64);
-                    if let Err(status) = large.and_then(|body| self.push_large(body)) {
-                        code = Some(status.code);
-                        let status = status.executed(Executed::Yes).stage(Stage::Reply).node(&self.node);
-                        state.append(|buf| put_error(buf, id, &status));
-                    }
-                }
-                // Cannot fail: the length is below the limit.
-                (Ok(bytes), None) => {
-                    let load = if tells_load(id) { incoming.method.metrics.in_flight.get() - 1 } else { 0 };
-                    let meta = Meta { load: u32::try_from(load).unwrap_or(0), ..Meta::default() };
-                    drop(state.append(|buf| put_response_ok(buf, id, bytes, &meta)));
-                    let method = &incoming.method;
-                    state.answers.add(&method.metrics.traffic.left, method.service, bytes.len());
-                }
-                (Err(status), _) => {
-                    let status = located(status, &self.node);
-                    state.append(|buf| put_error(buf, id, &status));
-                }
-            }
+        self.answer(id, result, large);
+    }
+
+    fn respond_owned(&self, id: u64, result: Vec<u8>) {
+        if result.len() <= self.large_bytes() {
+            return self.respond(id, Ok(&result));
         }
-        let (bytes, idle) = (state.buf.len(), state.incoming.is_empty());
-        let writer = state.writer.take();
-        let draining = state.goaway.is_some();
-        drop(state);
-        Self::wake(writer);
-        self.count_answer(&incoming, code);
-        if idle && draining {
-            self.idle.notify_waiters();
-        }
-        self.check_backlog(bytes);
+        let result = Bytes::from(result);
+        self.answer(id, Ok(&result), Some(self.large_answer(id, result.clone())));
     }
 
     fn on_cancel(&self, id: u64, scope: &Arc<CallScope>) {

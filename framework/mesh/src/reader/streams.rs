@@ -64,7 +64,8 @@ impl Wholes {
                     ),
                 );
             }
-            if self.parts.insert(id, (BytesMut::new(), bytes)).is_some() {
+            // All of it at once: growing would copy what has come again and again. What peers claim is bounded above.
+            if self.parts.insert(id, (BytesMut::with_capacity(bytes), bytes)).is_some() {
                 return violation("chunk", format!("a second message of id {id} begins inside the first"));
             }
             self.bytes += bytes;

@@ -19,6 +19,10 @@ use crate::status::{Code, Stage, Status};
 pub trait ResponseSink: Send + Sync {
     /// Sends the answer of request `id`: MessagePack bytes or an error.
     fn respond(&self, id: u64, result: Result<&[u8], &Status>);
+    /// The same for an answer whose bytes are handed over: a large one is not copied again.
+    fn respond_owned(&self, id: u64, result: Vec<u8>) {
+        self.respond(id, Ok(&result));
+    }
     /// Whether the peer cancelled request `id`, or is gone.
     fn is_cancelled(&self, id: u64) -> bool;
     /// Cancels `scope` when the peer cancels request `id` or is gone, at once when that has happened.
@@ -59,6 +63,15 @@ impl ReplyTo {
     /// Sends the answer.
     pub fn respond(self, result: Result<&[u8], &Status>) {
         self.sink.respond(self.id, result);
+    }
+
+    /// Sends the answer that a buffer holds, which is taken out of it when it is large.
+    fn respond_from(self, buffer: &mut Vec<u8>) {
+        if buffer.len() > SCRATCH_BYTES_KEPT_MAX {
+            self.sink.respond_owned(self.id, std::mem::take(buffer));
+        } else {
+            self.sink.respond(self.id, Ok(buffer));
+        }
     }
 }
 
@@ -176,7 +189,7 @@ impl<T: Serialize + Send + 'static, E: RpcError> Reply<T, E> {
             })),
             Route::Wire(to) => match result {
                 Ok(value) => with_scratch(|scratch| match crate::codec::to_named_in(&value, scratch) {
-                    Ok(()) => to.respond(Ok(scratch)),
+                    Ok(()) => to.respond_from(scratch),
                     Err(status) => to.respond(Err(&status)),
                 }),
                 Err(fault) => to.respond(Err(&fault.into_status())),
@@ -288,10 +301,11 @@ impl fmt::Display for Panic {
 
 impl std::error::Error for Panic {}
 
+/// A buffer that once held a large answer is given back to the allocator.
+const SCRATCH_BYTES_KEPT_MAX: usize = 256 * 1024;
+
 /// Lends a buffer that is kept by this thread, so that answers allocate nothing.
 pub(super) fn with_scratch<R>(f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    /// A buffer that once held a large answer is given back to the allocator.
-    const SCRATCH_BYTES_KEPT_MAX: usize = 256 * 1024;
     thread_local! {
         static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
     }

@@ -296,6 +296,22 @@ pub fn put_response_ok<B: FrameBuf>(
     Ok(())
 }
 
+/// What stands around the `result_bytes` of an answer's result, without the prefix and with an empty meta: for frames
+/// that travel in parts, whose result is not copied into one.
+///
+/// # Errors
+/// [`WireError::FrameTooLarge`] above the ceiling.
+pub fn response_around(id: u64, result_bytes: usize) -> Result<(Vec<u8>, Vec<u8>), WireError> {
+    check_ceiling(Head::BYTES + result_bytes)?;
+    let mut head = Head::frame(5, Kind::Response);
+    head.uint(id);
+    head.byte(0xc0);
+    head.bin_header(result_bytes);
+    let mut tail = Vec::new();
+    Meta::default().put(&mut tail);
+    Ok((head.as_slice()[FRAME_PREFIX_BYTES..].to_vec(), tail))
+}
+
 /// `[1, id, error, nil, meta]`.
 ///
 /// # Errors
