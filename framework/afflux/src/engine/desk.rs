@@ -717,6 +717,8 @@ impl JobsShared for JobDesk {
 
     async fn cancel(&self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {
         self.desk.table.lock().find(&job)?;
+        // How far it came is told once more: afterwards nobody can be asked.
+        self.desk.refresh(&job).await;
         self.desk.feed(&job, Event::Cancel);
         self.desk.until(&job, CANCEL_WAIT, |entry| entry.ended_ms.is_some()).await;
         self.desk.show_now(&job)
