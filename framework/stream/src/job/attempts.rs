@@ -104,13 +104,9 @@ impl Storage {
     /// `DATA_LOSS` when the job has taken checkpoints, and none is left: from its beginning it would
     /// repeat output.
     pub async fn rewind_point(&self, job: &str, below: Option<u64>) -> Result<RewindPoint> {
-        let mut lives = Vec::new();
-        for attempt in self.attempts(job).await? {
-            let record = self.attempt(job, attempt).await?;
-            let own = record.deployment.restore_from.is_none();
-            let restore = record.deployment.restore.filter(|_| own).unwrap_or(0);
-            lives.push((attempt, restore, record.deployment));
-        }
+        let attempts = self.attempts(job).await?;
+        // Where attempts began, the last first: read as far back as is needed, since a job may have had thousands.
+        let mut lives: Vec<(u64, u64)> = Vec::new();
         let epochs = self.epochs(job).await?;
         let epoch_max = epochs.last().copied().unwrap_or(0);
         let mut counted = false;
@@ -127,8 +123,8 @@ impl Storage {
                 Err(status) => return Err(status),
             };
             // The last attempt that did not go back behind this epoch has to be the one that took it.
-            let owner = lives.iter().rev().find(|(_, restore, _)| epoch > *restore);
-            if owner.is_some_and(|(attempt, ..)| *attempt != manifest.attempt) {
+            let owner = self.owner(job, &attempts, &mut lives, epoch).await?;
+            if owner.is_some_and(|attempt| attempt != manifest.attempt) {
                 tracing::warn!(
                     job,
                     epoch,
@@ -153,9 +149,34 @@ impl Storage {
             ));
         }
         // What it was submitted with.
-        let first = lives.into_iter().next().map(|(.., deployment)| deployment).unwrap_or_default();
+        let first = match attempts.first() {
+            Some(first) => self.attempt(job, *first).await?.deployment,
+            None => Deployment::default(),
+        };
         let from = first.restore_from;
         Ok(RewindPoint { epoch: first.restore.filter(|_| from.is_some()), job: from, epoch_max })
+    }
+
+    /// The last attempt that began before an epoch. `lives` are the attempts that have been read, the last
+    /// first, and the epochs of the job that they began from.
+    async fn owner(
+        &self,
+        job: &str,
+        attempts: &[u64],
+        lives: &mut Vec<(u64, u64)>,
+        epoch: u64,
+    ) -> Result<Option<u64>> {
+        for (index, attempt) in attempts.iter().rev().enumerate() {
+            if index == lives.len() {
+                let deployment = self.attempt(job, *attempt).await?.deployment;
+                let own = deployment.restore_from.is_none();
+                lives.push((*attempt, deployment.restore.filter(|_| own).unwrap_or(0)));
+            }
+            if lives.get(index).is_some_and(|(_, restore)| epoch > *restore) {
+                return Ok(Some(*attempt));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -34,7 +34,10 @@ const FOR_USERS: [&str; 3] = ["afflux", "afflux-connectors", "afflux-stream"];
 const FOREIGN: [(&[&str], &[&str]); 5] = [
     (&["actix", "actix-rt"], &["afflux-actor"]),
     (&["actix-web"], &["afflux", "afflux-connectors"]),
-    (&["clap", "indicatif", "toml", "tracing-subscriber"], &["afflux", "afflux-simulation", "afflux-tidy"]),
+    (
+        &["clap", "indicatif", "toml", "tracing-subscriber"],
+        &["afflux", "afflux-chaos", "afflux-simulation", "afflux-tidy"],
+    ),
     (&["csv", "flate2", "ruzstd"], &["afflux-connectors", "afflux-flights"]),
     (&["syn", "quote", "proc-macro2"], &["afflux-macros"]),
 ];
