@@ -110,6 +110,11 @@ impl Threads {
         self.slots[i % self.slots.len()].clone()
     }
 
+    /// The I/O threads.
+    pub fn all_io(&self) -> Vec<Place> {
+        self.io.clone()
+    }
+
     /// A place for links, timers and services: the next of the I/O threads in turn.
     pub fn io(&self) -> Place {
         let i = self.next_io.fetch_add(1, Ordering::Relaxed);

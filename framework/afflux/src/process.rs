@@ -92,6 +92,7 @@ pub(crate) fn register_config(metrics: &Registry, settings: &crate::settings::Se
         node_advertise: String::new(),
         node_join: String::new(),
         admin_listen: String::new(),
+        health_listen: String::new(),
         ..settings.clone()
     };
     let hash = xxhash_rust::xxh3::xxh3_64(format!("{shown:?}").as_bytes());

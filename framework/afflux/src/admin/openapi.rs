@@ -14,11 +14,12 @@ pub(crate) fn document(services: &[ServiceInfo], pages: &[&str]) -> Value {
     let mut paths = Map::new();
     for (path, summary, kind) in [
         ("/metrics", "Metrics, as Prometheus reads them.", "text/plain"),
-        ("/livez", "Whether the process answers.", "text/plain"),
+        ("/livez", "Whether the threads of links, timers and services take turns.", "text/plain"),
         ("/readyz", "Whether the node takes calls, and if not, why.", "text/plain"),
+        ("/startupz", "Whether the node has been ready once.", "text/plain"),
     ] {
         let mut responses = json!({ "200": { "description": "Yes.", "content": { kind: { "schema": { "type": "string" } } } } });
-        if path == "/readyz" {
+        if path != "/metrics" {
             responses["503"] =
                 json!({ "description": "No.", "content": { kind: { "schema": { "type": "string" } } } });
         }

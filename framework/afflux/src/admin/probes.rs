@@ -1,6 +1,7 @@
-//! What `/livez` and `/readyz` answer.
+//! What `/readyz` and `/startupz` answer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use afflux_registry::watch;
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ pub struct Probes {
     conditions: Mutex<BTreeMap<&'static str, Option<String>>>,
     /// Whether one of them does not hold.
     unready: watch::Sender<bool>,
+    /// Whether all of them have held once.
+    started: AtomicBool,
 }
 
 impl Probes {
@@ -38,6 +41,9 @@ impl Probes {
         let mut conditions = self.conditions.lock();
         conditions.insert(condition, why);
         let unready = conditions.values().any(Option::is_some);
+        if !unready {
+            self.started.store(true, Ordering::Relaxed);
+        }
         // Under the lock, so that the last change is the last that is told.
         self.unready.send_if_modified(|known| std::mem::replace(known, unready) != unready);
     }
@@ -47,6 +53,11 @@ impl Probes {
         let mut receiver = self.unready.subscribe();
         receiver.mark_changed();
         receiver
+    }
+
+    /// Whether all conditions have held once, whatever came after: what `/startupz` answers.
+    pub fn has_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
     }
 
     /// Every condition, a line each.
@@ -78,5 +89,16 @@ mod tests {
         probes.met("listening");
         probes.unmet("registered", "no answer");
         assert_eq!(probes.ready(), Err("registered: no answer\n".into()));
+    }
+
+    #[test]
+    fn what_was_ready_once_has_started_whatever_comes_after() {
+        let probes = Probes::default();
+        probes.unmet("registered", "no answer");
+        assert!(!probes.has_started());
+        probes.met("registered");
+        assert!(probes.has_started());
+        probes.unmet("serving", "the node is shutting down");
+        assert!(probes.has_started());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use actix_web::dev::ServerHandle;
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use afflux_wire::Status;
 use futures_util::future::BoxFuture;
@@ -15,6 +15,7 @@ use super::errors::failure;
 use super::gateway::{Gateway, RPC_BODY_BYTES_MAX, rpc};
 use super::openapi;
 use super::probes::Probes;
+use super::pulse::Pulse;
 use crate::error::{Error, Result};
 use crate::series::SeriesGuard;
 
@@ -22,7 +23,7 @@ use crate::series::SeriesGuard;
 const BODY_BYTES_MAX: usize = 1_024;
 
 /// Connections that are served at once.
-const CONNECTIONS_MAX: usize = 256;
+pub(super) const CONNECTIONS_MAX: usize = 256;
 
 type Page = Arc<dyn Fn(String) -> BoxFuture<'static, Result<serde_json::Value, Status>> + Send + Sync>;
 
@@ -42,19 +43,27 @@ pub struct Admin {
     pages: BTreeMap<&'static str, Page>,
     gateway: Option<Gateway>,
     series: Option<Arc<SeriesGuard>>,
+    pulse: Option<Arc<Pulse>>,
     tls: Option<ServerConfig>,
 }
 
 impl Admin {
     /// Metrics and probes, no page yet.
     pub fn new(metrics: Registry, probes: Arc<Probes>) -> Self {
-        Self { metrics, probes, pages: BTreeMap::new(), gateway: None, series: None, tls: None }
+        Self { metrics, probes, pages: BTreeMap::new(), gateway: None, series: None, pulse: None, tls: None }
     }
 
     /// Exports as many series as the guard lets through.
     #[must_use]
     pub(crate) fn guarded(mut self, guard: SeriesGuard) -> Self {
         self.series = Some(Arc::new(guard));
+        self
+    }
+
+    /// Asks these threads whether they live, for `/livez`.
+    #[must_use]
+    pub(crate) fn alive(mut self, pulse: Arc<Pulse>) -> Self {
+        self.pulse = Some(pulse);
         self
     }
 
@@ -89,7 +98,7 @@ impl Admin {
     /// # Errors
     /// An address that cannot be listened on, with the setting to change.
     pub fn start(self, listen: &str) -> Result<AdminServer> {
-        self.start_on(bind(listen)?)
+        self.start_on(bind(listen, "admin.listen")?)
     }
 
     /// The same on a port that is open already.
@@ -114,9 +123,7 @@ impl Admin {
                 .service(calls)
                 .route("/api/v1/openapi.json", web::get().to(described))
                 .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
-                .route("/metrics", web::get().to(metrics))
-                .route("/livez", web::get().to(live))
-                .route("/readyz", web::get().to(ready))
+                .configure(super::health::pages)
                 .route("/api/v1", web::get().to(index))
                 .route("/api/v1/{page}", web::get().to(page))
                 .route("/api/v1/{page}/{rest:.*}", web::get().to(page))
@@ -130,20 +137,13 @@ impl Admin {
             Some(tls) => server.listen_rustls_0_23(listener, tls)?,
             None => server.listen(listener)?,
         };
-        let server = server.run();
-        let handle = server.handle();
-        actix_web::rt::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::error!(%error, "the admin port has failed");
-            }
-        });
-        Ok(AdminServer { address, handle })
+        Ok(AdminServer::run(address, server.run(), "the admin port has failed"))
     }
 }
 
-/// Opens the admin port, so that its number is known before it serves.
-pub(crate) fn bind(listen: &str) -> Result<TcpListener> {
-    TcpListener::bind(listen).map_err(|error| cannot_listen(listen, &error, "admin.listen"))
+/// Opens the port of a setting, so that its number is known before it serves.
+pub(crate) fn bind(listen: &str, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind(listen).map_err(|error| cannot_listen(listen, &error, setting))
 }
 
 /// The error of a node port that the mesh could not listen on.
@@ -182,13 +182,24 @@ pub(crate) fn cannot_listen(listen: &str, error: &std::io::Error, setting: &str)
     Error::failed(what).hint(cure)
 }
 
-/// The running admin port.
+/// The running admin port, or health port.
 pub struct AdminServer {
     address: SocketAddr,
     handle: ServerHandle,
 }
 
 impl AdminServer {
+    /// Runs a server beside everything else; `failed` is what is said when it ends by an error.
+    pub(super) fn run(address: SocketAddr, server: Server, failed: &'static str) -> Self {
+        let handle = server.handle();
+        actix_web::rt::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "{failed}");
+            }
+        });
+        Self { address, handle }
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -200,7 +211,7 @@ impl AdminServer {
     }
 }
 
-async fn metrics(admin: web::Data<Admin>) -> HttpResponse {
+pub(super) async fn metrics(admin: web::Data<Admin>) -> HttpResponse {
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
     let families = admin.metrics.gather();
@@ -214,11 +225,26 @@ async fn metrics(admin: web::Data<Admin>) -> HttpResponse {
     }
 }
 
-async fn live() -> HttpResponse {
-    HttpResponse::Ok().body("ok\n")
+/// Whether the threads of links, timers and services take turns. Never peers or stores: a restart mends none of them.
+pub(super) async fn live(admin: web::Data<Admin>) -> HttpResponse {
+    match admin.pulse.as_ref().map_or(Ok(()), |pulse| pulse.check(afflux_actor::clock::now())) {
+        Ok(()) => HttpResponse::Ok().body("ok\n"),
+        Err(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
+    }
 }
 
-async fn ready(admin: web::Data<Admin>) -> HttpResponse {
+/// Whether the node has been ready once; it stays so.
+pub(super) async fn started(admin: web::Data<Admin>) -> HttpResponse {
+    match admin.probes.has_started() {
+        true => HttpResponse::Ok().body("started\n"),
+        false => {
+            let lines = admin.probes.ready().err().unwrap_or_default();
+            HttpResponse::ServiceUnavailable().body(format!("{lines}not started\n"))
+        }
+    }
+}
+
+pub(super) async fn ready(admin: web::Data<Admin>) -> HttpResponse {
     match admin.probes.ready() {
         Ok(lines) => HttpResponse::Ok().body(format!("{lines}ready\n")),
         Err(lines) => HttpResponse::ServiceUnavailable().body(format!("{lines}not ready\n")),
@@ -268,7 +294,7 @@ async fn only_post() -> HttpResponse {
 
 async fn nowhere(request: HttpRequest) -> HttpResponse {
     failure(&Status::not_found(format!(
-        "no page {}: there is /metrics, /livez, /readyz, /api/v1 and /rpc",
+        "no page {}: there is /metrics, /livez, /readyz, /startupz, /api/v1 and /rpc",
         request.path()
     )))
 }

@@ -6,6 +6,7 @@ use super::args::Global;
 use super::output::{print, print_json};
 use super::table::table;
 use crate::app::App;
+use crate::engine::Standing;
 use crate::error::{Error, Result};
 use crate::security::{Security, check_exposure, is_open, warning};
 use crate::settings::Settings;
@@ -35,6 +36,9 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
         }
     }
     if let Err(error) = check_exposure(&settings).and_then(|()| Security::of(&settings).map(|_| ())) {
+        problems.push(error.to_string());
+    }
+    if let Err(error) = Standing::of(&settings, app.pipelines()) {
         problems.push(error.to_string());
     }
     if global.json {

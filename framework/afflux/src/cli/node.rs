@@ -29,7 +29,12 @@ pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<
     };
     let scheme = if node.settings().admin_tls == "on" { "https" } else { "http" };
     let admin = node.admin_address().map(|address| format!("{scheme}://{address}")).unwrap_or_default();
-    tracing::info!(node = %node.id(), address = node.address(), admin, "node started");
+    match node.health_address() {
+        Some(health) => tracing::info!(
+            node = %node.id(), address = node.address(), admin, health = %format!("http://{health}"), "node started"
+        ),
+        None => tracing::info!(node = %node.id(), address = node.address(), admin, "node started"),
+    }
     let superseded = node.superseded();
     let why = tokio::select! {
         biased;

@@ -23,6 +23,7 @@ use afflux_wire::{Attempt, Code, NodeId, Status};
 use super::job_metrics::JobMetrics;
 use super::pipelines::Pipelines;
 use super::settings::job_settings;
+use super::standing::Standing;
 use super::table::{Entry, JobTable};
 use super::worker::Worker;
 use crate::contract::{Cx, Fault, NoError};
@@ -122,6 +123,8 @@ pub struct DeskParts {
     pub since: Arc<dyn Fn() -> BoxFuture<'static, u64> + Send + Sync>,
     /// Where jobs are counted.
     pub metrics: JobMetrics,
+    /// What is started without being asked for.
+    pub standing: Standing,
 }
 
 /// Coordinates jobs. One lives on the node that leads.

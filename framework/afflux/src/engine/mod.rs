@@ -10,6 +10,7 @@ mod job_metrics;
 mod metrics;
 mod pipelines;
 mod settings;
+mod standing;
 mod table;
 mod takeover;
 mod why;
@@ -19,4 +20,5 @@ pub use desk::{Desk, DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClie
 pub use job_metrics::JobMetrics;
 pub use metrics::OperatorMetrics;
 pub use pipelines::{Builder, Pipelines};
+pub use standing::Standing;
 pub use worker::{Held, Share, TaskShare, Told, Worker, WorkerActor, WorkerActorMail, WorkerParts};

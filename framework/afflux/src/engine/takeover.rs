@@ -67,6 +67,7 @@ impl Desk {
             tracing::error!(%error, "jobs of the coordinator before cannot be looked for");
         }
         self.table.lock().taking_over = false;
+        self.start_standing();
     }
 
     /// Asks the nodes that have not answered yet what they run.

@@ -15,10 +15,10 @@ use super::facts::Facts;
 use super::hook::Hook;
 use super::hosted::{Declared, Spread, Surroundings};
 use super::{Inner, Node, Record, routing};
-use crate::admin::{Admin, Gateway, HttpCalls, Probes};
+use crate::admin::{Admin, Gateway, HttpCalls, Probes, Pulse};
 use crate::catalogue::Catalogue;
 use crate::client::{Client, follow};
-use crate::engine::Pipelines;
+use crate::engine::{Pipelines, Standing};
 use crate::error::{Error, Result};
 use crate::keyed::{DeclaredKeyed, KeyValue};
 use crate::process;
@@ -223,7 +223,11 @@ impl NodeBuilder {
         // Opened first: the node port tells whoever speaks HTTP to it where this one is.
         let admin_port = match settings.admin_listen.as_str() {
             "" => None,
-            listen => Some(crate::admin::bind(listen)?),
+            listen => Some(crate::admin::bind(listen, "admin.listen")?),
+        };
+        let health_port = match settings.health_listen.as_str() {
+            "" => None,
+            listen => Some(crate::admin::bind(listen, "health.listen")?),
         };
         let admin_address =
             admin_port.as_ref().map(|port| port.local_addr().map(|a| a.to_string())).transpose()?;
@@ -257,14 +261,24 @@ impl NodeBuilder {
         crate::security::keep_fresh(&settings, mesh.clone(), &place);
         match super::reach::reach(&settings, &mesh, &id, &address, &place).await {
             Ok((registry, home)) => {
-                let admin = match admin_port {
-                    Some(port) => {
+                let shown = match admin_port.is_some() || health_port.is_some() {
+                    true => Some(
+                        Admin::new(metrics.clone(), Arc::clone(&probes))
+                            .alive(Pulse::of(&threads.all_io()))
+                            .guarded(SeriesGuard::new(&metrics)?),
+                    ),
+                    false => None,
+                };
+                let health = match (health_port, shown.clone()) {
+                    (Some(port), Some(shown)) => Some(shown.start_health(port)?),
+                    _ => None,
+                };
+                let admin = match (admin_port, shown) {
+                    (Some(port), Some(shown)) => {
                         let client = Client::of(mesh.clone(), Arc::clone(&registry));
                         Some(
                             pages(
-                                Admin::new(metrics.clone(), Arc::clone(&probes))
-                                    .inside(crate::security::admin_tls(&settings, &mesh)?)
-                                    .guarded(SeriesGuard::new(&metrics)?),
+                                shown.inside(crate::security::admin_tls(&settings, &mesh)?),
                                 client,
                                 HttpCalls::new(&metrics, detail)?,
                                 Arc::clone(&pipelines),
@@ -272,7 +286,7 @@ impl NodeBuilder {
                             .start_on(port)?,
                         )
                     }
-                    None => None,
+                    _ => None,
                 };
                 let facts = Arc::new(Facts {
                     id: id.clone(),
@@ -315,6 +329,7 @@ impl NodeBuilder {
                         probes,
                         facts: Arc::clone(&facts),
                         admin,
+                        health,
                         record: watch::Sender::new(Record::default()),
                         registered,
                         closing: watch::Sender::new(false),
@@ -343,6 +358,9 @@ impl NodeBuilder {
                 node.host_keyed(&keyed)?;
                 if !pipelines.names().is_empty() {
                     node.run_pipelines(&pipelines, storage, &clock)?;
+                } else {
+                    // None can be started: one that is named is an error.
+                    Standing::of(node.settings(), &pipelines)?;
                 }
                 node.register(id, incarnation, admin_address, states);
                 node.open_grpc(&protos)?;

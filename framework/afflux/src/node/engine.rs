@@ -12,7 +12,8 @@ use afflux_wire::{ActorPath, NodeId, Status};
 use super::Node;
 use super::hosted::Stop;
 use crate::engine::{
-    Desk, DeskParts, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, WorkerActor, WorkerParts,
+    Desk, DeskParts, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, Standing, WorkerActor,
+    WorkerParts,
 };
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -107,6 +108,7 @@ impl Node {
             Some(storage) => Some(storage),
             None => storage(&inner.settings)?,
         };
+        let standing = Standing::of(&inner.settings, pipelines)?;
         let worker = WorkerParts {
             pipelines: Arc::clone(pipelines),
             executor: Executor {
@@ -182,6 +184,7 @@ impl Node {
                 Arc::new(move || Box::pin(since(Arc::clone(&registry), fence)))
             },
             metrics: metrics.clone(),
+            standing: standing.clone(),
         };
         let node = self.clone();
         self.lead(DESK_LOCK.to_owned(), move |fence| {

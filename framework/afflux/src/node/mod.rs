@@ -72,6 +72,7 @@ struct Inner {
     facts: Arc<Facts>,
     around: Surroundings,
     admin: Option<AdminServer>,
+    health: Option<AdminServer>,
     /// What the registry is to know, and how that stands.
     record: watch::Sender<Record>,
     registered: watch::Receiver<Option<RegistrationState>>,
@@ -100,6 +101,11 @@ impl Node {
     /// Where its admin HTTP is.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.inner.admin.as_ref().map(AdminServer::address)
+    }
+
+    /// Where its health port is: probes and metrics alone.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.inner.health.as_ref().map(AdminServer::address)
     }
 
     /// The settings it was started with.
@@ -288,8 +294,8 @@ impl Node {
             stop(Status::unavailable("the node is shutting down"));
         }
         inner.mesh.close();
-        if let Some(admin) = &inner.admin {
-            admin.stop().await;
+        for server in inner.admin.iter().chain(&inner.health) {
+            server.stop().await;
         }
     }
 }

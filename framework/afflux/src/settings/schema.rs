@@ -96,6 +96,8 @@ settings! {
     admin_listen: String = "admin.listen", Kind::OptionalAddress, "127.0.0.1:0";
     /// Whether the admin port is inside TLS, with the certificates of `tls.mode`; of its callers it asks none.
     admin_tls: String = "admin.tls", Kind::Choice(&["off", "on"]), "off";
+    /// Address of an HTTP port that shows /livez, /readyz, /startupz and /metrics and nothing else, for probes and Prometheus. Empty: none; the admin port has them too.
+    health_listen: String = "health.listen", Kind::OptionalAddress, "";
     /// Address of the port for gRPC clients, of a program with the feature `grpc`. Empty: none.
     grpc_listen: String = "grpc.listen", Kind::OptionalAddress, "";
     /// Files that keep the numbers of services' fields (`schema proto --write`), one a service.
@@ -218,6 +220,10 @@ settings! {
     restart_window_ms: u64 = "restart.window_ms", Kind::Integer { min: 1, max: 604_800_000 }, "600000" unit "ms";
     /// Whether a job takes the slots of nodes that join: `auto`, from a checkpoint as soon as one has joined, or `manual`, by `rescale` alone.
     pipeline_rescale: String = "pipeline.rescale", Kind::Choice(&["manual", "auto"]), "manual";
+    /// Pipelines that the node that coordinates jobs starts by itself where it finds no job of theirs: `NAME`, or `NAME=TASKS` with a parallelism of its own.
+    pipeline_start: Vec<String> = "pipeline.start", Kind::List, "";
+    /// Nodes that are waited for before that, for a minute at most.
+    pipeline_start_nodes_min: u64 = "pipeline.start_nodes_min", Kind::Integer { min: 1, max: 100_000 }, "1" unit "nodes";
     /// On the way out, others still find this node for this long while it answers.
     drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0" unit "ms";
     /// Calls that were taken before a shutdown get this long to be answered.
