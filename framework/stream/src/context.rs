@@ -15,7 +15,7 @@ use afflux_wire::contract::Caller;
 use afflux_wire::{Attempt, NodeId, Status};
 
 use crate::Result;
-use crate::gate::align::AlignBoard;
+use crate::gate::align::{AlignBoard, AlignBoards};
 use crate::gate::input::{From, InputGate};
 use crate::gate::local::{LocalQueue, LocalReceiver, LocalSender};
 use crate::gate::output::{OutputGate, Wire};
@@ -38,8 +38,8 @@ type Queues = BTreeMap<(u32, u32, u32), Arc<dyn Any + Send + Sync>>;
 #[derive(Clone, Default)]
 pub(crate) struct LocalEdges {
     queues: Arc<Mutex<Queues>>,
-    /// By source: how far apart in event time its tasks are.
-    boards: Arc<Mutex<BTreeMap<String, Arc<AlignBoard>>>>,
+    /// How far apart in event time the tasks of aligned sources are.
+    pub(crate) boards: AlignBoards,
 }
 
 impl LocalEdges {
@@ -228,11 +228,7 @@ impl TaskContext {
     /// Where the tasks of an aligned source tell each other how far they are.
     pub(crate) fn align(&self, source: &str) -> Arc<AlignBoard> {
         let places = self.placement.get(self.chain as usize).map_or(&[][..], Vec::as_slice);
-        let mut boards = self.locals.boards.lock();
-        let board = boards
-            .entry(source.to_owned())
-            .or_insert_with(|| AlignBoard::new(places.iter().map(|node| *node == self.node)));
-        Arc::clone(board)
+        self.locals.boards.board(source, places.iter().map(|node| *node == self.node), self.clock.now())
     }
 
     fn wire<T: Send + 'static>(&self, id: EdgeId, to: u32) -> Result<Wire<T>> {

@@ -60,6 +60,8 @@ pub(crate) struct SourceSpec {
     pub(crate) splits: SplitsFn,
     pub(crate) acknowledges: bool,
     pub(crate) recall: Recall,
+    /// Whether its splits wait for the slowest of them.
+    pub(crate) aligned: bool,
 }
 
 /// A pipeline under construction: sources are added here, the rest on the streams they give.
@@ -412,6 +414,11 @@ impl Plan {
             0 => None,
             ms => Some(Epochs::Checkpoints(Duration::from_millis(ms))),
         }
+    }
+
+    /// The sources whose splits wait for the slowest of them, wherever that is read, and their chains.
+    pub fn aligned(&self) -> Vec<(&str, u32)> {
+        self.sources.iter().filter(|s| s.aligned).map(|s| (s.operator.as_str(), s.chain)).collect()
     }
 
     /// Parallel tasks of each chain.

@@ -28,6 +28,7 @@ impl<S: Source> SourceStream<S> {
             chain,
             acknowledges: source.acknowledges(),
             recall: source.recall(),
+            aligned: time.as_ref().is_some_and(|time| time.align_ms.is_some()),
             splits: Arc::new(move |cx| lister.splits(cx)),
         });
         let timed = time.is_some();

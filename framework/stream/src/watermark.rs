@@ -123,7 +123,8 @@ impl<G> Watermarks<G> {
 
     /// Does not read a split whose records are ahead of the slowest split of the source by more than
     /// this span of event time, so that operators keep no more open than that. One batch (1,024
-    /// records) may come on top. Compared are the splits of the tasks that run in one process.
+    /// records) may come on top. Compared are the splits of all tasks; how far those on other nodes
+    /// are is up to half a second old, which holds a split too early and never too late.
     pub fn align(mut self, drift_max: Duration) -> Self {
         self.align = Some(drift_max);
         self

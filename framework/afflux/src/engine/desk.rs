@@ -470,7 +470,7 @@ impl Desk {
     /// Puts a job on the table and sees to what it wants done first.
     pub(super) fn admit(self: &Arc<Self>, coordinator: Coordinator, plan: Plan, first: Vec<Action>) {
         let deployment = Arc::clone(coordinator.deployment());
-        let epochs = plan.epochs();
+        let (epochs, aligned) = (plan.epochs(), !plan.aligned().is_empty());
         let entry = Entry::new(coordinator, plan, deployment.started_ms);
         let job = deployment.job.clone();
         let mut table = self.table.lock();
@@ -479,7 +479,10 @@ impl Desk {
         drop(table);
         self.with(&job, |_| first);
         if let Some(epochs) = epochs {
-            self.begin_epochs(job, epochs);
+            self.begin_epochs(job.clone(), epochs);
+        }
+        if aligned {
+            self.begin_align(job);
         }
     }
 

@@ -4,6 +4,7 @@
 //! The decisions are made by `afflux_stream::job::Coordinator`, a pure state machine; here are the
 //! calls that carry them out.
 
+mod align;
 mod desk;
 mod fences;
 mod job_metrics;

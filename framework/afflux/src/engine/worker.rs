@@ -176,6 +176,21 @@ pub enum Worker {
         #[serde(default)]
         fence: u64,
     },
+    /// Takes in how far the aligned sources of a job are on other nodes, and returns how far they are on
+    /// this one: source, and the latest record of its slowest split in milliseconds since 1970. The least
+    /// number: nothing was read yet; the greatest: it holds nobody back.
+    #[rpc(returns = Vec<(String, i64)>, idempotent, deadline = "2s")]
+    Align {
+        /// The job's id.
+        job: String,
+        /// Its attempt.
+        attempt: u64,
+        /// On other nodes.
+        others: Vec<(String, i64)>,
+        /// The coordinator's fencing token; 0: the node itself.
+        #[serde(default)]
+        fence: u64,
+    },
     /// What the tasks of a job have counted.
     #[rpc(returns = Share, idempotent, deadline = "2s")]
     Readings {
@@ -470,6 +485,21 @@ impl WorkerHandler for WorkerActor {
             part.running.completed(epoch);
         }
         Ok(())
+    }
+
+    async fn align(
+        &mut self,
+        _: &mut Cx,
+        job: String,
+        attempt: u64,
+        others: Vec<(String, i64)>,
+        fence: u64,
+    ) -> Result<Vec<(String, i64)>, Fault<NoError>> {
+        self.fences.admit(fence)?;
+        let part = self.of_attempt(&job, attempt).ok_or_else(|| {
+            Status::not_found(format!("attempt {attempt} of job {job} does not run on this node"))
+        })?;
+        Ok(part.running.align(&others))
     }
 
     async fn readings(&mut self, _: &mut Cx, job: String) -> Result<Share, Fault<NoError>> {

@@ -238,29 +238,30 @@ impl<T> SourceInput<T> {
         }
     }
 
-    /// The latest record up to which a split may be read on; `i64::MAX` without alignment.
-    fn ceiling(&self) -> i64 {
+    /// The latest record up to which a split may be read on, `i64::MAX` without alignment; and when that
+    /// may be another without anybody telling.
+    fn ceiling(&self, now: Instant) -> (i64, Option<Instant>) {
         let (Some(board), Some(drift)) =
             (&self.parts.board, self.parts.time.as_ref().and_then(|time| time.align_ms))
         else {
-            return i64::MAX;
+            return (i64::MAX, None);
         };
-        board.least().min(self.place()).saturating_add(drift)
+        let (least, until) = board.least(now);
+        (least.min(self.place()).saturating_add(drift), until)
     }
 
     /// Reads some rows of some split into the held batch.
     fn read(&mut self, turn: &mut Turn<'_, '_>) -> Result<Found> {
-        let mut ceiling = self.ceiling();
+        let (mut ceiling, mut again) = (self.ceiling(turn.now).0, None);
         if let Some(board) = &self.parts.board
             && self.parts.splits.iter().any(|s| !s.ended && s.latest > ceiling)
         {
             board.wait(self.parts.subtask, turn.task);
-            ceiling = self.ceiling();
+            (ceiling, again) = self.ceiling(turn.now);
         }
         let rows_max = if self.pace.is_some() { PACED_ROWS_MAX } else { BATCH_ROWS_MAX };
         let _at = self.parts.meter.enter();
         let count = self.parts.splits.len();
-        let mut again = None;
         for _ in 0..count {
             let index = if self.turn >= count { 0 } else { self.turn };
             self.turn = index + 1;
@@ -286,7 +287,8 @@ impl<T> SourceInput<T> {
                         match state {
                             ReadState::More => again = Some(turn.now),
                             ReadState::CaughtUp => {
-                                again.get_or_insert(turn.now + LOOK_AGAIN);
+                                let at = turn.now + LOOK_AGAIN;
+                                again = Some(again.map_or(at, |known: Instant| known.min(at)));
                             }
                             ReadState::End => split.tell(None),
                         }

@@ -12,6 +12,7 @@ use super::deployment::{Deployment, TaskId};
 use crate::Result;
 use crate::context::{LocalEdges, TaskContext};
 use crate::flow::Plan;
+use crate::gate::align::AlignBoards;
 use crate::meter::TaskMeter;
 use crate::snapshot::Restore;
 use crate::task::{Task, TaskEvent, TaskMail, TaskReport, panicked};
@@ -53,6 +54,8 @@ pub struct Running {
     job: Arc<str>,
     deployment: Arc<Deployment>,
     mesh: Option<Mesh>,
+    boards: AlignBoards,
+    clock: Clock,
     /// The threads live as long as tasks run on them.
     _threads: Arc<Threads>,
 }
@@ -141,7 +144,15 @@ impl Executor {
             });
             tasks.push(RunningTask { id, handle, meter });
         }
-        Ok(Running { tasks, job, deployment, mesh: self.mesh.clone(), _threads: Arc::clone(&self.threads) })
+        Ok(Running {
+            tasks,
+            job,
+            deployment,
+            mesh: self.mesh.clone(),
+            boards: locals.boards,
+            clock: self.clock.clone(),
+            _threads: Arc::clone(&self.threads),
+        })
     }
 }
 
@@ -169,6 +180,14 @@ impl Running {
     /// Tells all tasks that an epoch is durable.
     pub fn completed(&self, epoch: u64) {
         self.send(|| TaskMail::Completed(epoch));
+    }
+
+    /// Tells the aligned sources how far they are on other nodes, and returns how far they are here: for
+    /// each source the latest record of its slowest split, in milliseconds since 1970; `i64::MIN`: nothing
+    /// was read yet; `i64::MAX`: it holds nobody back. A source of which no task has begun is left out.
+    /// What is told holds for ten seconds.
+    pub fn align(&self, others: &[(String, i64)]) -> Vec<(String, i64)> {
+        self.boards.exchange(others, self.clock.now())
     }
 
     fn send(&self, mail: impl Fn() -> TaskMail) {
