@@ -426,6 +426,10 @@ impl Plan {
         self.graph.chains.iter().map(|c| c.parallelism).collect()
     }
 
+    pub(crate) fn sources(&self) -> &[SourceSpec] {
+        &self.sources
+    }
+
     pub(crate) fn factory(&self, chain: u32) -> Option<&Factory> {
         self.factories.get(chain as usize)
     }

@@ -16,6 +16,9 @@ pub struct Generate<F> {
 
 /// A source of `records` records, the `i`-th being `f(i)`; partition `p` of `P` makes `p, p+P, …`.
 ///
+/// `P` is the parallelism that its job began with, over rescales and restores: that is how the positions in a
+/// checkpoint count.
+///
 /// ```
 /// use afflux_stream::{Flow, JobSettings, generate};
 /// let flow = Flow::new("squares", JobSettings::default());
@@ -38,8 +41,13 @@ impl<T: Send + 'static, F: Fn(u64) -> Option<T> + Send + Sync + 'static> Source 
     fn splits(&self, _: &IoContext) -> Result<Vec<Split>> {
         Ok(vec![Split { id: "0/1".into(), payload: Vec::new(), size: Some(self.0.records) }])
     }
-    fn open(&self, split: &Split, position: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SplitReader<T>>> {
-        let next = start(split, position)?;
+    fn open(
+        &self,
+        split: &Split,
+        position: Option<&[u8]>,
+        cx: &IoContext,
+    ) -> Result<Box<dyn SplitReader<T>>> {
+        let next = start(split, position, cx)?;
         let f = Arc::clone(&self.0.f);
         Ok(Box::new(Reader {
             first: next.0,
@@ -68,8 +76,13 @@ impl<T: Send + 'static, F: Fn(u64) -> T + Send + Sync + 'static> Source for Gene
             .collect())
     }
 
-    fn open(&self, split: &Split, position: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SplitReader<T>>> {
-        let (first, step, next) = start(split, position)?;
+    fn open(
+        &self,
+        split: &Split,
+        position: Option<&[u8]>,
+        cx: &IoContext,
+    ) -> Result<Box<dyn SplitReader<T>>> {
+        let (first, step, next) = start(split, position, cx)?;
         let f = Arc::clone(&self.f);
         Ok(Box::new(Reader {
             first,
@@ -86,12 +99,20 @@ impl<T: Send + 'static, F: Fn(u64) -> T + Send + Sync + 'static> Source for Gene
 }
 
 /// First index, step and, when there is one, the position.
-fn start(split: &Split, position: Option<&[u8]>) -> Result<(u64, u64, Option<u64>)> {
+fn start(split: &Split, position: Option<&[u8]>, cx: &IoContext) -> Result<(u64, u64, Option<u64>)> {
     let parts = split.id.split_once('/').and_then(|(p, n)| Some((p.parse().ok()?, n.parse().ok()?)));
     let (first, step) = parts.ok_or_else(|| {
         Status::internal(format!("split `{}` of a generator is not PARTITION/COUNT", split.id))
     })?;
     let next = match position {
+        // No part of a generator appears later: it was cut in another way, and would give again what was given.
+        None if cx.restored => {
+            return Err(Status::precondition(format!(
+                "the checkpoint does not know part {} of generator {}, which was cut for another parallelism; \
+                 start with that one, or without the checkpoint",
+                split.id, cx.operator
+            )));
+        }
         None => None,
         Some(bytes) => Some(u64::from_le_bytes(bytes.try_into().map_err(|_| {
             Status::new(Code::DataLoss, format!("position of split {} is not 8 bytes", split.id))

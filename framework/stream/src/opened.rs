@@ -6,9 +6,11 @@ use std::sync::atomic::AtomicI64;
 use crate::Result;
 use crate::context::TaskContext;
 use crate::flow::{Aside, Open, SourceSpec};
-use crate::gate::source::{OpenFound, POSITIONS, SourceInput, SourceParts, TimePolicy, WATERMARKS};
+use crate::gate::source::{
+    OpenFound, POSITIONS, SavedPosition, SourceInput, SourceParts, TimePolicy, WATERMARKS,
+};
 use crate::gate::split::OpenSplit;
-use crate::source::Source;
+use crate::source::{IoContext, Source, Split};
 use crate::stage::Next;
 use crate::stage::ahead::AheadStage;
 use crate::stream::{SourceStream, Stream};
@@ -42,11 +44,13 @@ impl<S: Source> SourceStream<S> {
             } else {
                 first
             };
+            let saved = Saved::of(&name, cx)?;
+            let io = IoContext { restored: saved.known, ..cx.io(&name) };
             let parts = SourceParts {
                 operator: name.clone(),
                 subtask: cx.subtask,
-                splits: splits(&name, &*source, cx)?,
-                open: opener(&name, &source, cx),
+                splits: splits(&cx.splits, &*source, &saved, &io)?,
+                open: opener(&source, io),
                 replay: cx.settings.replay,
                 board: time.as_ref().filter(|time| time.align_ms.is_some()).map(|_| cx.align(&name)),
                 time: time.clone(),
@@ -62,36 +66,52 @@ impl<S: Source> SourceStream<S> {
 }
 
 /// Opens splits that appear while the task runs.
-fn opener<S: Source>(name: &str, source: &Arc<S>, cx: &TaskContext) -> OpenFound<S::Item> {
-    let (source, io) = (Arc::clone(source), cx.io(name));
+fn opener<S: Source>(source: &Arc<S>, io: IoContext) -> OpenFound<S::Item> {
+    let source = Arc::clone(source);
     Box::new(move |split| {
         let reader = source.open(&split, None, &io)?;
         Ok(OpenSplit::new(split, reader))
     })
 }
 
-/// The splits of a task, each at its beginning or where the checkpoint left it.
-fn splits<S: Source>(name: &str, source: &S, cx: &TaskContext) -> Result<Vec<OpenSplit<S::Item>>> {
-    let io = cx.io(name);
-    let mut positions: Vec<(String, Vec<u8>, i64, bool)> = Vec::new();
-    let mut watermarks: Vec<(String, i64)> = Vec::new();
-    if let Some(restore) = &cx.restore {
-        let parts = restore.get::<Vec<(String, Vec<u8>, i64, bool)>>(name, POSITIONS)?;
-        positions.extend(parts.into_iter().flat_map(|(_, rows)| rows));
-        let parts = restore.get::<Vec<(String, i64)>>(name, WATERMARKS)?;
-        watermarks.extend(parts.into_iter().flat_map(|(_, rows)| rows));
-    }
-    cx.splits
-        .iter()
-        .map(|split| {
-            let known = positions.iter().find(|(id, ..)| *id == split.id);
-            let watermark = watermarks.iter().find(|(id, _)| *id == split.id).map_or(i64::MIN, |w| w.1);
-            let reader = source.open(split, known.map(|(_, position, ..)| position.as_slice()), &io)?;
-            let opened = OpenSplit::new(split.clone(), reader);
-            Ok(match known {
-                Some((_, _, latest, ended)) => opened.at(*latest, watermark, *ended),
-                None => opened,
-            })
+/// What a checkpoint has of a source.
+#[derive(Default)]
+struct Saved {
+    positions: Vec<SavedPosition>,
+    watermarks: Vec<(String, i64)>,
+    /// Whether it knows the source at all: one that was added since begins like any other.
+    known: bool,
+}
+
+impl Saved {
+    fn of(name: &str, cx: &TaskContext) -> Result<Self> {
+        let Some(restore) = &cx.restore else { return Ok(Self::default()) };
+        let positions = restore.get::<Vec<SavedPosition>>(name, POSITIONS)?;
+        let watermarks = restore.get::<Vec<(String, i64)>>(name, WATERMARKS)?;
+        Ok(Self {
+            known: !positions.is_empty(),
+            positions: positions.into_iter().flat_map(|(_, rows)| rows).collect(),
+            watermarks: watermarks.into_iter().flat_map(|(_, rows)| rows).collect(),
         })
-        .collect()
+    }
+}
+
+/// The splits of a task, each at its beginning or where the checkpoint left it.
+fn splits<S: Source>(
+    splits: &[Split],
+    source: &S,
+    saved: &Saved,
+    io: &IoContext,
+) -> Result<Vec<OpenSplit<S::Item>>> {
+    let opened = splits.iter().map(|split| {
+        let known = saved.positions.iter().find(|(id, ..)| *id == split.id);
+        let watermark = saved.watermarks.iter().find(|(id, _)| *id == split.id).map_or(i64::MIN, |w| w.1);
+        let reader = source.open(split, known.map(|(_, position, ..)| position.as_slice()), io)?;
+        let opened = OpenSplit::new(split.clone(), reader);
+        Ok(match known {
+            Some((_, _, latest, ended)) => opened.at(*latest, watermark, *ended),
+            None => opened,
+        })
+    });
+    opened.collect()
 }

@@ -38,8 +38,8 @@ pub struct IoContext {
     pub attempt: u64,
     /// What to do with an input that cannot be read as a record.
     pub on_error: OnError,
-    /// Whether the job goes on from a checkpoint. A split without a position is then one that
-    /// the checkpoint did not know.
+    /// Whether the job goes on from a checkpoint that knows this step. A split without a position is then
+    /// one that the checkpoint did not know.
     pub restored: bool,
     /// Milliseconds between two checkpoints; 0: only when somebody asks. For a sink that holds output
     /// back until then.

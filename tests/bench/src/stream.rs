@@ -213,6 +213,7 @@ pub(crate) fn drive<S: serde::Serialize>(
         restore: None,
         restore_from: None,
         listed_parallelism: 0,
+        allow_orphaned_state: false,
         started_ms: 0,
     };
     prepare(&deployment, &node);

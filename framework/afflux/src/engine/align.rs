@@ -130,8 +130,11 @@ mod tests {
     #[test]
     fn a_node_hears_the_slowest_of_the_others_that_still_answer() {
         let (now, node) = (Instant::now(), |name: &str| NodeId::new(name));
-        let placement =
-            vec![vec![node("a"), node("b"), node("c")], vec![node("a"), node("a")], vec![node("b"), node("c")]];
+        let placement = vec![
+            vec![node("a"), node("b"), node("c")],
+            vec![node("a"), node("a")],
+            vec![node("b"), node("c")],
+        ];
         let deployment = Deployment { placement, ..Deployment::default() };
         let mut places = Places::new(&[("rows", 0), ("alone", 1), ("more", 2)], &deployment, now);
         let told = |source: &str, at| (source.to_owned(), at);

@@ -386,10 +386,7 @@ impl Desk {
         let mut settings = last.settings.clone();
         settings.parallelism = wanted.parallelism.unwrap_or(settings.parallelism);
         let plan = self.parts.pipelines.plan(&last.pipeline, settings.clone())?;
-        let listed_parallelism = match last.listed_parallelism {
-            0 => last.settings.parallelism,
-            listed => listed,
-        };
+        let listed_parallelism = last.listed_for();
         let listing = JobSettings { parallelism: listed_parallelism, ..settings.clone() };
         let listed = self.parts.pipelines.plan(&last.pipeline, listing)?.splits()?;
         let point = match &self.parts.storage {
@@ -676,6 +673,19 @@ impl JobsShared for JobDesk {
             }
             _ => None,
         };
+        // Positions name splits, and some sources cut their input by the number of tasks.
+        let listed_parallelism = match (&restore, &desk.parts.storage) {
+            (Some((job, epoch)), Some(storage)) => storage.listed_parallelism(job, *epoch).await?,
+            _ => 0,
+        };
+        let splits = match listed_parallelism {
+            0 => plan.splits()?,
+            listed => {
+                let listing = JobSettings { parallelism: listed, ..settings.clone() };
+                let listed = desk.parts.pipelines.plan(&request.pipeline, listing)?.splits()?;
+                deal_again(&listed, &[], &plan.widths())
+            }
+        };
         let names: Vec<NodeId> = nodes.into_iter().map(|(node, _)| node).collect();
         let now_ms = (desk.parts.now_ms)();
         let id = desk.table.lock().new_id(&request.pipeline, now_ms);
@@ -688,10 +698,11 @@ impl JobsShared for JobDesk {
             fingerprint: plan.graph().fingerprint(),
             graph: plan.graph().clone(),
             placement: place(&plan.widths(), &names),
-            splits: plan.splits()?,
+            splits,
             restore: restore.as_ref().map(|r| r.1),
             restore_from: restore.map(|r| r.0),
-            listed_parallelism: 0,
+            listed_parallelism,
+            allow_orphaned_state: request.allow_orphaned_state,
             started_ms: now_ms,
         };
         if let Some(storage) = &desk.parts.storage {

@@ -22,6 +22,8 @@ use crate::watermark::MakeSplitWatermark;
 
 /// State name of the positions of a source's splits.
 pub(crate) const POSITIONS: &str = "positions";
+/// A split's name, the reader's position, the latest event time, and whether it was read to its end.
+pub(crate) type SavedPosition = (String, Vec<u8>, i64, bool);
 /// Batches between two watermarks while input is ready; with nothing ready it is sent at once.
 const WATERMARK_BATCHES: u32 = 16;
 /// Rows that a paced source reads at a time, so that it can wait between them.
@@ -29,6 +31,8 @@ const PACED_ROWS_MAX: usize = 64;
 
 /// When a reader that said it was caught up, and gave nothing, is asked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How far records may be ahead of the calendar, where nothing guards against it, before that is said.
+const FAR_AHEAD_MS: i64 = 5 * 60 * 1_000;
 /// State name of the watermarks of a source's splits.
 pub(crate) const WATERMARKS: &str = "watermarks";
 
@@ -119,6 +123,8 @@ pub(crate) struct SourceInput<T> {
     /// When to look again although no reader has woken the task.
     alarm: Option<(Instant, Sleep)>,
     held: Batch<T>,
+    /// That records come from the future was said once.
+    warned: bool,
 }
 
 /// What a round over the splits has found.
@@ -150,6 +156,7 @@ impl<T> SourceInput<T> {
             closing: 0,
             alarm: None,
             held: Batch::default(),
+            warned: false,
         };
         input.tell_place();
         input
@@ -301,6 +308,16 @@ impl<T> SourceInput<T> {
                         (time.time_of)(&self.held.rows, &mut self.held.times);
                         split.advance(&self.held.rows, &self.held.times, limit, &time.advance);
                         split.tell(Some(wall));
+                        let ahead = split.latest.saturating_sub(wall);
+                        if time.skew_ms.is_none() && ahead > FAR_AHEAD_MS && !self.warned {
+                            self.warned = true;
+                            tracing::warn!(
+                                source = %parts.operator,
+                                split = %split.split.id,
+                                ahead_s = ahead / 1_000,
+                                "a record is ahead of the calendar and the watermark follows it: `.future(…)` diverts such",
+                            );
+                        }
                     }
                     self.count(self.held.len());
                     self.tell_place();

@@ -84,6 +84,19 @@ impl Storage {
         self.json(&Self::attempt_path(job, attempt)).await
     }
 
+    /// The parallelism that the splits which a checkpoint has positions in were listed for; 0: unknown.
+    ///
+    /// # Errors
+    /// As [`Storage::manifest`]; `DATA_LOSS` when the record of its attempt cannot be read.
+    pub async fn listed_parallelism(&self, job: &str, epoch: u64) -> Result<u32> {
+        let attempt = self.manifest(job, epoch).await?.attempt;
+        match self.attempt(job, attempt).await {
+            Ok(record) => Ok(record.deployment.listed_for()),
+            Err(status) if status.code == Code::NotFound => Ok(0),
+            Err(status) => Err(status),
+        }
+    }
+
     /// Jobs that were begun and have not ended.
     ///
     /// # Errors

@@ -790,6 +790,7 @@ mod tests {
             restore: None,
             restore_from: None,
             listed_parallelism: 0,
+            allow_orphaned_state: false,
             started_ms: 0,
         };
         let (mut coordinator, _) = Coordinator::new(Arc::new(deployment));

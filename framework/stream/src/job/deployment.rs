@@ -54,12 +54,23 @@ pub struct Deployment {
     /// The parallelism that its splits were listed for: that of its first attempt; 0: its own.
     #[serde(default)]
     pub listed_parallelism: u32,
+    /// What the checkpoint has and the pipeline does not take is left aside.
+    #[serde(default)]
+    pub allow_orphaned_state: bool,
     /// When the job was submitted, in milliseconds since 1970.
     #[serde(default)]
     pub started_ms: i64,
 }
 
 impl Deployment {
+    /// The parallelism that its splits were listed for.
+    pub fn listed_for(&self) -> u32 {
+        match self.listed_parallelism {
+            0 => self.settings.parallelism,
+            listed => listed,
+        }
+    }
+
     /// The tasks that run on a node.
     pub fn tasks_on(&self, node: &NodeId) -> Vec<TaskId> {
         let mut tasks = Vec::new();

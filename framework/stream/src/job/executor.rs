@@ -9,6 +9,7 @@ use afflux_wire::contract::Caller;
 use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::deployment::{Deployment, TaskId};
+use super::positions;
 use crate::Result;
 use crate::context::{LocalEdges, TaskContext};
 use crate::flow::Plan;
@@ -65,7 +66,8 @@ impl Executor {
     /// too, come through `report`.
     ///
     /// # Errors
-    /// `FAILED_PRECONDITION` when this node built another graph: names the first operator that differs.
+    /// `FAILED_PRECONDITION` when this node built another graph: names the first operator that differs; or
+    /// when splits that the checkpoint is in the middle of are not there any more.
     pub fn deploy(
         &self,
         plan: &Plan,
@@ -82,6 +84,9 @@ impl Executor {
                 deployment.pipeline,
                 difference.unwrap_or_else(|| "its fingerprint differs".to_owned())
             )));
+        }
+        if let Some(restore) = &restore {
+            positions::check(plan, &deployment, restore)?;
         }
         let job: Arc<str> = Arc::from(deployment.job.as_str());
         let pipeline: Arc<str> = Arc::from(deployment.pipeline.as_str());

@@ -78,6 +78,7 @@ pub fn start_attempt(
         restore: None,
         restore_from: None,
         listed_parallelism: 0,
+        allow_orphaned_state: false,
         started_ms: 0,
     };
     let executor =

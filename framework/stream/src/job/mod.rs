@@ -9,6 +9,7 @@ mod coordinator;
 mod deployment;
 mod executor;
 mod local;
+mod positions;
 mod restart;
 mod storage;
 
