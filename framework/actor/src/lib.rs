@@ -64,6 +64,8 @@ mod restart;
 mod service;
 #[cfg(feature = "simulated")]
 pub mod simulated;
+#[doc(hidden)]
+pub mod sync;
 mod system;
 mod threads;
 mod trace;

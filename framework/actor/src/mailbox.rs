@@ -6,17 +6,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use afflux_wire::contract::{Ack, ActorKey, CallChain, Mail, Priority, Refused, ReplyWindow};
 use afflux_wire::{Code, Executed, Stage, Status};
-use parking_lot::Mutex;
 
 use crate::clock;
 use crate::metrics::{Gauged, KindMetrics};
 use crate::options::{Options, Overflow};
+use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering};
 use crate::watch::StopReason;
 
 /// One admitted message in this many is timed.
@@ -312,6 +311,11 @@ impl<M: Mail> Mailbox<M> {
         self.taken.store(0, Ordering::Relaxed);
         self.promote(queue, acks);
         if queue.admitted() == 0 {
+            if queue.stop.is_some() {
+                // It came after the host had looked, and found nobody to wake.
+                task.waker().wake_by_ref();
+                return;
+            }
             match &mut queue.waker {
                 Some(waker) => waker.clone_from(task.waker()),
                 none => *none = Some(task.waker().clone()),
@@ -431,6 +435,9 @@ impl<M: Mail> Gauged for Mailbox<M> {
     }
 }
 
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -536,6 +543,22 @@ mod tests {
         let mut batch = VecDeque::new();
         mailbox.take_or_park(&mut batch, &mut Context::from_waker(Waker::noop()));
         batch
+    }
+
+    #[test]
+    fn a_request_to_stop_that_came_before_the_host_parked_wakes_it() {
+        struct Woken(AtomicBool);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let mailbox = mailbox(2, None);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        mailbox.request_stop(StopReason::Asked(Status::unavailable("enough")));
+        let waker = Waker::from(Arc::clone(&woken));
+        mailbox.take_or_park(&mut VecDeque::new(), &mut Context::from_waker(&waker));
+        assert!(woken.0.load(Ordering::SeqCst));
     }
 
     #[test]

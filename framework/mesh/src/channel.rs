@@ -12,9 +12,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use afflux_actor::sync::Mutex;
 use afflux_wire::{Attempt, Mark, NodeId, Status};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use prometheus::IntGauge;
 
 use crate::bugs::{self, Bug};
@@ -757,3 +757,6 @@ impl fmt::Debug for ChannelReceiver {
         write!(f, "ChannelReceiver({})", self.state.key)
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;

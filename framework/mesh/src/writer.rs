@@ -200,6 +200,17 @@ impl DataQueue {
         bytes
     }
 
+    /// What waits, without the large frames, for a test that carries it by hand.
+    #[cfg(all(test, feature = "shuttle"))]
+    pub(crate) fn drain(&self) -> BytesMut {
+        let mut state = self.state.lock();
+        let mut bytes = BytesMut::new();
+        state.slices.drain(..).for_each(|slice| bytes.extend_from_slice(&slice));
+        bytes.unsplit(state.head.split());
+        state.bytes = 0;
+        bytes
+    }
+
     /// Takes no more; the writer ends when all is written.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
