@@ -20,6 +20,7 @@ use afflux_stream::job::{
 use afflux_stream::{Epochs, JobSettings, Plan};
 use afflux_wire::{Attempt, Code, NodeId, Status};
 
+use super::checkpoint_metrics::Phase;
 use super::job_metrics::JobMetrics;
 use super::pipelines::Pipelines;
 use super::settings::job_settings;
@@ -222,6 +223,9 @@ impl Desk {
         let before = entry.coordinator.state().clone();
         let actions = change(entry);
         let deployment = Arc::clone(entry.coordinator.deployment());
+        if let Some((stored, tasks)) = entry.coordinator.progress() {
+            self.parts.metrics.costs.progress(&deployment.pipeline, stored, tasks);
+        }
         note(job, &before, entry);
         for action in &actions {
             match action {
@@ -308,10 +312,12 @@ impl Desk {
                 let (epoch, pipeline) = (manifest.epoch, manifest.pipeline.clone());
                 let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
                 let manifest = afflux_stream::job::Manifest { fencing_token: fence, ..*manifest };
+                let begun = parts.clock.now();
                 let result = match &parts.storage {
                     Some(storage) => storage.commit(&manifest).await,
                     None => Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`")),
                 };
+                parts.metrics.costs.took(&pipeline, Phase::Commit, parts.clock.now() - begun);
                 // Who was cut off may have made this manifest; the second phase is the leader's alone.
                 if !self.confirmed().await {
                     return;
@@ -413,6 +419,9 @@ impl Desk {
         self.note_attempt(&deployment).await?;
         let cause = if wanted.parallelism.is_some() { "rescale" } else { "failure" };
         self.parts.metrics.restarted(&deployment.pipeline, cause);
+        if deployment.restore.is_some() {
+            self.parts.metrics.costs.restored(&deployment.pipeline, cause);
+        }
         tracing::warn!(
             job,
             attempt = deployment.attempt.0,
@@ -709,6 +718,9 @@ impl JobsShared for JobDesk {
             storage.create_job(&JobSpec::of(&deployment, now_ms)).await?;
         }
         desk.note_attempt(&deployment).await?;
+        if deployment.restore.is_some() {
+            desk.parts.metrics.costs.restored(&deployment.pipeline, "request");
+        }
         let (coordinator, actions) = Coordinator::new(Arc::new(deployment));
         desk.admit(coordinator, plan, actions);
         let begun = |entry: &Entry| match entry.coordinator.state() {

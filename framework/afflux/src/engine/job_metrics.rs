@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
 
-/// Seconds from an epoch's start to its manifest.
-const CHECKPOINT_SECONDS: [f64; 10] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
+use super::checkpoint_metrics::{CheckpointMetrics, Phase};
+
 /// Bytes of a checkpoint's files.
 const CHECKPOINT_BYTES: [f64; 8] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
 /// Every state of a job.
@@ -19,7 +19,7 @@ pub struct JobMetrics {
     jobs: IntGaugeVec,
     restarts: IntCounterVec,
     checkpoints: IntCounterVec,
-    duration: HistogramVec,
+    pub(super) costs: CheckpointMetrics,
     bytes: HistogramVec,
     last_completed: GaugeVec,
     fallbacks: IntCounterVec,
@@ -48,14 +48,7 @@ impl JobMetrics {
                 opts("checkpoints_total", "Checkpoints that were completed or given up."),
                 &["pipeline", "result"],
             )?,
-            duration: HistogramVec::new(
-                histogram(
-                    "checkpoint_duration_seconds",
-                    "From a checkpoint's start to its manifest.",
-                    &CHECKPOINT_SECONDS,
-                ),
-                &["pipeline"],
-            )?,
+            costs: CheckpointMetrics::new(registry)?,
             bytes: HistogramVec::new(
                 histogram("checkpoint_bytes", "Bytes of a completed checkpoint's files.", &CHECKPOINT_BYTES),
                 &["pipeline"],
@@ -78,11 +71,15 @@ impl JobMetrics {
         registry.register(Box::new(metrics.jobs.clone()))?;
         registry.register(Box::new(metrics.restarts.clone()))?;
         registry.register(Box::new(metrics.checkpoints.clone()))?;
-        registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
         registry.register(Box::new(metrics.last_completed.clone()))?;
         registry.register(Box::new(metrics.fallbacks.clone()))?;
         Ok(metrics)
+    }
+
+    /// What checkpoints cost, for the node's worker.
+    pub fn checkpoints(&self) -> CheckpointMetrics {
+        self.costs.clone()
     }
 
     /// How many jobs of each pipeline are in each state.
@@ -130,8 +127,9 @@ impl JobMetrics {
             return;
         }
         if let Some(took) = took {
-            self.duration.with_label_values(&[pipeline]).observe(took.as_secs_f64());
+            self.costs.took(pipeline, Phase::Total, took);
         }
+        self.costs.progress(pipeline, 1, 1);
         self.bytes.with_label_values(&[pipeline]).observe(bytes as f64);
         self.last_completed.with_label_values(&[pipeline]).set(now_ms as f64 / 1000.0);
     }
@@ -157,6 +155,8 @@ mod tests {
             "afflux_job_restarts_total{cause=\"failure\",pipeline=\"p\"} 1",
             "afflux_checkpoints_total{pipeline=\"p\",result=\"failed\"} 1",
             "afflux_checkpoint_bytes_count{pipeline=\"p\"} 1",
+            "afflux_checkpoint_duration_seconds_count{phase=\"total\",pipeline=\"p\"} 1",
+            "afflux_checkpoint_progress_ratio{pipeline=\"p\"} 1",
             "afflux_checkpoint_last_completed_timestamp_seconds{pipeline=\"p\"} 5",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

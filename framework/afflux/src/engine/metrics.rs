@@ -10,7 +10,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, Opts};
 
 use afflux_stream::job::{Deployment, TaskId};
-use afflux_stream::{TaskMeter, TaskReading};
+use afflux_stream::{SnapshotReading, TaskMeter, TaskReading};
 
 use super::why::{Look, Looks};
 use super::worker::TaskShare;
@@ -210,6 +210,13 @@ impl OperatorMetrics {
     pub(super) fn add(&self, deployment: &Arc<Deployment>, id: TaskId, meter: &Arc<TaskMeter>) {
         let task = Task { deployment: Arc::clone(deployment), id, meter: Arc::clone(meter) };
         self.state.lock().live.push(task);
+    }
+
+    /// What snapshots have cost a task that runs here.
+    pub(super) fn snapshots(&self, job: &str, id: TaskId) -> Option<SnapshotReading> {
+        let state = self.state.lock();
+        let task = state.live.iter().find(|task| task.id == id && task.deployment.job == job)?;
+        Some(task.meter.read().snapshots)
     }
 
     /// Keeps what a task has counted and lets it go.

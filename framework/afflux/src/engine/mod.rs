@@ -5,6 +5,7 @@
 //! calls that carry them out.
 
 mod align;
+mod checkpoint_metrics;
 mod desk;
 mod fences;
 mod job_metrics;
@@ -17,6 +18,7 @@ mod takeover;
 mod why;
 mod worker;
 
+pub use checkpoint_metrics::CheckpointMetrics;
 pub use desk::{Desk, DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClient, Leads};
 pub use job_metrics::JobMetrics;
 pub use metrics::OperatorMetrics;

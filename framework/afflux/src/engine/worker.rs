@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use schemars::JsonSchema;
@@ -17,6 +17,7 @@ use afflux_stream::{
 };
 use afflux_wire::{Code, Status};
 
+use super::checkpoint_metrics::{CheckpointMetrics, Phase};
 use super::fences::Fences;
 use super::metrics::OperatorMetrics;
 use super::pipelines::Pipelines;
@@ -234,10 +235,15 @@ pub struct WorkerParts {
     pub build: String,
     /// Where operators are counted.
     pub metrics: OperatorMetrics,
+    /// Where it is counted what checkpoints cost.
+    pub checkpoints: CheckpointMetrics,
 }
 
 /// What tasks have told, by task and kind.
 type Telling = Arc<Mutex<BTreeMap<(TaskId, &'static str), Told>>>;
+
+/// The epoch that was last begun on this node, and when.
+type Begun = Arc<Mutex<Option<(u64, Instant)>>>;
 
 /// This node's part of an attempt.
 struct Part {
@@ -248,6 +254,7 @@ struct Part {
     epoch_max: u64,
     round_max: u64,
     completed: u64,
+    begun: Begun,
     told: Telling,
     /// Nobody needs to be told any more.
     over: Arc<AtomicBool>,
@@ -281,10 +288,13 @@ impl WorkerActor {
         })?;
         let job = deployment.restore_from.as_deref().unwrap_or(&deployment.job);
         let before = if bugs::on(Bug::WrongEpoch) { storage.read(job, epoch - 1).await.ok() } else { None };
+        let clock = &self.parts.executor.clock;
+        let begun = clock.now();
         let (_, restore) = match before {
             Some(before) => before,
             None => storage.read(job, epoch).await?,
         };
+        self.parts.checkpoints.read(&deployment.pipeline, clock.now() - begun);
         Ok(Some(Arc::new(restore)))
     }
 
@@ -294,15 +304,17 @@ impl WorkerActor {
         deployment: Arc<Deployment>,
         told: Telling,
         over: Arc<AtomicBool>,
-        mut events: tokio::sync::mpsc::Receiver<(TaskId, TaskEvent)>,
+        epoch_begun: Begun,
+        mut events: tokio::sync::mpsc::Receiver<(TaskId, TaskEvent, Instant)>,
     ) {
+        let (costs, operators) = (self.parts.checkpoints.clone(), self.parts.metrics.clone());
         let storage = self.parts.storage.clone();
         let client = self.parts.mesh.client::<super::desk::JobReports>();
         let own = self.parts.mesh.client_on::<Worker>(self.parts.mesh.node());
         let clock = self.parts.executor.clock.clone();
         self.parts.executor.threads.io().spawn_with(move || async move {
             let (job, attempt) = (deployment.job.clone(), deployment.attempt.0);
-            while let Some((id, event)) = events.recv().await {
+            while let Some((id, event, told_at)) = events.recv().await {
                 let (kind, epoch, body) = match event {
                     TaskEvent::Finished(last) => {
                         ("finished", 0, serde_json::to_string(&last).unwrap_or_default())
@@ -314,10 +326,19 @@ impl WorkerActor {
                     }
                     TaskEvent::Snapshot(snapshot) => {
                         let epoch = snapshot.epoch;
+                        let storing = clock.now();
                         let saved = match &storage {
                             Some(storage) => storage.put(&job, attempt, id, &snapshot).await,
                             None => Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`")),
                         };
+                        if saved.is_ok() {
+                            costs.took(&deployment.pipeline, Phase::Upload, clock.now() - storing);
+                        }
+                        if let Some(reading) = operators.snapshots(&job, id) {
+                            let begun = epoch_begun.lock().filter(|(begun, _)| *begun == epoch);
+                            let since = begun.map(|(_, at)| told_at.saturating_duration_since(at));
+                            costs.snapshot(&deployment.pipeline, &reading, since);
+                        }
                         match saved.and_then(|file| {
                             serde_json::to_string(&file).map_err(|e| Status::internal(e.to_string()))
                         }) {
@@ -417,14 +438,16 @@ impl WorkerHandler for WorkerActor {
         let plan = self.parts.pipelines.plan(&deployment.pipeline, deployment.settings.clone())?;
         let restore = self.restore(&deployment).await?;
         let (sender, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
-        let (told, over) = (Telling::default(), Arc::new(AtomicBool::new(false)));
-        self.forward(Arc::clone(&deployment), Arc::clone(&told), Arc::clone(&over), events);
+        let (told, over, begun) = (Telling::default(), Arc::new(AtomicBool::new(false)), Begun::default());
+        let stamps = self.parts.executor.clock.clone();
+        let shared = (Arc::clone(&told), Arc::clone(&over), Arc::clone(&begun));
+        self.forward(Arc::clone(&deployment), shared.0, shared.1, shared.2, events);
         let running = self.parts.executor.deploy(
             &plan,
             deployment,
             restore,
             Arc::new(move |id, event| {
-                if sender.try_send((id, event)).is_err() {
+                if sender.try_send((id, event, stamps.now())).is_err() {
                     tracing::error!(task = %id, "a task's report was lost: its queue is full or closed");
                 }
             }),
@@ -439,6 +462,7 @@ impl WorkerHandler for WorkerActor {
             epoch_max: 0,
             round_max: 0,
             completed: 0,
+            begun,
             told,
             over,
         };
@@ -455,12 +479,14 @@ impl WorkerHandler for WorkerActor {
         fence: u64,
     ) -> Result<(), Fault<NoError>> {
         self.fences.admit(fence)?;
+        let now = self.parts.executor.clock.now();
         if let Some(part) = self.of_attempt(&job, attempt) {
             let before = if is_round(epoch) { part.round_max } else { part.epoch_max };
             // A coordinator that takes over begins again what was begun.
             if epoch > before {
                 part.triggered = epoch;
                 begun(epoch, &mut part.epoch_max, &mut part.round_max);
+                *part.begun.lock() = Some((epoch, now));
                 part.running.trigger(epoch);
             }
         }

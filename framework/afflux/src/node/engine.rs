@@ -109,6 +109,7 @@ impl Node {
             None => storage(&inner.settings)?,
         };
         let standing = Standing::of(&inner.settings, pipelines)?;
+        let metrics = JobMetrics::new(&inner.metrics)?;
         let worker = WorkerParts {
             pipelines: Arc::clone(pipelines),
             executor: Executor {
@@ -123,6 +124,7 @@ impl Node {
             storage: storage.clone(),
             build: inner.facts.build.clone(),
             metrics: OperatorMetrics::new(&inner.metrics)?,
+            checkpoints: metrics.checkpoints(),
         };
         let stop = self.host_own("afflux.worker", move || Ok(WorkerActor::new(worker.clone())));
         inner.stops.lock().push(stop);
@@ -132,7 +134,6 @@ impl Node {
             (Arc::clone(pipelines), inner.mesh.clone(), defaults(&inner.settings));
         let (own_build, io, clock) = (build.clone(), self.io().clone(), clock.clone());
         let (wall, links) = (clock.clone(), inner.mesh.clone());
-        let metrics = JobMetrics::new(&inner.metrics)?;
         let registry = Arc::clone(&inner.registry);
         // A job runs on nodes of one build only, and a lost link overrides the registry.
         let nodes: Arc<dyn Fn() -> Vec<(NodeId, u32)> + Send + Sync> = Arc::new(move || {

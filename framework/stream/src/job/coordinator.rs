@@ -301,6 +301,14 @@ impl Coordinator {
         self.nodes.iter()
     }
 
+    /// How many tasks have stored their part of the epoch under way, of how many that have to; nothing
+    /// while there is none.
+    pub fn progress(&self) -> Option<(usize, usize)> {
+        let files = self.epochs.values().next()?;
+        let tasks = self.tasks.iter().filter(|t| !self.finished.contains_key(t) || files.contains_key(t));
+        Some((files.len(), tasks.count()))
+    }
+
     /// The last epoch that is durable.
     pub fn last_completed(&self) -> Option<u64> {
         self.last_completed
@@ -838,7 +846,9 @@ mod tests {
         let mut job = coordinator();
         let node = NodeId::new("a");
         assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node.clone(), 1)]);
+        assert_eq!(job.step(Event::Checkpoint), [], "one at a time");
         job.step(Event::TaskSaved(Attempt(1), 1, saved(0)));
+        assert_eq!(job.progress(), Some((1, 2)));
         assert_eq!(job.step(Event::SaveFailed(Attempt(1), 1)), []);
         assert_eq!(job.step(Event::TaskSaved(Attempt(1), 1, saved(1))), [], "given up for good");
         assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node, 2)]);
