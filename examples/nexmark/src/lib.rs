@@ -16,5 +16,5 @@ mod run;
 mod source;
 
 pub use digest::{Answer, Column, Digest, Tally};
-pub use run::{answer, run};
+pub use run::{answer, answer_with, run};
 pub use source::{Log, Select};

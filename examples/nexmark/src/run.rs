@@ -29,11 +29,19 @@ const FILES: &str = "out/nexmark-q10";
 /// # Errors
 /// When there is no such query, or a task fails.
 pub fn answer(query: &str, log: &Log, parallelism: u32) -> afflux::Result<Digest> {
+    answer_with(query, log, JobSettings { parallelism, ..JobSettings::default() })
+}
+
+/// The same with other settings, such as where state is kept.
+///
+/// # Errors
+/// As [`answer`].
+pub fn answer_with(query: &str, log: &Log, settings: JobSettings) -> afflux::Result<Digest> {
     let (tally, files) = (Tally::default(), Path::new(FILES));
     if query == "q10" && files.exists() {
         std::fs::remove_dir_all(files)?;
     }
-    let flow = Flow::new(query, JobSettings { parallelism, ..JobSettings::default() });
+    let flow = Flow::new(query, settings);
     build(query, &flow, log, tally.clone(), files)?;
     run(flow.finish()?)?;
     if query == "q10" { Ok(q10_written(files)?) } else { Ok(tally.digest()) }

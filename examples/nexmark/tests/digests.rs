@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use afflux_nexmark::queries::QUERIES;
-use afflux_nexmark::{Log, answer};
+use afflux_nexmark::{Log, answer, answer_with};
+use afflux_stream::{JobSettings, StateBackend};
 
 /// What DuckDB says of the first 60,000 events of an auction with 500 a second.
 const EXPECTED: &str = include_str!("data/expected-60000-events-rate-500.tsv");
@@ -41,6 +43,30 @@ fn answers_are_those_of_an_independent_engine_first_half() {
 #[test]
 fn answers_are_those_of_an_independent_engine_second_half() {
     check(1, 2);
+}
+
+#[test]
+fn answers_are_those_of_an_independent_engine_with_state_on_disk() {
+    for (query, expected) in expected() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = JobSettings {
+            parallelism: 2,
+            state_backend: StateBackend::Disk,
+            state_dir: Some(directory.path().to_string_lossy().into_owned()),
+            // Nearly none: what is not used goes to disk.
+            state_cache_bytes: Some(1),
+            ..JobSettings::default()
+        };
+        let found = answer_with(query, &LOG, settings).unwrap().to_string();
+        assert_eq!(found, expected, "{query}");
+        // A merge may end after its task.
+        let left = || std::fs::read_dir(directory.path()).unwrap().count();
+        let end = Instant::now() + Duration::from_secs(30);
+        while left() > 0 && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        assert_eq!(left(), 0, "{query} left files behind");
+    }
 }
 
 #[test]

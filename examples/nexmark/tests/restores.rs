@@ -10,7 +10,7 @@ use afflux_actor::{Clock, Threads};
 use afflux_nexmark::queries::{QUERIES, build};
 use afflux_nexmark::{Log, Tally};
 use afflux_stream::job::{LocalRun, start_local};
-use afflux_stream::{Flow, JobSettings, Plan, Restore, TaskReading};
+use afflux_stream::{Flow, JobSettings, Plan, Restore, StateBackend, TaskReading};
 
 static LOG: LazyLock<Log> = LazyLock::new(|| Log::new(20_000, 500));
 
@@ -20,11 +20,22 @@ const PACE: f64 = 1_000.0;
 /// The rows of q12 depend on when bids come; q10 has a test of its own.
 const OTHERS: [&str; 2] = ["q10", "q12"];
 
-fn plan(query: &str, parallelism: u32, replay: Option<f64>, tally: &Tally) -> Plan {
-    let flow = Flow::new(query, JobSettings { parallelism, replay, ..JobSettings::default() });
+fn plan(query: &str, (parallelism, kept): Kept<'_>, replay: Option<f64>, tally: &Tally) -> Plan {
+    let settings = JobSettings {
+        parallelism,
+        replay,
+        state_backend: if kept.is_some() { StateBackend::Disk } else { StateBackend::Memory },
+        state_dir: kept.map(|directory| directory.to_string_lossy().into_owned()),
+        state_cache_bytes: Some(1),
+        ..JobSettings::default()
+    };
+    let flow = Flow::new(query, settings);
     build(query, &flow, &LOG, tally.clone(), Path::new("")).unwrap();
     flow.finish().unwrap()
 }
+
+/// In how many tasks, and where on disk state is kept; none: in memory.
+type Kept<'a> = (u32, Option<&'a Path>);
 
 /// Starts a plan, lets `work` do something with the run, and returns what it makes of it.
 fn with_run<R>(plan: Plan, from: Option<Restore>, work: impl AsyncFnOnce(LocalRun) -> R) -> R {
@@ -63,18 +74,30 @@ async fn rows_read(run: LocalRun) -> u64 {
     sources.map(|source| source.records_in).sum()
 }
 
-#[test]
-fn every_answer_survives_a_restore() {
+/// Every query but some: whole, and stopped and taken up again elsewhere.
+fn check(runs: &[(Kept<'_>, Kept<'_>)]) {
     let mut gone_on = 0;
     for query in QUERIES.iter().filter(|query| !OTHERS.contains(query)) {
-        for parallelism in [1, 3] {
+        for (before, after) in runs {
             let (lost, kept, whole) = (Tally::default(), Tally::default(), Tally::default());
-            let all = with_run(plan(query, parallelism, None, &whole), None, rows_read);
-            let saved = with_run(plan(query, parallelism, Some(PACE), &lost), None, half_way);
-            let rest = with_run(plan(query, parallelism, None, &kept), Some(saved), rows_read);
-            assert_eq!(kept.digest(), whole.digest(), "{query} at parallelism {parallelism}");
+            let all = with_run(plan(query, *after, None, &whole), None, rows_read);
+            let saved = with_run(plan(query, *before, Some(PACE), &lost), None, half_way);
+            let rest = with_run(plan(query, *after, None, &kept), Some(saved), rows_read);
+            assert_eq!(kept.digest(), whole.digest(), "{query} from {before:?} to {after:?}");
             gone_on += usize::from(rest > 0 && rest < all);
         }
     }
-    assert!(gone_on > QUERIES.len(), "only {gone_on} runs went on from the middle");
+    assert!(gone_on > QUERIES.len() * runs.len() / 2, "only {gone_on} runs went on from the middle");
+}
+
+#[test]
+fn every_answer_survives_a_restore() {
+    check(&[((1, None), (1, None)), ((3, None), (3, None))]);
+}
+
+#[test]
+fn every_answer_survives_a_restore_from_memory_to_disk_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Some(directory.path());
+    check(&[((2, None), (2, disk)), ((2, disk), (2, None))]);
 }

@@ -20,7 +20,7 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Settings that a job's request may carry.
-const JOB_SETTINGS: [&str; 13] = [
+const JOB_SETTINGS: [&str; 14] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
@@ -34,6 +34,7 @@ const JOB_SETTINGS: [&str; 13] = [
     "restart.backoff_multiplier",
     "restart.failures_max",
     "restart.window_ms",
+    "state.backend",
 ];
 
 /// How following ended.

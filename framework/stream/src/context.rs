@@ -26,6 +26,7 @@ use crate::job::RestartSettings;
 use crate::meter::TaskMeter;
 use crate::snapshot::Restore;
 use crate::source::{IoContext, OnError, Split};
+use crate::state::{Backend, StateBackend};
 use crate::task::TaskReport;
 
 /// Where each task of a job runs: `placement[chain][subtask]` is a node.
@@ -77,6 +78,12 @@ pub struct JobSettings {
     pub restart: RestartSettings,
     /// Whether it takes the slots of nodes that join without being asked.
     pub rescale_auto: bool,
+    /// Where keyed state lives.
+    pub state_backend: StateBackend,
+    /// Directory of state on disk, in place of the node's; for runs within one process.
+    pub state_dir: Option<String>,
+    /// Bytes of memory for state on disk, in place of the node's.
+    pub state_cache_bytes: Option<u64>,
 }
 
 impl Default for JobSettings {
@@ -91,6 +98,9 @@ impl Default for JobSettings {
             guarantee: None,
             restart: RestartSettings::default(),
             rescale_auto: false,
+            state_backend: StateBackend::Memory,
+            state_dir: None,
+            state_cache_bytes: None,
         }
     }
 }
@@ -116,6 +126,7 @@ pub(crate) struct TaskContext {
     pub(crate) splits: Vec<Split>,
     pub(crate) clock: Clock,
     pub(crate) meter: Arc<TaskMeter>,
+    pub(crate) backend: Backend,
     pub(crate) report: TaskReport,
 }
 

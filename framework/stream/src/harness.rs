@@ -18,6 +18,7 @@ use crate::operator::{KeyedOperator, OperatorCx, Output, SideGate, SideTag, Side
 use crate::snapshot::{Restore, TaskSnapshot};
 use crate::stage::process::{ProcessParts, ProcessStage};
 use crate::stage::{Next, Stage, Turn};
+use crate::state::Backend;
 use crate::time::{Timestamp, millis};
 
 /// Runs an operator as a task runs it, without a pipeline around: for tests of operators.
@@ -163,6 +164,7 @@ impl<O: KeyedOperator> Harness<O> {
             timed: true,
             clock: clock.clone(),
             meter: Arc::new(Meter::default()),
+            backend: Backend::Memory,
             next: Box::new(Keep { rows: Rc::clone(&out), marks: Rc::clone(&marks) }),
         };
         Ok(Self { stage: ProcessStage::new(parts, restore)?, out, marks, now, sides: Vec::new(), clock })

@@ -59,6 +59,19 @@ impl KeyBytes {
         self.long.extend_from_slice(bytes);
     }
 
+    /// Forgets what was appended.
+    #[cfg(feature = "disk")]
+    pub(crate) fn clear(&mut self) {
+        self.length = 0;
+        self.long.clear();
+    }
+
+    /// What was appended.
+    #[cfg(feature = "disk")]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        if self.long.is_empty() { self.inline.get(..self.length).unwrap_or_default() } else { &self.long }
+    }
+
     /// Appends bytes of any length, with the length.
     #[inline]
     pub fn put_sized(&mut self, bytes: &[u8]) {

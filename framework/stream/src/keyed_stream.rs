@@ -110,6 +110,7 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
                 timed,
                 clock: cx.clock.clone(),
                 meter: cx.meter.operator(&operator),
+                backend: cx.backend.clone(),
                 next,
             };
             before(cx, Box::new(ProcessStage::new(parts, cx.restore.as_deref())?))
@@ -146,7 +147,7 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
                 (cx.subtask, cx.parallelism()),
                 Arc::clone(&key),
                 Arc::clone(&reduce),
-                cx.restore.as_deref(),
+                (&cx.backend, cx.restore.as_deref()),
                 cx.meter.operator(&operator),
                 next,
             )?;

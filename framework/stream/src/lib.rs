@@ -95,8 +95,9 @@ pub use source::{IoContext, OnError, ReadState, Source, Split, SplitReader};
 pub use stage::fused::{Filter, Map, Step, Whole};
 pub use stage::tell::{TELL_IN_FLIGHT_MAX, TELL_ROWS_MAX};
 pub use state::{
-    AggregatingState, Aggregator, Life, ListState, MapState, Reducer, ReducingState, State, StateField,
-    ValueState,
+    AggregatingState, Aggregator, DiskCounters, DiskReading, Life, ListState, MapState, Reducer,
+    ReducingState, STATE_CACHE_BYTES_DEFAULT, STATE_RESERVE_BYTES_DEFAULT, State, StateBackend, StateField,
+    StateRoot, ValueState,
 };
 pub use stream::{Record, SourceStream, Stream};
 pub use task::{TaskEvent, TaskMail, TaskReport};

@@ -291,6 +291,7 @@ impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> Aggregation<T, F, A> {
                 merge,
                 late,
                 meter: cx.meter.operator(&operator),
+                backend: cx.backend.clone(),
                 next,
             };
             before(cx, Box::new(WindowStage::new(parts, cx.restore.as_deref())?))

@@ -19,6 +19,7 @@ mod open_loop;
 #[path = "../../peers/src/report.rs"]
 mod report;
 mod rpc;
+mod state;
 mod stream;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../peers/src/usage.rs"]
@@ -63,7 +64,7 @@ fn show_line(line: &str) {
 
 const HELP: &str = "\
 afflux-bench stream w1|w2|w3|w4 [--records N] [--parallelism P] [--nodes K]
-afflux-bench nexmark q0|…|q22 [--events N] [--rate R] [--parallelism P] [--nodes K] [--digest]
+afflux-bench nexmark q0|…|q22 [--events N] [--rate R] [--parallelism P] [--nodes K] [--digest] [--state memory|disk]
 afflux-bench nexmark events --out DIR [--events N] [--rate R]      the events as JSON lines, for an independent engine
 afflux-bench rpc r1|r2|r3 [--outstanding N] [--payload BYTES] [--seconds S] [--transport tcp|memory] [--busy N]
 afflux-bench rpc r2 --rate N [--seconds S]      calls at a rate, latency from when each was due (cpu_s: the server's alone)
@@ -74,6 +75,7 @@ afflux-bench local l1|l2 [--outstanding N] [--threads 1|2] [--seconds S]      as
 afflux-bench stream latency [--rate N] [--seconds S] [--nodes K]      from when a record was due to the sink
 afflux-bench checkpoint [--keys N] [--changed SHARE] [--epochs E]      pause, duration and bytes of checkpoints of N keys
 afflux-bench checkpoint --backpressure [--sink-rate N] [--seconds S] [--nodes K]      how long barriers wait behind a slow sink
+afflux-bench state [--state memory|disk] [--keys N] [--records N] [--cache MIB] [--checkpoint-ms MS]      sums per key, state larger than memory
 afflux-bench stream slow --nodes 2      memory behind a consumer of 1,000 records/s, after 10 and 60 s
 
 Each prints a table, or with --json one JSON line: records (or requests), wall and CPU seconds of all processes,
@@ -105,6 +107,7 @@ fn main() {
             "rpc" => rpc::run(args),
             "local" => local::run(args),
             "rpc-server" => rpc::server(args),
+            "state" => state::run(args),
             "stream-node" => stream::node(args),
             "latency-node" => latency::node(args),
             "nexmark-node" => nexmark::node(args),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use afflux_nexmark::queries::{QUERIES, build, q10_written};
 use afflux_nexmark::{Digest, Log, Tally};
-use afflux_stream::{Flow, JobSettings};
+use afflux_stream::{Flow, JobSettings, StateBackend};
 
 use crate::args::Args;
 use crate::checkpoint::Watch;
@@ -33,7 +33,12 @@ struct Params {
     every_ms: u64,
     /// Where q10 writes.
     files: PathBuf,
+    /// Where state is kept; none: in memory.
+    state: Option<PathBuf>,
 }
+
+/// Memory for state on disk: little, so that it is used.
+const STATE_CACHE_BYTES: u64 = 1 << 20;
 
 impl Params {
     fn take(query: String, args: &mut Args) -> Result<Self, String> {
@@ -45,7 +50,23 @@ impl Params {
             every_ms: args.number("checkpoint-ms", 0)?,
             digest: std::env::args().any(|word| word == DIGEST),
             files: args.text("files").unwrap_or_else(|| "out/nexmark-q10".to_owned()).into(),
+            state: args.text("state-dir").map(PathBuf::from),
         })
+    }
+
+    /// `seat`: each process has a directory of its own.
+    fn settings(&self, seat: Seat) -> JobSettings {
+        let parallelism = self.parallelism;
+        match &self.state {
+            None => JobSettings { parallelism, ..JobSettings::default() },
+            Some(directory) => JobSettings {
+                parallelism,
+                state_backend: StateBackend::Disk,
+                state_dir: Some(directory.join(seat.0.to_string()).to_string_lossy().into_owned()),
+                state_cache_bytes: Some(STATE_CACHE_BYTES),
+                ..JobSettings::default()
+            },
+        }
     }
 }
 
@@ -57,7 +78,7 @@ fn work(
     let tally = if params.digest { Tally::default() } else { Tally::of_rows_only() };
     let log = Log::new(params.events, params.rate);
     let parallelism = params.parallelism;
-    let flow = Flow::new(&params.query, JobSettings { parallelism, ..JobSettings::default() });
+    let flow = Flow::new(&params.query, params.settings(seat));
     build(&params.query, &flow, &log, tally.clone(), &params.files).map_err(|e| e.to_string())?;
     let plan = flow.finish().map_err(|e| e.to_string())?;
     drive(
@@ -87,6 +108,10 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
     let query = args.word(&format!("a query ({}), or `events`", QUERIES.join(", ")))?;
     let mut params = Params::take(query, &mut args)?;
     let nodes = args.count("nodes", 1)?;
+    if args.choice("state", &["memory", "disk"])? == "disk" {
+        let name = format!("afflux-bench-nexmark-{}", std::process::id());
+        params.state = Some(std::env::temp_dir().join(name));
+    }
     let out = args.text("out").unwrap_or_default();
     args.finish()?;
     if params.query == "events" {
@@ -113,8 +138,13 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         let files = params.files.to_string_lossy();
         words.extend(["--files", &files]);
         words.extend(params.digest.then_some(DIGEST));
+        let state = params.state.as_ref().map(|directory| directory.to_string_lossy());
+        words.extend(state.iter().flat_map(|directory| ["--state-dir", directory]));
         spawn::<Share>(&words, params.parallelism, nodes)?
     };
+    if let Some(directory) = &params.state {
+        let _ = std::fs::remove_dir_all(directory);
+    }
     let mut digest = Digest::default();
     for share in &shares {
         digest.merge(&share.digest);

@@ -243,6 +243,7 @@ pub(crate) fn drive<S: serde::Serialize>(
             caller: None,
             clock: Clock::new(SystemTime::now),
             metrics: ActorMetrics::unregistered(),
+            state: afflux_stream::StateRoot::default(),
         };
         let mark = Mark::now()?;
         let (sender, mut events) = tokio::sync::mpsc::channel(1024);

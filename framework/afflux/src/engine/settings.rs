@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use afflux_stream::job::RestartStrategy;
-use afflux_stream::{JobSettings, OnError};
+use afflux_stream::{JobSettings, OnError, StateBackend};
 use afflux_wire::Status;
 
 use crate::node::guarantee_named;
 
 /// Keys that a job's request may set.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
@@ -24,6 +24,7 @@ const KEYS: [&str; 14] = [
     "restart.failures_max",
     "restart.window_ms",
     "replay",
+    "state.backend",
 ];
 
 /// Reads texts over `defaults`.
@@ -107,6 +108,13 @@ pub(super) fn job_settings(
                     _ => return Err(wrong("`fail` or `skip`")),
                 };
             }
+            "state.backend" => {
+                settings.state_backend = match value.as_str() {
+                    "memory" => StateBackend::Memory,
+                    "disk" => StateBackend::Disk,
+                    _ => return Err(wrong("`memory` or `disk`")),
+                };
+            }
             "replay" => {
                 let rate = value.trim_end_matches('x').parse::<f64>().ok();
                 settings.replay = Some(
@@ -144,6 +152,8 @@ mod tests {
         assert_eq!(read("restart.strategy", "none").unwrap().restart.strategy, RestartStrategy::Never);
         assert!(read("restart.strategy", "never").unwrap_err().message.contains("`none`"));
         assert!(read("pipeline.chaining", "no").unwrap_err().message.contains("`off`"));
+        assert_eq!(read("state.backend", "disk").unwrap().state_backend, StateBackend::Disk);
+        assert!(read("state.backend", "tape").unwrap_err().message.contains("`disk`"));
         assert_eq!(read("replay", "20000x").unwrap().replay, Some(20000.0));
         assert!(read("replay", "fast").unwrap_err().message.contains("20000x"));
         assert!(read("source.on_eror", "skip").unwrap_err().message.contains("`source.on_error`"));

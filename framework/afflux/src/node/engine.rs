@@ -1,19 +1,20 @@
 //! A node's share of pipelines: its worker, and the job desk while it leads.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use afflux_actor::{Clock, Serves, ServiceEntry, Spec};
 use afflux_mesh::{PeerEvent, PeerState};
 use afflux_registry::{Fence, InstanceState, Registry};
 use afflux_stream::job::{Executor, RestartSettings, RestartStrategy, Storage};
-use afflux_stream::{Guarantee, JobSettings, OnError};
+use afflux_stream::{Guarantee, JobSettings, OnError, StateBackend, StateRoot};
 use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::Node;
 use super::hosted::Stop;
 use crate::engine::{
-    Desk, DeskParts, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, Standing, WorkerActor,
-    WorkerParts,
+    Desk, DeskParts, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, Standing, StateMetrics,
+    WorkerActor, WorkerParts,
 };
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -48,6 +49,12 @@ pub(crate) fn defaults(settings: &Settings) -> JobSettings {
             window_ms: settings.restart_window_ms,
         },
         rescale_auto: settings.pipeline_rescale == "auto",
+        state_backend: if settings.state_backend == "disk" {
+            StateBackend::Disk
+        } else {
+            StateBackend::Memory
+        },
+        ..JobSettings::default()
     }
 }
 
@@ -58,6 +65,25 @@ pub(crate) fn guarantee_named(word: &str) -> Option<Guarantee> {
         "at_least_once" => Some(Guarantee::AtLeastOnce),
         _ => None,
     }
+}
+
+/// Where this node keeps state on disk. What an earlier process of this node left there goes.
+fn state_root(settings: &Settings, node: &NodeId) -> StateRoot {
+    let below = match settings.state_dir.as_str() {
+        "" => std::env::temp_dir().join("afflux-state"),
+        directory => PathBuf::from(directory),
+    };
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name: String = format!("{}-{node}", settings.cluster).chars().map(safe).collect();
+    let directory = below.join(name);
+    if let Err(error) = std::fs::remove_dir_all(&directory)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(directory = %directory.display(), %error, "state of an earlier process stays");
+    }
+    StateRoot::below(directory)
+        .cache_bytes(settings.state_cache_mb << 20)
+        .reserve_bytes(settings.state_reserve_mb << 20)
 }
 
 /// The storage of checkpoints that settings name, if they name one.
@@ -110,6 +136,8 @@ impl Node {
         };
         let standing = Standing::of(&inner.settings, pipelines)?;
         let metrics = JobMetrics::new(&inner.metrics)?;
+        let state = state_root(&inner.settings, self.id());
+        StateMetrics::register(&inner.metrics, state.counters())?;
         let worker = WorkerParts {
             pipelines: Arc::clone(pipelines),
             executor: Executor {
@@ -119,6 +147,7 @@ impl Node {
                 caller: Some(inner.mesh.caller()),
                 clock: clock.clone(),
                 metrics: Arc::clone(&inner.around.metrics),
+                state,
             },
             mesh: inner.mesh.clone(),
             storage: storage.clone(),

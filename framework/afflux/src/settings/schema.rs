@@ -224,6 +224,14 @@ settings! {
     pipeline_start: Vec<String> = "pipeline.start", Kind::List, "";
     /// Nodes that are waited for before that, for a minute at most.
     pipeline_start_nodes_min: u64 = "pipeline.start_nodes_min", Kind::Integer { min: 1, max: 100_000 }, "1" unit "nodes";
+    /// Where keyed state lives: `memory`, or `disk` for state larger than memory (feature `disk`).
+    state_backend: String = "state.backend", Kind::Choice(&["memory", "disk"]), "memory";
+    /// Directory of state on disk; disposable, each node takes one of its own below it. Empty: below the system's directory for temporary files.
+    state_dir: String = "state.dir", Kind::Text, "";
+    /// Memory of a job's state on disk on one node: what was used last, and blocks of files.
+    state_cache_mb: u64 = "state.cache_mb", Kind::Integer { min: 1, max: 1_048_576 }, "256" unit "MiB";
+    /// Room that state on disk leaves free. With less, tasks take no input until there is more.
+    state_reserve_mb: u64 = "state.reserve_mb", Kind::Integer { min: 0, max: 1_048_576 }, "1024" unit "MiB";
     /// On the way out, others still find this node for this long while it answers.
     drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0" unit "ms";
     /// Calls that were taken before a shutdown get this long to be answered.

@@ -16,6 +16,7 @@ use crate::flow::Plan;
 use crate::gate::align::AlignBoards;
 use crate::meter::TaskMeter;
 use crate::snapshot::Restore;
+use crate::state::{Backend, StateRoot};
 use crate::task::{Task, TaskEvent, TaskMail, TaskReport, panicked};
 
 /// Takes what the tasks of a deployment tell.
@@ -36,6 +37,8 @@ pub struct Executor {
     pub clock: Clock,
     /// Where its task actors are counted.
     pub metrics: Arc<ActorMetrics>,
+    /// Where its tasks keep state on disk.
+    pub state: StateRoot,
 }
 
 /// A task as its worker holds it.
@@ -93,6 +96,7 @@ impl Executor {
         let widths = Arc::new(plan.widths());
         let placement = Arc::new(deployment.placement.clone());
         let locals = LocalEdges::default();
+        let backend = Backend::open(plan.settings(), &self.state, &job, deployment.attempt.0, &self.clock)?;
         let mut tasks = Vec::new();
         for id in deployment.tasks_on(&self.node) {
             let factory = plan.factory(id.chain).cloned().ok_or_else(|| {
@@ -127,6 +131,7 @@ impl Executor {
                 splits,
                 clock: self.clock.clone(),
                 meter: Arc::clone(&meter),
+                backend: backend.clone(),
                 report: Arc::clone(&told),
             };
             let width = widths.get(id.chain as usize).copied().unwrap_or(1);

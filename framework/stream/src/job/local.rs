@@ -16,6 +16,7 @@ use crate::Result;
 use crate::flow::Plan;
 use crate::meter::TaskReading;
 use crate::snapshot::{ROUND, Restore, TaskSnapshot, is_round};
+use crate::state::StateRoot;
 use crate::task::TaskEvent;
 
 /// Events of tasks that wait to be read.
@@ -81,8 +82,15 @@ pub fn start_attempt(
         allow_orphaned_state: false,
         started_ms: 0,
     };
-    let executor =
-        Executor { threads, node, mesh: None, caller, clock, metrics: ActorMetrics::unregistered() };
+    let executor = Executor {
+        threads,
+        node,
+        mesh: None,
+        caller,
+        clock,
+        metrics: ActorMetrics::unregistered(),
+        state: StateRoot::default(),
+    };
     let (sender, events) = mpsc::channel(EVENTS_MAX);
     let lost = Arc::new(Mutex::new(0));
     let counted = Arc::clone(&lost);

@@ -209,6 +209,7 @@ impl<T: Record, R: Record + Clone, F: KeyOf<T>> Broadcasted<T, R, F> {
                 timed,
                 clock: cx.clock.clone(),
                 meter: cx.meter.operator(&operator),
+                backend: cx.backend.clone(),
                 next,
             };
             before(cx, Box::new(BroadcastStage::new(make(), parts, cx.restore.as_deref())?))

@@ -157,6 +157,7 @@ impl<T: Record, F: KeyOf<T>> KeyedStream<T, F> {
                 key: Arc::clone(&key),
                 running: Arc::clone(&running),
                 meter: cx.meter.operator(&operator),
+                backend: cx.backend.clone(),
                 next,
             };
             let stage =

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use afflux_actor::Clock;
@@ -16,7 +16,7 @@ use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::operator::{KeyedOperator, OperatorCx, Output, Sides};
 use crate::snapshot::Restore;
-use crate::state::{KeyedState, State, StateEntry};
+use crate::state::{Backend, KeyedState, State, StateEntry};
 use crate::time::{Timestamp, millis_since_epoch};
 use crate::timers::Timers;
 
@@ -61,6 +61,10 @@ pub(crate) struct ProcessStage<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, In
     spare: Batch<T>,
     /// The watermark to pass on when all that it fires is out.
     passing: Option<Timestamp>,
+    /// A timer whose key's value is being fetched.
+    due: Option<(Domain, i64, F::Key)>,
+    /// Whether values are being fetched.
+    fetching: bool,
     /// Wakes the task for the first timer of the clock.
     sleep: Option<(i64, Sleep)>,
 }
@@ -86,6 +90,7 @@ pub(crate) struct ProcessParts<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, In
     pub(crate) timed: bool,
     pub(crate) clock: Clock,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) backend: Backend,
     pub(crate) next: Next<O::Output>,
 }
 
@@ -141,6 +146,37 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> Core<T, F, O> {
         Ok(())
     }
 
+    /// Ready when timers may be set.
+    fn poll_timers(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        ready!(self.timers.poll_ready(turn.task))?;
+        ready!(self.clock_timers.poll_ready(turn.task))?;
+        self.expiries.poll_ready(turn.task)
+    }
+
+    /// The timers that the watermark, or the end of the input, fires next.
+    fn upcoming(&mut self, watermark: Timestamp) -> Result<Vec<F::Key>> {
+        let next = self.timers.upcoming(watermark.millis(), FIRINGS_PER_TURN_MAX)?;
+        if !next.is_empty() {
+            return Ok(next);
+        }
+        if watermark == Timestamp::MAX {
+            return self.clock_timers.upcoming(i64::MAX, FIRINGS_PER_TURN_MAX);
+        }
+        if self.parts.timed {
+            return self.expiries.upcoming(watermark.millis(), FIRINGS_PER_TURN_MAX);
+        }
+        Ok(next)
+    }
+
+    /// The timers that the clock fires next.
+    fn upcoming_of_clock(&mut self, now: Timestamp) -> Result<Vec<F::Key>> {
+        let next = self.clock_timers.upcoming(now.millis(), FIRINGS_PER_TURN_MAX)?;
+        if next.is_empty() && !self.parts.timed {
+            return self.expiries.upcoming(now.millis(), FIRINGS_PER_TURN_MAX);
+        }
+        Ok(next)
+    }
+
     fn push(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let sides = &mut self.parts.sides;
         if sides.unread > 0 {
@@ -167,14 +203,14 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> Core<T, F, O> {
 impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, F, O> {
     pub(crate) fn new(parts: ProcessParts<T, F, O>, restore: Option<&Restore>) -> Result<Self> {
         let mut core = Core {
-            timers: Timers::new(TIMERS),
-            clock_timers: Timers::new(CLOCK_TIMERS),
-            expiries: Timers::new(EXPIRIES),
+            timers: Timers::new(TIMERS, &parts.backend),
+            clock_timers: Timers::new(CLOCK_TIMERS, &parts.backend),
+            expiries: Timers::new(EXPIRIES, &parts.backend),
             watermark: Timestamp::MIN,
             out: Output { batch: Batch::default(), time: None },
             parts,
         };
-        let mut state = KeyedState::new(STATE);
+        let mut state = KeyedState::new(STATE, &core.parts.backend);
         if let Some(restore) = restore {
             let share = (core.parts.subtask, core.parts.parallelism);
             let operator = &core.parts.operator;
@@ -196,6 +232,8 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
             times: Vec::new().into_iter(),
             spare: Batch::default(),
             passing: None,
+            due: None,
+            fetching: false,
             sleep: None,
         })
     }
@@ -219,6 +257,12 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
         let _at = self.core.parts.meter.enter();
         let now = self.now();
         let keys = Arc::clone(&self.core.parts.key);
+        self.fetching = self.core.poll_timers(turn)?.is_pending()
+            || self.state.poll_prepare_rows(turn.task, self.rows.as_slice(), &*keys)?.is_pending();
+        if self.fetching {
+            turn.full = true;
+            return Ok(true);
+        }
         for row in self.rows.by_ref() {
             let time = self.times.next().map(Timestamp::from_millis);
             if let Some(time) = time {
@@ -238,7 +282,29 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
         Ok(false)
     }
 
-    fn fire_one(&mut self, domain: Domain, at: i64, key: F::Key, now: Timestamp) -> Result<()> {
+    /// Fetches the values of keys that are about to be used, all at once: `false` while that waits.
+    fn fetch(&mut self, keys: &[F::Key], turn: &mut Turn<'_, '_>) -> Result<bool> {
+        let keys = keys.iter().map(|key| (key.key_hash(), Cow::Borrowed(key)));
+        self.fetching = self.core.poll_timers(turn)?.is_pending()
+            || self.state.poll_prepare(turn.task, keys)?.is_pending();
+        turn.full |= self.fetching;
+        Ok(!self.fetching)
+    }
+
+    /// Fires a timer, or keeps it (`false`) while its key's value is being fetched.
+    fn fire_one(
+        &mut self,
+        (domain, at, key): (Domain, i64, F::Key),
+        now: Timestamp,
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<bool> {
+        let one = std::iter::once((key.key_hash(), Cow::Borrowed(&key)));
+        self.fetching = self.state.poll_prepare(turn.task, one)?.is_pending();
+        if self.fetching {
+            self.due = Some((domain, at, key));
+            turn.full = true;
+            return Ok(false);
+        }
         let moment = Timestamp::from_millis(at);
         // What has no moment of its own is as late as the latest record.
         let none = self.latest.max(if self.core.watermark == Timestamp::MAX {
@@ -252,7 +318,7 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
             _ => Timestamp::from_millis(none),
         };
         let entry = if domain == Domain::Expiry {
-            let Some(entry) = self.state.find(key.key_hash(), &key) else { return Ok(()) };
+            let Some(entry) = self.state.find(key.key_hash(), &key) else { return Ok(true) };
             entry
         } else {
             self.state.entry(key.key_hash(), Cow::Owned(key), O::State::default)
@@ -261,7 +327,8 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
             Domain::Event => work.on_timer(state, moment, cx, out),
             Domain::Clock => work.on_clock(state, moment, cx, out),
             Domain::Expiry => Ok(()),
-        })
+        })?;
+        Ok(true)
     }
 
     /// Fires what the watermark has reached, then passes it on: `false`. `true`: there is more.
@@ -269,6 +336,10 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
         let Some(watermark) = self.passing else { return Ok(false) };
         let _at = self.core.parts.meter.enter();
         let now = self.now();
+        let next = self.core.upcoming(watermark)?;
+        if !self.fetch(&next, turn)? {
+            return Ok(true);
+        }
         let mut fired = 0;
         let mut budget = SNAPSHOT_BUDGET;
         loop {
@@ -280,21 +351,26 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
                 self.core.push(turn)?;
                 return Ok(true);
             }
-            let due = if let Some((at, key)) = self.core.timers.pop(watermark.millis()) {
+            let due = if let Some(due) = self.due.take() {
+                due
+            } else if let Some((at, key)) = self.core.timers.pop(watermark.millis())? {
                 (Domain::Event, at, key)
             } else if watermark == Timestamp::MAX
-                && let Some((at, key)) = self.core.clock_timers.pop(i64::MAX)
+                && let Some((at, key)) = self.core.clock_timers.pop(i64::MAX)?
             {
                 (Domain::Clock, at, key)
             } else if self.core.parts.timed
                 && watermark != Timestamp::MAX
-                && let Some((at, key)) = self.core.expiries.pop(watermark.millis())
+                && let Some((at, key)) = self.core.expiries.pop(watermark.millis())?
             {
                 (Domain::Expiry, at, key)
             } else {
                 break;
             };
-            self.fire_one(due.0, due.1, due.2, now)?;
+            if !self.fire_one(due, now, turn)? {
+                self.core.push(turn)?;
+                return Ok(true);
+            }
             fired += 1;
             if self.core.out.batch.len() >= BATCH_ROWS_MAX || fired >= FIRINGS_PER_TURN_MAX {
                 self.core.push(turn)?;
@@ -311,7 +387,10 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
 
     /// Fires what the clock has reached: `true` when something was.
     fn tick(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
-        let Some(first) = self.first_due() else {
+        if self.due.is_some() {
+            return self.fire_clock(turn);
+        }
+        let Some(first) = self.first_due()? else {
             self.sleep = None;
             return Ok(false);
         };
@@ -332,15 +411,19 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
     }
 
     /// The first moment of the clock at which there is something to do.
-    fn first_due(&self) -> Option<i64> {
-        let expiry = if self.core.parts.timed { None } else { self.core.expiries.first() };
-        [self.core.clock_timers.first(), expiry].into_iter().flatten().min()
+    fn first_due(&mut self) -> Result<Option<i64>> {
+        let expiry = if self.core.parts.timed { None } else { self.core.expiries.first()? };
+        Ok([self.core.clock_timers.first()?, expiry].into_iter().flatten().min())
     }
 
     /// Fires some of what the clock has reached: `true` when something was.
     pub(crate) fn fire_clock(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
         let _at = self.core.parts.meter.enter();
         let now = self.now();
+        let next = self.core.upcoming_of_clock(now)?;
+        if !self.fetch(&next, turn)? {
+            return Ok(true);
+        }
         let mut fired = false;
         let mut budget = SNAPSHOT_BUDGET;
         for _ in 0..FIRINGS_PER_TURN_MAX {
@@ -351,17 +434,21 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
                 fired = true;
                 break;
             }
-            let due = if let Some((at, key)) = self.core.clock_timers.pop(now.millis()) {
+            let due = if let Some(due) = self.due.take() {
+                due
+            } else if let Some((at, key)) = self.core.clock_timers.pop(now.millis())? {
                 (Domain::Clock, at, key)
             } else if !self.core.parts.timed
-                && let Some((at, key)) = self.core.expiries.pop(now.millis())
+                && let Some((at, key)) = self.core.expiries.pop(now.millis())?
             {
                 (Domain::Expiry, at, key)
             } else {
                 break;
             };
             fired = true;
-            self.fire_one(due.0, due.1, due.2, now)?;
+            if !self.fire_one(due, now, turn)? {
+                break;
+            }
             if self.core.out.batch.len() >= BATCH_ROWS_MAX {
                 break;
             }
@@ -442,10 +529,9 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> Stage<T> for Pro
             Poll::Ready(Ok(false)) => {}
             other => return other,
         }
-        if self.resume_kept(turn)? {
-            return Poll::Ready(Ok(true));
-        }
-        Poll::Ready(self.tick(turn))
+        self.fetching = false;
+        let more = self.resume_kept(turn)? || self.tick(turn)?;
+        if self.fetching { Poll::Pending } else { Poll::Ready(Ok(more)) }
     }
 
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The running reduction of a keyed stream: every record yields the new value of its key.
 
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use crate::key::Key;
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::snapshot::Restore;
-use crate::state::KeyedState;
+use crate::state::{Backend, KeyedState};
 
 /// State name of the values.
 pub(crate) const VALUES: &str = "values";
@@ -27,6 +27,8 @@ pub(crate) struct Reduce<T, F: KeyOf<T>, R> {
     state: KeyedState<F::Key, T>,
     meter: Arc<Meter>,
     next: Next<T>,
+    /// A batch whose values are being fetched.
+    held: Batch<T>,
 }
 
 impl<T, F, R> Reduce<T, F, R>
@@ -41,26 +43,26 @@ where
         (subtask, parallelism): (u32, u32),
         key: Arc<F>,
         reduce: Arc<R>,
-        restore: Option<&Restore>,
+        (backend, restore): (&Backend, Option<&Restore>),
         meter: Arc<Meter>,
         next: Next<T>,
     ) -> Result<Self> {
-        let mut state = KeyedState::new(VALUES);
+        let mut state = KeyedState::new(VALUES, backend);
         if let Some(restore) = restore {
             state.restore(restore, &operator, (subtask, parallelism))?;
         }
-        Ok(Self { operator, subtask, key, reduce, state, meter, next })
+        Ok(Self { operator, subtask, key, reduce, state, meter, next, held: Batch::default() })
     }
 }
 
-impl<T, F, R> Stage<T> for Reduce<T, F, R>
+impl<T, F, R> Reduce<T, F, R>
 where
-    T: Clone + Serialize + DeserializeOwned,
+    T: Clone,
     F: KeyOf<T>,
     R: Fn(T, T) -> T,
 {
-    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
-        self.meter.records_in(batch.len());
+    /// Takes in rows whose values are at hand.
+    fn take_in(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
         let _at = self.meter.enter();
         for row in &mut batch.rows {
             let key = self.key.key(row);
@@ -79,6 +81,23 @@ where
         self.meter.records_out(batch.len());
         self.next.batch(batch, turn)
     }
+}
+
+impl<T, F, R> Stage<T> for Reduce<T, F, R>
+where
+    T: Clone + Serialize + DeserializeOwned,
+    F: KeyOf<T>,
+    R: Fn(T, T) -> T,
+{
+    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.meter.records_in(batch.len());
+        if self.state.poll_prepare_rows(turn.task, &batch.rows, &*self.key)?.is_pending() {
+            std::mem::swap(&mut self.held, batch);
+            turn.full = true;
+            return Ok(());
+        }
+        self.take_in(batch, turn)
+    }
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
         if let (Mark::Barrier(_), Some(_)) = (mark, &turn.snapshot) {
@@ -90,7 +109,13 @@ where
         self.next.poll_ready(turn)
     }
     fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<bool>> {
-        self.next.resume(turn)
+        match self.next.resume(turn) {
+            Poll::Ready(Ok(false)) if !self.held.is_empty() => {}
+            other => return other,
+        }
+        ready!(self.state.poll_prepare_rows(turn.task, &self.held.rows, &*self.key))?;
+        let mut held = std::mem::take(&mut self.held);
+        Poll::Ready(self.take_in(&mut held, turn).map(|()| true))
     }
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.next.flush(turn)

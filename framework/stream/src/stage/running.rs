@@ -2,7 +2,7 @@
 
 use std::mem::take;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use crate::batch::{Batch, Mark};
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::snapshot::Restore;
-use crate::state::KeyedState;
+use crate::state::{Backend, KeyedState};
 
 /// State name of the accumulators.
 pub(crate) const ACCUMULATORS: &str = "accumulators";
@@ -30,7 +30,8 @@ pub(crate) struct RunningStage<T, F: KeyOf<T>, R, Acc, Out> {
     pub(crate) parts: RunningParts<F, R, Out>,
     state: KeyedState<F::Key, Acc>,
     out: Batch<Out>,
-    types: std::marker::PhantomData<fn(T)>,
+    /// A batch whose values are being fetched.
+    held: Batch<T>,
 }
 
 /// What a [`RunningStage`] is made of.
@@ -40,34 +41,34 @@ pub(crate) struct RunningParts<F, R, Out> {
     pub(crate) key: Arc<F>,
     pub(crate) running: Arc<R>,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) backend: Backend,
     pub(crate) next: Next<Out>,
 }
 
-impl<T, F: KeyOf<T>, R, Acc: DeserializeOwned, Out> RunningStage<T, F, R, Acc, Out> {
+impl<T, F: KeyOf<T>, R, Acc: Serialize + DeserializeOwned, Out> RunningStage<T, F, R, Acc, Out> {
     pub(crate) fn new(
         parts: RunningParts<F, R, Out>,
         parallelism: u32,
         restore: Option<&Restore>,
     ) -> Result<Self> {
-        let mut state = KeyedState::new(ACCUMULATORS);
+        let mut state = KeyedState::new(ACCUMULATORS, &parts.backend);
         if let Some(restore) = restore {
             state.restore(restore, &parts.operator, (parts.subtask, parallelism))?;
         }
-        Ok(Self { parts, state, out: Batch::default(), types: std::marker::PhantomData })
+        Ok(Self { parts, state, out: Batch::default(), held: Batch::default() })
     }
 }
 
-impl<T, F, C, A, E, Acc, Out> Stage<T> for RunningStage<T, F, Running<C, A, E>, Acc, Out>
+impl<T, F, C, A, E, Acc, Out> RunningStage<T, F, Running<C, A, E>, Acc, Out>
 where
     F: KeyOf<T>,
-    Acc: Serialize,
     C: Fn() -> Acc,
     A: Fn(&mut Acc, &T),
     E: Fn(&F::Key, &Acc) -> Out,
 {
-    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
+    /// Takes in rows whose values are at hand.
+    fn take_in(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
         let RunningParts { key: keys, running, meter, next, .. } = &mut self.parts;
-        meter.records_in(batch.len());
         meter.records_out(batch.len());
         let at = meter.enter();
         for row in &batch.rows {
@@ -83,6 +84,25 @@ where
         drop(at);
         next.batch(&mut self.out, turn)
     }
+}
+
+impl<T, F, C, A, E, Acc, Out> Stage<T> for RunningStage<T, F, Running<C, A, E>, Acc, Out>
+where
+    F: KeyOf<T>,
+    Acc: Serialize,
+    C: Fn() -> Acc,
+    A: Fn(&mut Acc, &T),
+    E: Fn(&F::Key, &Acc) -> Out,
+{
+    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.parts.meter.records_in(batch.len());
+        if self.state.poll_prepare_rows(turn.task, &batch.rows, &*self.parts.key)?.is_pending() {
+            std::mem::swap(&mut self.held, batch);
+            turn.full = true;
+            return Ok(());
+        }
+        self.take_in(batch, turn)
+    }
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
         if let (Mark::Barrier(_), Some(_)) = (mark, &turn.snapshot) {
@@ -94,7 +114,13 @@ where
         self.parts.next.poll_ready(turn)
     }
     fn resume(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<bool>> {
-        self.parts.next.resume(turn)
+        match self.parts.next.resume(turn) {
+            Poll::Ready(Ok(false)) if !self.held.is_empty() => {}
+            other => return other,
+        }
+        ready!(self.state.poll_prepare_rows(turn.task, &self.held.rows, &*self.parts.key))?;
+        let mut held = take(&mut self.held);
+        Poll::Ready(self.take_in(&mut held, turn).map(|()| true))
     }
     fn flush(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         self.parts.next.flush(turn)

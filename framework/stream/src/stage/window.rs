@@ -6,7 +6,7 @@ mod keyed;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use super::{Next, SNAPSHOT_BUDGET, Stage, Turn};
 use crate::Result;
@@ -17,7 +17,8 @@ use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::snapshot::Restore;
-use crate::table::{Entries, Table};
+use crate::state::{Backend, Kept, KeptRows};
+use crate::table::Table;
 use crate::time::Timestamp;
 use crate::window::{Panes, Window};
 
@@ -31,7 +32,7 @@ pub(crate) const PURGED: &str = "purged";
 
 struct Pane<K, Acc> {
     start: i64,
-    table: Table<K, Acc>,
+    table: Kept<K, Acc>,
 }
 
 /// A window being emitted: what is left of it.
@@ -42,8 +43,8 @@ struct Firing<K, Acc> {
 
 enum Left<K, Acc> {
     /// Panes from this start on are not merged yet.
-    Panes(i64, Table<K, Acc>),
-    Rows(Entries<K, Acc>),
+    Panes(i64, Kept<K, Acc>),
+    Rows(KeptRows<K, Acc>),
 }
 
 /// Takes all of one pane into a table.
@@ -85,6 +86,9 @@ pub(crate) struct WindowStage<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> {
     out: Batch<A::Output>,
     late_rows: Batch<T>,
     late: Option<Next<T>>,
+    /// A batch whose values are being fetched.
+    held: Batch<T>,
+    backend: Backend,
     meter: Arc<Meter>,
     next: Next<A::Output>,
 }
@@ -103,6 +107,7 @@ where
     pub(crate) merge: Option<MergeTables<F::Key, A, A::Acc>>,
     pub(crate) late: Option<Next<T>>,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) backend: Backend,
     pub(crate) next: Next<A::Output>,
 }
 
@@ -125,6 +130,9 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             out: Batch::default(),
             late_rows: Batch::default(),
             late: parts.late,
+            held: Batch::default(),
+            // Panes that are merged are looked at whole: those stay in memory.
+            backend: if parts.merge.is_some() { Backend::Memory } else { parts.backend },
             meter: parts.meter,
             next: parts.next,
         };
@@ -137,14 +145,18 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
     fn restore(&mut self, restore: &Restore, parallelism: u32) -> Result<()> {
         let groups = KeyGroup::range_of(self.subtask, parallelism);
         let operator = self.operator.clone();
+        let mut failed = None;
         restore.rows(&operator, PANES, Some(&groups), |_, (start, key, acc): (i64, F::Key, A::Acc)| {
-            if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+            if failed.is_none() && groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
                 let pane = self.pane_at(start);
                 if let Some(pane) = self.panes.get_mut(pane) {
-                    pane.table.insert(key, acc);
+                    failed = pane.table.restore(key, acc).err();
                 }
             }
         })?;
+        if let Some(status) = failed {
+            return Err(status);
+        }
         // The slowest of the old tasks decides, so that nothing is called late that was not.
         for (_, purged) in restore.get::<i64>(&self.operator, PURGED)? {
             let purged = Timestamp::from_millis(purged);
@@ -158,7 +170,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         match self.panes.binary_search_by_key(&start, |p| p.start) {
             Ok(index) => index,
             Err(index) => {
-                self.panes.insert(index, Pane { start, table: Table::new() });
+                self.panes.insert(index, Pane { start, table: Kept::new(&self.backend, PANES) });
                 index
             }
         }
@@ -203,7 +215,8 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             let key = self.key.key(row);
             let hash = key.key_hash();
             if let Some(pane) = self.panes.get_mut(self.current) {
-                self.aggregate.add(pane.table.upsert(hash, key, || self.aggregate.create()), row);
+                let mut entry = pane.table.entry(hash, key, || self.aggregate.create());
+                self.aggregate.add(entry.parts().1, row);
             }
         }
         if late > 0 {
@@ -235,7 +248,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
     }
 
     /// Takes one more pane into the window that is being fired; `false`: there is none.
-    fn gather(&mut self, window: Window, from: i64, table: &mut Table<F::Key, A::Acc>) -> Option<i64> {
+    fn gather(&mut self, window: Window, from: i64, table: &mut Kept<F::Key, A::Acc>) -> Option<i64> {
         let index = self.panes.partition_point(|p| p.start < from);
         let start = self.panes.get(index)?.start;
         if start >= window.end.millis() {
@@ -248,8 +261,10 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             Some(pane) => &pane.table,
             None => &self.panes.get(index)?.table,
         };
-        match (pane.is_some() && table.is_empty(), self.merge) {
-            (false, Some(merge)) => merge(&self.aggregate, table, theirs),
+        match (&mut *table, theirs, self.merge) {
+            (Kept::Memory(into), Kept::Memory(theirs), Some(merge)) if pane.is_none() || !into.is_empty() => {
+                merge(&self.aggregate, into, theirs);
+            }
             _ => *table = pane.map(|p| p.table)?,
         }
         Some(start.saturating_add(1))
@@ -262,19 +277,19 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
 
     /// Whether the snapshot under way has all of the next pane that this window would take away; else does
     /// some of it.
-    fn is_saved(&mut self, window: Window, from: i64, budget: &mut usize) -> bool {
+    fn is_saved(&mut self, window: Window, from: i64, budget: &mut usize) -> Result<bool> {
         let index = self.panes.partition_point(|p| p.start < from);
-        let Some(start) = self.panes.get(index).map(|p| p.start) else { return true };
+        let Some(start) = self.panes.get(index).map(|p| p.start) else { return Ok(true) };
         if start >= window.end.millis() || !self.is_last(window, start) {
-            return true;
+            return Ok(true);
         }
-        let Some(pane) = self.panes.get_mut(index) else { return true };
-        if let Some(blocks) = pane.table.write(budget)
+        let Some(pane) = self.panes.get_mut(index) else { return Ok(true) };
+        if let Some(blocks) = pane.table.write(budget)?
             && let Some(saving) = &mut self.saving
         {
             saving.append(blocks);
         }
-        !pane.table.is_writing()
+        Ok(!pane.table.is_writing())
     }
 
     /// Emits fired windows until none is left (`false`) or the output is full (`true`).
@@ -286,12 +301,12 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             let Some(mut firing) = self.firing.take() else {
                 let Some(window) = self.next_window(watermark) else { break };
                 self.current = 0;
-                self.firing = Some(Firing { window, rows: Left::Panes(i64::MIN, Table::new()) });
+                self.firing = Some(Firing { window, rows: Left::Panes(i64::MIN, Kept::memory()) });
                 continue;
             };
             let window = firing.window;
             if let Left::Panes(from, _) = &firing.rows
-                && !self.is_saved(window, *from, &mut budget)
+                && !self.is_saved(window, *from, &mut budget)?
             {
                 self.firing = Some(firing);
                 self.push(turn)?;
@@ -308,7 +323,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
                         }
                     }
                     None => {
-                        let rows = std::mem::replace(table, Table::new()).into_entries();
+                        let rows = std::mem::replace(table, Kept::memory()).into_rows();
                         self.firing = Some(Firing { window, rows: Left::Rows(rows) });
                         self.purged = self.purged.max(window.end);
                     }
@@ -316,10 +331,8 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
                 Left::Rows(rows) => {
                     let time = self.timed.then(|| window.last().millis());
                     let room = BATCH_ROWS_MAX - self.out.len().min(BATCH_ROWS_MAX);
-                    for (key, acc) in rows.by_ref().take(room) {
-                        self.out.push(self.aggregate.finish(key, window, acc), time);
-                    }
-                    if rows.len() > 0 {
+                    let (aggregate, out) = (&self.aggregate, &mut self.out);
+                    if rows.next(room, |key, acc| out.push(aggregate.finish(key, window, acc), time))? {
                         self.firing = Some(firing);
                     }
                 }
@@ -358,11 +371,37 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
         self.saving = Some(Blocks::default());
         snapshot.put(&self.operator, PURGED, self.subtask, 1, &self.purged.millis())
     }
-}
 
-impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> {
-    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
-        self.meter.records_in(batch.len());
+    /// Brings the values of a batch's keys to where they can be used, pane by pane.
+    fn poll_prepare(&mut self, batch: &Batch<T>, turn: &mut Turn<'_, '_>) -> Poll<Result<()>> {
+        if matches!(self.backend, Backend::Memory) {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(windows) = self.windows else {
+            let pane = self.pane_at(i64::MIN);
+            let Some(pane) = self.panes.get_mut(pane) else { return Poll::Ready(Ok(())) };
+            return pane.table.poll_prepare_rows(turn.task, &batch.rows, &*self.key);
+        };
+        let mut starts: Vec<i64> = batch.times.iter().map(|time| windows.pane_of(*time)).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        // Those of late records are gone, and stay so.
+        starts.retain(|start| windows.window(windows.last_window_of(*start)).end > self.purged);
+        for start in starts {
+            let pane = self.pane_at(start);
+            let Some(pane) = self.panes.get_mut(pane) else { continue };
+            let rows = batch.rows.iter().zip(&batch.times).filter(|r| windows.pane_of(*r.1) == start);
+            let keys = rows.map(|(row, _)| {
+                let key = self.key.key(row);
+                (key.key_hash(), key)
+            });
+            ready!(pane.table.poll_prepare(turn.task, keys))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes in rows whose values are at hand.
+    fn take_in(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
         let _at = self.meter.enter();
         match self.windows {
             None => self.add_all(batch),
@@ -375,6 +414,18 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> 
             }
         }
         Ok(())
+    }
+}
+
+impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> {
+    fn batch(&mut self, batch: &mut Batch<T>, turn: &mut Turn<'_, '_>) -> Result<()> {
+        self.meter.records_in(batch.len());
+        if self.poll_prepare(batch, turn)?.is_pending() {
+            std::mem::swap(&mut self.held, batch);
+            turn.full = true;
+            return Ok(());
+        }
+        self.take_in(batch, turn)
     }
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
@@ -407,6 +458,14 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> 
             Poll::Ready(Ok(false)) => {}
             other => return other,
         }
+        if !self.held.is_empty() {
+            let mut held = std::mem::take(&mut self.held);
+            if self.poll_prepare(&held, turn)?.is_pending() {
+                self.held = held;
+                return Poll::Pending;
+            }
+            return Poll::Ready(self.take_in(&mut held, turn).map(|()| true));
+        }
         if self.passing.is_none() {
             return Poll::Ready(Ok(false));
         }
@@ -426,7 +485,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> Stage<T> for WindowStage<T, F, A> 
         {
             let _at = self.meter.enter();
             for pane in &mut self.panes {
-                if let Some(blocks) = pane.table.write(budget) {
+                if let Some(blocks) = pane.table.write(budget)? {
                     saving.append(blocks);
                 }
             }

@@ -4,6 +4,10 @@
 //! values live is [`KeyedState`]'s affair: every keyed operator goes through it, and through it
 //! alone a snapshot is written and read back.
 
+mod backend;
+#[cfg(feature = "disk")]
+mod disk;
+mod kept;
 mod life;
 mod list;
 mod map;
@@ -11,8 +15,8 @@ mod reducing;
 mod value;
 
 use std::borrow::Cow;
+use std::task::{Context, Poll};
 
-use hashbrown::hash_table::OccupiedEntry;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,8 +24,15 @@ use crate::Result;
 use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
 use crate::snapshot::{Restore, TaskSnapshot};
-use crate::table::Table;
 
+pub(crate) use backend::Backend;
+pub use backend::{
+    DiskCounters, DiskReading, STATE_CACHE_BYTES_DEFAULT, STATE_RESERVE_BYTES_DEFAULT, StateBackend,
+    StateRoot,
+};
+#[cfg(feature = "disk")]
+pub(crate) use disk::DiskTimers;
+pub(crate) use kept::{Kept, KeptRows, StateEntry};
 pub use life::{Life, StateField};
 pub use list::ListState;
 pub use map::MapState;
@@ -66,24 +77,52 @@ impl<T: Serialize + DeserializeOwned + 'static> State for Vec<T> {
 /// The values of all keys of one state in one task.
 pub(crate) struct KeyedState<K, V> {
     name: &'static str,
-    table: Table<K, V>,
+    table: Kept<K, V>,
 }
 
 impl<K: Key, V> KeyedState<K, V> {
     /// No values. The name tells an operator's states apart in a snapshot.
-    pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, table: Table::new() }
+    pub(crate) fn new(name: &'static str, backend: &Backend) -> Self
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        Self { name, table: Kept::new(backend, name) }
     }
 
-    /// Keys that have a value.
-    #[allow(dead_code, reason = "a collection has a length")]
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
+    /// Brings the values of these keys, with their hashes, to where they can be used; see
+    /// [`Kept::poll_prepare`]. To be called before `entry`, `find` and `upsert_all`.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or written.
+    #[inline]
+    pub(crate) fn poll_prepare<'k>(
+        &mut self,
+        task: &mut Context<'_>,
+        keys: impl Iterator<Item = (u64, Cow<'k, K>)>,
+    ) -> Poll<Result<()>>
+    where
+        K: 'k,
+    {
+        self.table.poll_prepare(task, keys)
+    }
+
+    /// The same for the keys of rows.
+    ///
+    /// # Errors
+    /// As [`poll_prepare`](Self::poll_prepare).
+    #[inline]
+    pub(crate) fn poll_prepare_rows<T, F: KeyOf<T, Key = K>>(
+        &mut self,
+        task: &mut Context<'_>,
+        rows: &[T],
+        keys: &F,
+    ) -> Poll<Result<()>> {
+        self.table.poll_prepare_rows(task, rows, keys)
     }
 
     /// The value of a key.
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
-        self.table.get(key.key_hash(), key)
+        self.table.get(key)
     }
 
     /// The value of a key, made when it is absent. `hash` is the key's [`Key::key_hash`].
@@ -94,13 +133,13 @@ impl<K: Key, V> KeyedState<K, V> {
         key: Cow<'_, K>,
         make: impl FnOnce() -> V,
     ) -> StateEntry<'_, K, V> {
-        StateEntry(self.table.entry(hash, key, make))
+        self.table.entry(hash, key, make)
     }
 
     /// The value of a key that has one.
     #[inline]
     pub(crate) fn find(&mut self, hash: u64, key: &K) -> Option<StateEntry<'_, K, V>> {
-        self.table.find(hash, key).map(StateEntry)
+        self.table.find(hash, key)
     }
 
     /// Takes in all rows: `add` for each with the value of its key, made when it is absent.
@@ -114,19 +153,6 @@ impl<K: Key, V> KeyedState<K, V> {
         add: impl Fn(&mut V, &T),
     ) {
         self.table.upsert_all(rows, keys, make, add);
-    }
-
-    /// Takes all values out.
-    #[allow(dead_code, reason = "for stages that fire all keys at once")]
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (K, V)> + use<K, V> {
-        let name = self.name;
-        std::mem::replace(self, Self::new(name)).table.into_entries()
-    }
-
-    /// Looks at all values, in no order that means anything.
-    #[allow(dead_code, reason = "for stages that ask all keys")]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
-        self.table.iter()
     }
 
     /// A barrier passes: a snapshot begins that has the values as they are now.
@@ -153,7 +179,7 @@ impl<K: Key, V> KeyedState<K, V> {
         budget: &mut usize,
     ) -> Result<bool> {
         let name = (operator, self.name, subtask);
-        if let Some(mut blocks) = self.table.write(budget) {
+        if let Some(mut blocks) = self.table.write(budget)? {
             blocks.hand_over(true, snapshot, name)?;
         } else if let Some(blocks) = self.table.written() {
             blocks.hand_over(false, snapshot, name)?;
@@ -173,28 +199,13 @@ impl<K: Key, V> KeyedState<K, V> {
         V: DeserializeOwned,
     {
         let groups = KeyGroup::range_of(subtask, parallelism);
+        let mut failed = None;
         restore.rows(operator, self.name, Some(&groups), |_, (key, value): (K, V)| {
-            if groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
-                self.table.insert(key, value);
+            if failed.is_none() && groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+                failed = self.table.restore(key, value).err();
             }
-        })
-    }
-}
-
-/// The value of one key, in its place.
-pub(crate) struct StateEntry<'a, K, V>(OccupiedEntry<'a, (K, V)>);
-
-impl<K, V> StateEntry<'_, K, V> {
-    /// The key and its value.
-    #[inline]
-    pub(crate) fn parts(&mut self) -> (&K, &mut V) {
-        let (key, value) = self.0.get_mut();
-        (key, value)
-    }
-
-    /// Forgets the key.
-    pub(crate) fn remove(self) -> (K, V) {
-        self.0.remove().0
+        })?;
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -204,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_gives_each_task_the_keys_of_its_groups() {
-        let mut all = KeyedState::<u64, u64>::new("values");
+        let mut all = KeyedState::<u64, u64>::new("values", &Backend::Memory);
         for key in 0..100_u64 {
             *all.entry(key.key_hash(), Cow::Owned(key), || 0).parts().1 = key * 2;
         }
@@ -214,10 +225,14 @@ mod tests {
         let restore = Restore::new([snapshot]);
         let mut found = 0;
         for subtask in 0..3 {
-            let mut mine = KeyedState::<u64, u64>::new("values");
+            let mut mine = KeyedState::<u64, u64>::new("values", &Backend::Memory);
             mine.restore(&restore, "op", (subtask, 3)).unwrap();
-            assert!(mine.iter().all(|(k, v)| *v == k * 2 && KeyGroup::of(k.key_hash()).owner(3) == subtask));
-            found += mine.len();
+            for key in 0..100_u64 {
+                if let Some(value) = mine.get(&key) {
+                    assert!(*value == key * 2 && KeyGroup::of(key.key_hash()).owner(3) == subtask);
+                    found += 1;
+                }
+            }
         }
         assert_eq!(found, 100);
     }

@@ -18,11 +18,17 @@ const MONOTONIC: [(&str, &str); 2] = [
     ("framework/wire/src/contract/testing.rs", "the clock of a test's caller starts somewhere"),
 ];
 
-/// Files that may start a thread, with the reason.
-const THREADS: [(&str, &str); 1] = [(
-    "framework/connectors/src/kafka/thread.rs",
-    "calls of librdkafka wait for brokers, and it has no others",
-)];
+/// Files that may start a thread or use a blocking pool, with the reason.
+const THREADS: [(&str, &str); 2] = [
+    (
+        "framework/connectors/src/kafka/thread.rs",
+        "calls of librdkafka wait for brokers, and it has no others",
+    ),
+    (
+        "framework/stream/src/state/disk/tree.rs",
+        "writes and merges files of state beside its task, one job a tree",
+    ),
+];
 
 fn framework() -> Vec<Source> {
     let sources: Vec<Source> =
