@@ -84,6 +84,29 @@ def schema_text():
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+def check_schema():
+    """What the chart takes has to be what the program takes; what the program has besides is told, and no error."""
+    taken = json.loads(SCHEMA.read_text())["properties"]["settings"]
+    known = settings_schema()
+    wrong = []
+
+    def compare(path, ours, theirs):
+        if theirs is None:
+            wrong.append(f"{path}: there is no such setting")
+            return
+        facts = lambda of: {key: value for key, value in of.items() if key not in ("description", "properties")}
+        if facts(ours) != facts(theirs):
+            wrong.append(f"{path}: {facts(ours)} here, {facts(theirs)} in docs/book/settings.md")
+        for key, child in ours.get("properties", {}).items():
+            compare(f"{path}.{key}", child, theirs.get("properties", {}).get(key))
+        for key in theirs.get("properties", {}).keys() - ours.get("properties", {}).keys():
+            print(f"       {path}.{key} is not in the chart's schema yet: tests/helm/run write")
+
+    compare("settings", taken, known)
+    if wrong:
+        sys.exit("helm/afflux/values.schema.json, run tests/helm/run write:\n" + "\n".join(wrong))
+
+
 BEGIN, END = "<!-- values: begin -->\n", "<!-- values: end -->\n"
 
 
@@ -136,7 +159,9 @@ def one(render, kind, name=""):
 def main():
     command, *rest = sys.argv[1:]
     check = "--check" in rest
-    if command == "schema":
+    if command == "schema" and check:
+        check_schema()
+    elif command == "schema":
         write(SCHEMA, schema_text(), check)
     elif command == "readme":
         write(CHART / "README.md", readme_text(), check)

@@ -43,6 +43,11 @@
 {{- $_ := set $own "checkpoint" (dict "url" .Values.checkpoints.url "retain" (int64 .Values.checkpoints.retain)
     "interval_ms" (int64 .Values.checkpoints.intervalMs)) -}}
 {{- end -}}
+{{- $state := default dict .Values.settings.state -}}
+{{- if and (eq (default "memory" (get $state "backend")) "disk") (not (get $state "dir")) -}}
+{{- /* Beside the working directory: /tmp is small. */ -}}
+{{- $_ := set $own "state" (dict "dir" "/var/lib/afflux/state") -}}
+{{- end -}}
 {{- if eq $kind "dns" -}}
 {{- $_ := set $own "registry" (dict "dns_name" (printf "%s:%d" (include "afflux.nodesDomain" .) (int64 .Values.ports.node))) -}}
 {{- else if and (eq $kind "kubernetes") (not $secret) -}}
