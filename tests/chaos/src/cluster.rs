@@ -19,6 +19,7 @@ use afflux_wire::Incarnation;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::pipeline::{MISTAKE, Mistake};
 use crate::proxy::{Proxy, free_port};
 
 /// The lock of the node that coordinates jobs.
@@ -73,6 +74,8 @@ pub(crate) struct Shape {
     pub(crate) proxies: bool,
     /// The etcd that knows them; nothing: the launcher does.
     pub(crate) etcd: Option<String>,
+    /// What the pipeline does wrong on purpose.
+    pub(crate) mistake: Option<Mistake>,
 }
 
 /// The nodes and their launcher.
@@ -84,6 +87,7 @@ pub(crate) struct Cluster {
     known: Known,
     registry: Arc<dyn Registry>,
     settings: Vec<String>,
+    mistake: Option<Mistake>,
     nodes: Vec<NodeProcess>,
     /// Nodes that ended without having been killed here, or did not stop.
     pub(crate) surprises: Vec<String>,
@@ -130,6 +134,7 @@ impl Cluster {
             known,
             registry,
             settings: shape.settings,
+            mistake: shape.mistake,
             nodes,
             surprises: Vec::new(),
         };
@@ -149,7 +154,8 @@ impl Cluster {
                 let status = child.try_wait().map_err(|e| Error::failed(format!("{}: {e}", node.id)))?;
                 if let Some(status) = status {
                     (node.child, node.due) = (None, Some(now + AGAIN_AFTER));
-                    if !std::mem::take(&mut node.killed) {
+                    let joined = node.lines.is_none() || !could_not_join(&self.directory, &node.id);
+                    if !std::mem::take(&mut node.killed) && joined {
                         self.surprises.push(format!("{} ended by itself: {}", node.id, describe(status)));
                     }
                     self.known.bury(&node.id);
@@ -171,7 +177,7 @@ impl Cluster {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(logs.join(format!("{}.log", node.id)))
+            .open(log_of(&self.directory, &node.id))
             .map_err(failed)?;
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AFFLUX_")) {
@@ -188,6 +194,9 @@ impl Cluster {
         command.args(["--set", &format!("cluster={}", self.cluster)]);
         for setting in &self.settings {
             command.args(["--set", setting]);
+        }
+        if let Some(mistake) = self.mistake {
+            command.env(MISTAKE, mistake.word());
         }
         command
             .env("AFFLUX_TOKEN", &self.token)
@@ -315,6 +324,20 @@ impl Cluster {
         rescaled.map_err(|error| Error::failed(error.to_string()))
     }
 
+    /// Asks for another number of tasks, and does not wait for the answer; where an etcd knows the nodes, nobody is
+    /// asked.
+    pub(crate) fn rescale_soon(&self, id: &str, tasks: u32) {
+        match &self.known {
+            Known::Here { client, .. } => {
+                let (jobs, id) = (client.client::<Jobs>(), id.to_owned());
+                // It may be refused, or be lost with the coordinator: the job stays as it is.
+                tokio::spawn(async move { jobs.rescale(id, tasks).await });
+            }
+            #[cfg(feature = "etcd")]
+            Known::Etcd(_) => {}
+        }
+    }
+
     /// Stops all nodes; who does not stop is killed, and a surprise.
     pub(crate) async fn stop(&mut self) {
         let asked = Instant::now();
@@ -431,6 +454,18 @@ impl Drop for Cluster {
             let _status = child.wait();
         }
     }
+}
+
+/// Whether the last that a node said is that it could not join: where the network is broken it ends, and is
+/// started again.
+fn could_not_join(directory: &Path, node: &str) -> bool {
+    let log = std::fs::read_to_string(log_of(directory, node)).unwrap_or_default();
+    log.lines().rev().take(2).any(|line| line.starts_with("error: cannot join through"))
+}
+
+/// Where a node writes what it says.
+fn log_of(directory: &Path, node: &str) -> PathBuf {
+    directory.join("logs").join(format!("{node}.log"))
 }
 
 fn describe(status: ExitStatus) -> String {

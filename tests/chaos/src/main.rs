@@ -26,6 +26,7 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use crate::nexmark::Answered;
+use crate::pipeline::Mistake;
 use crate::run::{Setup, Victim};
 
 /// Kills the nodes of a cluster again and again, and checks what it has committed.
@@ -41,6 +42,15 @@ struct Arguments {
     /// Nodes that are stopped for longer than their leases (SIGSTOP), and go on (SIGCONT).
     #[arg(long, default_value_t = 0)]
     stops: u32,
+    /// Kills of all nodes at once.
+    #[arg(long, default_value_t = 0)]
+    blackouts: u32,
+    /// Other numbers of parallel tasks, half of them with a kill on their heels.
+    #[arg(long, default_value_t = 0, conflicts_with = "etcd")]
+    rescales: u32,
+    /// Makes a mistake on purpose: it has to be found.
+    #[arg(long, value_enum)]
+    mistake: Option<Mistake>,
     /// Decides victims and moments; drawn when absent.
     #[arg(long)]
     seed: Option<u64>,
@@ -144,6 +154,9 @@ async fn suite(arguments: &Arguments) -> afflux::Result<bool> {
         kills: arguments.kills,
         breaks: arguments.breaks,
         stops: arguments.stops,
+        rescales: arguments.rescales,
+        blackouts: arguments.blackouts,
+        mistake: arguments.mistake,
         victim: arguments.victim,
         checkpoint_ms: arguments.checkpoint_ms,
         etcd: arguments.etcd.clone(),

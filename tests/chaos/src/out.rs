@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use crate::ledger::Ledger;
 use crate::pipeline::{OUT, Row};
 
-/// A file of a task: the order of these is that in which a task commits them.
+/// A file of a task: the order of these is that in which a task commits them, and nothing of an attempt is
+/// committed behind something of a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    subtask: u32,
     attempt: u64,
+    subtask: u32,
     number: u64,
 }
 
@@ -48,13 +49,16 @@ impl Out {
             return Ok(look);
         }
         // A listing may miss a file that was named meanwhile and have a later one of the same task. All in front
-        // of what the first has were there before the second began.
+        // of what the first has were there before the second began, and all of earlier attempts.
         let mut last: BTreeMap<u32, Place> = BTreeMap::new();
+        let mut attempt = 0;
         for place in first.keys() {
             last.insert(place.subtask, *place);
+            attempt = place.attempt;
         }
         for (place, path) in self.list()? {
-            if last.get(&place.subtask).is_none_or(|last| place > *last) {
+            let in_front = last.get(&place.subtask).is_some_and(|last| place <= *last);
+            if !in_front && place.attempt >= attempt {
                 continue;
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -100,7 +104,7 @@ fn place_of(name: &str) -> Option<Place> {
     let attempt = parts.next()?.parse().ok()?;
     let subtask = parts.next()?.parse().ok()?;
     let number = parts.next()?.parse().ok()?;
-    Some(Place { subtask, attempt, number })
+    Some(Place { attempt, subtask, number })
 }
 
 #[cfg(test)]
@@ -116,9 +120,10 @@ mod tests {
             let row = Row { key: 1, count: index + 1, split: 0, index, made_ms: 5 + index as i64 };
             serde_json::to_string(&row).unwrap() + "\n"
         };
-        fs::write(out.join("rows-0a-2-0-000001.ndjson"), row(2)).unwrap();
-        fs::write(out.join("rows-0a-1-0-000010.ndjson"), row(1)).unwrap();
-        fs::write(out.join("rows-0a-1-0-000009.ndjson"), row(0)).unwrap();
+        // The key has moved to another task with the second attempt.
+        fs::write(out.join("rows-0a-2-3-000001.ndjson"), row(2)).unwrap();
+        fs::write(out.join("rows-0a-1-4-000010.ndjson"), row(1)).unwrap();
+        fs::write(out.join("rows-0a-1-4-000009.ndjson"), row(0)).unwrap();
         fs::write(out.join(".rows-0a-3-0-000001.ndjson.part"), "").unwrap();
         let (mut ledger, mut reader) = (Ledger::default(), Out::of(dir.path()));
         let look = reader.look(&mut ledger).unwrap();

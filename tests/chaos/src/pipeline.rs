@@ -10,6 +10,7 @@ use afflux_actor::Clock;
 use afflux_connectors::PartitionedFiles;
 use afflux_stream::{Batch, Flow, IoContext, ReadState, Result, Source, Split, SplitReader};
 use afflux_wire::{Code, Status};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::seed::mix;
@@ -30,6 +31,37 @@ const BURST: u64 = 4;
 const EVERY: Duration = Duration::from_millis(10);
 /// Records of a split in a second, if nothing disturbs it.
 pub(crate) const RATE: u64 = BURST * (1_000 / EVERY.as_millis() as u64);
+
+/// What is wrong on purpose: the environment variable of nodes that says it.
+pub(crate) const MISTAKE: &str = "CHAOS_MISTAKE";
+
+/// A mistake that is made on purpose, to see that it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mistake {
+    /// A restored source leaves a record out.
+    Skip,
+    /// A restored source gives a record again.
+    Repeat,
+}
+
+impl Mistake {
+    /// As it is typed.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Repeat => "repeat",
+        }
+    }
+
+    /// Where a restored source begins.
+    fn position(next: u64) -> u64 {
+        match std::env::var(MISTAKE).as_deref() {
+            Ok("skip") => next + 1,
+            Ok("repeat") => next.saturating_sub(1),
+            _ => next,
+        }
+    }
+}
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +105,9 @@ impl Source for Numbers {
         let bad = |what: &str| Status::new(Code::DataLoss, format!("split {}: bad {what}", split.id));
         let next = match position {
             None => 0,
-            Some(bytes) => u64::from_le_bytes(bytes.try_into().map_err(|_| bad("position"))?),
+            Some(bytes) => {
+                Mistake::position(u64::from_le_bytes(bytes.try_into().map_err(|_| bad("position"))?))
+            }
         };
         let split = split.id.parse().map_err(|_| bad("id"))?;
         Ok(Box::new(Reader { split, next, end: None, clock: cx.clock.clone(), due: None }))

@@ -12,7 +12,7 @@ use crate::beside::{BESIDE, Note, PAUSE_MS_MAX};
 use crate::cluster::{Cluster, Shape, TICK};
 use crate::ledger::Ledger;
 use crate::out::Out;
-use crate::pipeline::{PIPELINE, RATE, STOP};
+use crate::pipeline::{Mistake, PIPELINE, RATE, STOP};
 use crate::report::{Blow, Report};
 use crate::seed::Dice;
 
@@ -20,6 +20,10 @@ use crate::seed::Dice;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of a hundred kills, so many come before the job has recovered from the one before.
 const TOO_SOON_PERCENT: u64 = 15;
+/// The same of what comes behind a rescale.
+const RESCALE_TOO_SOON_PERCENT: u64 = 50;
+/// Tasks of each operator behind a rescale.
+const TASKS: std::ops::Range<u64> = 1..7;
 /// Such a one comes so many milliseconds behind the one before.
 const TOO_SOON_MS: std::ops::Range<u64> = 20..1_500;
 /// Any other so many milliseconds after the job has recovered.
@@ -61,12 +65,18 @@ pub(crate) struct Setup {
     pub(crate) breaks: u32,
     /// Nodes are stopped for longer than their leases so often, the coordinator most often.
     pub(crate) stops: u32,
+    /// All nodes are killed at once so often.
+    pub(crate) blackouts: u32,
+    /// The job gets another number of tasks so often.
+    pub(crate) rescales: u32,
     pub(crate) victim: Victim,
     pub(crate) checkpoint_ms: u64,
     /// The etcd that knows the nodes; nothing: the launcher does.
     pub(crate) etcd: Option<String>,
     /// Another pipeline runs on the first node, which is left alone.
     pub(crate) beside: bool,
+    /// What the pipeline does wrong on purpose.
+    pub(crate) mistake: Option<Mistake>,
 }
 
 /// What is done.
@@ -75,14 +85,19 @@ enum Act {
     Kill,
     Break,
     Stop,
+    Rescale,
+    Blackout,
 }
 
 impl Setup {
     /// What is done, in its order.
     fn acts(&self, dice: &mut Dice) -> Vec<Act> {
         let of = |act: Act, times: u32| (0..times).map(move |_| act);
-        let acts =
-            of(Act::Kill, self.kills).chain(of(Act::Break, self.breaks)).chain(of(Act::Stop, self.stops));
+        let acts = of(Act::Kill, self.kills)
+            .chain(of(Act::Break, self.breaks))
+            .chain(of(Act::Stop, self.stops))
+            .chain(of(Act::Rescale, self.rescales))
+            .chain(of(Act::Blackout, self.blackouts));
         let mut acts: Vec<(u64, Act)> = acts.map(|act| (dice.draw(), act)).collect();
         acts.sort_by_key(|(drawn, _)| *drawn);
         acts.into_iter().map(|(_, act)| act).collect()
@@ -104,7 +119,7 @@ pub(crate) async fn run(setup: &Setup, directory: &Path, tell: &mut dyn FnMut(&B
         settings.push(format!("registry.ttl_ms={}", LEASE.as_millis()));
     }
     let (proxies, etcd) = (setup.breaks > 0, setup.etcd.clone());
-    let shape = Shape { nodes: setup.nodes, settings, proxies, etcd };
+    let shape = Shape { nodes: setup.nodes, settings, proxies, etcd, mistake: setup.mistake };
     let cluster = match Cluster::start(directory, shape).await {
         Ok(cluster) => cluster,
         Err(error) => return Report { failure: Some(error.to_string()), ..report },
@@ -194,8 +209,15 @@ impl Run<'_> {
                 Act::Kill => self.kill(setup.victim).await?,
                 Act::Break => self.break_network()?,
                 Act::Stop => self.stop(setup.victim).await?,
+                Act::Rescale => self.rescale(),
+                Act::Blackout => self.black_out()?,
             }
-            if act == Act::Stop || !self.dice.percent(TOO_SOON_PERCENT) {
+            let too_soon = match act {
+                Act::Kill | Act::Break | Act::Blackout => TOO_SOON_PERCENT,
+                Act::Stop => 0,
+                Act::Rescale => RESCALE_TOO_SOON_PERCENT,
+            };
+            if !self.dice.percent(too_soon) {
                 self.recovered(setup.nodes).await?;
             }
         }
@@ -371,6 +393,19 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Kills all nodes that are there.
+    fn black_out(&mut self) -> Result<()> {
+        let struck = self.struck();
+        for index in &struck {
+            self.cluster.kill(*index)?;
+        }
+        self.note("black", (0, true, None));
+        if let Some(blow) = self.blows.last_mut() {
+            blow.node = format!("all {}", struck.len());
+        }
+        Ok(())
+    }
+
     /// Breaks what stands between a node and the others, in one way or another.
     fn break_network(&mut self) -> Result<()> {
         let (alive, dice) = (self.struck(), &mut self.dice);
@@ -408,6 +443,16 @@ impl Run<'_> {
         };
         self.note(what, (index, false, None));
         Ok(())
+    }
+
+    /// Gives the job another number of tasks, and does not wait for it.
+    fn rescale(&mut self) {
+        let tasks = self.dice.within(TASKS);
+        self.cluster.rescale_soon(&self.job, u32::try_from(tasks).unwrap_or(1));
+        self.note("scale", (0, false, None));
+        if let Some(blow) = self.blows.last_mut() {
+            blow.node = format!("to {tasks}");
+        }
     }
 
     /// Stops a node for longer than its lease, and lets it go on when the others do.

@@ -8,14 +8,21 @@ use std::sync::Mutex;
 /// One cluster at a time, so that how long something takes says something.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// Runs the program, and returns what it says.
+/// Runs the program, which finds nothing wrong, and returns what it says.
 fn chaos(arguments: &[&str]) -> serde_json::Value {
+    let (right, report, wrong) = ran(arguments);
+    assert!(right, "{report}{wrong}");
+    report
+}
+
+/// Runs the program: whether it found everything right, and what it says.
+fn ran(arguments: &[&str]) -> (bool, serde_json::Value, String) {
     let _turn = ONE.lock().unwrap_or_else(|failed| failed.into_inner());
     let ran =
         Command::new(env!("CARGO_BIN_EXE_afflux-chaos")).args(arguments).arg("--json").output().unwrap();
-    let (said, wrong) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{said}{wrong}");
-    serde_json::from_str(&said).unwrap()
+    let wrong = String::from_utf8_lossy(&ran.stderr).into_owned();
+    let report = serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {wrong}"));
+    (ran.status.success(), report, wrong)
 }
 
 #[test]
@@ -41,7 +48,23 @@ fn nothing_is_lost_when_the_network_breaks_and_when_the_coordinator_sleeps_longe
 }
 
 #[test]
+fn a_job_goes_on_when_all_nodes_are_killed_at_once() {
+    let report = chaos(&["--kills", "0", "--blackouts", "2", "--seed", "31"]);
+    assert!(report["attempts"].as_u64() > Some(1), "{report}");
+}
+
+#[test]
 fn a_pipeline_that_loses_no_node_neither_pauses_nor_begins_again() {
     let report = chaos(&["--kills", "2", "--nodes", "4", "--beside", "--seed", "3"]);
     assert_eq!(report["beside"]["begun"], 1, "{report}");
+}
+
+#[test]
+fn a_source_that_leaves_out_or_repeats_a_record_is_found() {
+    for (mistake, found) in [("skip", "lost"), ("repeat", "duplicated")] {
+        let (right, report, wrong) = ran(&["--kills", "1", "--victim", "worker", "--mistake", mistake]);
+        assert!(!right && report[found].as_u64() > Some(0), "{mistake} was not found: {report}{wrong}");
+        let kept = wrong.lines().find_map(|line| line.strip_prefix("logs and checkpoints are kept in "));
+        std::fs::remove_dir_all(kept.unwrap()).unwrap();
+    }
 }

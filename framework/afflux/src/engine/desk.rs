@@ -715,6 +715,11 @@ impl JobsShared for JobDesk {
             started_ms: now_ms,
         };
         if let Some(storage) = &desk.parts.storage {
+            // Noted before any job is begun: a next leader would take this one for one of an earlier cluster.
+            let since = (desk.parts.since)().await;
+            if since > desk.parts.fence {
+                return Err(Status::unavailable("another node coordinates the jobs").into());
+            }
             storage.create_job(&JobSpec::of(&deployment, now_ms)).await?;
         }
         desk.note_attempt(&deployment).await?;
