@@ -74,6 +74,9 @@ struct Arguments {
     /// their digests with those of an independent engine.
     #[arg(long)]
     nexmark: bool,
+    /// Any other setting of the nodes, such as `state.backend=disk`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -125,7 +128,7 @@ async fn queries(arguments: &Arguments) -> afflux::Result<bool> {
     let mut answers = Vec::new();
     for query in nexmark::QUERIES {
         let mut directory = fresh()?;
-        let answered = nexmark::answer(query, directory.path()).await;
+        let answered = nexmark::answer(query, directory.path(), &arguments.settings).await;
         if !arguments.json {
             let Answered { digest, expected, attempts, failure, .. } = &answered;
             let verdict = if answered.is_right() { "as expected" } else { "WRONG" };
@@ -157,6 +160,7 @@ async fn suite(arguments: &Arguments) -> afflux::Result<bool> {
         rescales: arguments.rescales,
         blackouts: arguments.blackouts,
         mistake: arguments.mistake,
+        settings: arguments.settings.clone(),
         victim: arguments.victim,
         checkpoint_ms: arguments.checkpoint_ms,
         etcd: arguments.etcd.clone(),

@@ -84,7 +84,8 @@ async fn tell(query: &'static str, tally: Tally) -> Result<()> {
 }
 
 /// Runs a query in a directory, kills a worker, rescales, and kills the coordinator.
-pub(crate) async fn answer(query: &str, directory: &Path) -> Answered {
+/// `settings` are added to those of the nodes.
+pub(crate) async fn answer(query: &str, directory: &Path, settings: &[String]) -> Answered {
     let expected = EXPECTED.lines().filter_map(|line| line.split_once('\t')).find(|(name, _)| *name == query);
     let mut answered = Answered {
         query: query.to_owned(),
@@ -93,12 +94,13 @@ pub(crate) async fn answer(query: &str, directory: &Path) -> Answered {
         attempts: 0,
         failure: None,
     };
-    let settings = vec![
+    let mut all = vec![
         "checkpoint.dir=checkpoints".to_owned(),
         "checkpoint.interval_ms=250".to_owned(),
         "admin.listen=".to_owned(),
     ];
-    let shape = Shape { nodes: NODES, settings, ..Shape::default() };
+    all.extend_from_slice(settings);
+    let shape = Shape { nodes: NODES, settings: all, ..Shape::default() };
     let mut cluster = match Cluster::start(directory, shape).await {
         Ok(cluster) => cluster,
         Err(error) => return Answered { failure: Some(error.to_string()), ..answered },

@@ -77,6 +77,8 @@ pub(crate) struct Setup {
     pub(crate) beside: bool,
     /// What the pipeline does wrong on purpose.
     pub(crate) mistake: Option<Mistake>,
+    /// Other settings of the nodes.
+    pub(crate) settings: Vec<String>,
 }
 
 /// What is done.
@@ -118,6 +120,7 @@ pub(crate) async fn run(setup: &Setup, directory: &Path, tell: &mut dyn FnMut(&B
     if setup.breaks + setup.stops > 0 || setup.etcd.is_some() {
         settings.push(format!("registry.ttl_ms={}", LEASE.as_millis()));
     }
+    settings.extend(setup.settings.iter().cloned());
     let (proxies, etcd) = (setup.breaks > 0, setup.etcd.clone());
     let shape = Shape { nodes: setup.nodes, settings, proxies, etcd, mistake: setup.mistake };
     let cluster = match Cluster::start(directory, shape).await {
