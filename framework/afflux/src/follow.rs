@@ -20,13 +20,14 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Settings that a job's request may carry.
-const JOB_SETTINGS: [&str; 14] = [
+const JOB_SETTINGS: [&str; 15] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
     "pipeline.guarantee",
     "source.on_error",
     "checkpoint.interval_ms",
+    "checkpoint.incremental",
     "pipeline.rescale",
     "restart.strategy",
     "restart.backoff_initial_ms",

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::Result;
-use crate::snapshot::{Block, BlockWriter, TaskSnapshot};
+use crate::snapshot::{Block, BlockWriter, Role, TaskSnapshot};
 use afflux_wire::Status;
 
 /// A block is closed when it has this many bytes; the row that crosses the line still belongs to it.
@@ -13,6 +13,8 @@ pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     open: BlockWriter,
+    /// Keys that are gone.
+    gone: Option<Box<BlockWriter>>,
     closed: Vec<Block>,
     failed: Option<Status>,
     /// Blocks of the present snapshot that have been handed over.
@@ -36,6 +38,21 @@ impl Blocks {
         bytes
     }
 
+    /// Adds a key that is gone; returns its bytes.
+    pub(crate) fn push_gone<K: Serialize>(&mut self, key: &K) -> usize {
+        let gone = self.gone.get_or_insert_default();
+        let before = gone.len();
+        if let Err(status) = gone.push(key) {
+            self.failed.get_or_insert(status);
+        }
+        let bytes = gone.len() - before;
+        if gone.len() >= BLOCK_BYTES {
+            let block = gone.finish(0, None);
+            self.closed.push(Block { role: Role::Gone, ..block });
+        }
+        bytes
+    }
+
     /// Takes all blocks of another table that are part of the same state.
     pub(crate) fn append(&mut self, mut other: Blocks) {
         other.close_open();
@@ -44,6 +61,9 @@ impl Blocks {
     }
 
     fn close_open(&mut self) {
+        if let Some(mut gone) = self.gone.take().filter(|gone| !gone.is_empty()) {
+            self.closed.push(Block { role: Role::Gone, ..gone.finish(0, None) });
+        }
         if !self.open.is_empty() {
             self.closed.push(self.open.finish(0, None));
         }

@@ -70,6 +70,9 @@ pub struct JobSettings {
     pub chaining: bool,
     /// Milliseconds between two checkpoints; 0: only when somebody asks.
     pub checkpoint_interval_ms: u64,
+    /// Whether tasks save of keyed state in memory what has changed since their last snapshot, where that
+    /// is less than half of it, and not all of it each time. Needs a [`Storage`](crate::job::Storage).
+    pub checkpoint_incremental: bool,
     /// Replays event time at this multiple of its speed; as fast as possible when absent.
     pub replay: Option<f64>,
     /// What every sink of the pipeline must give: a pipeline that does not is refused when it is built.
@@ -94,6 +97,7 @@ impl Default for JobSettings {
             on_error: OnError::Fail,
             chaining: true,
             checkpoint_interval_ms: 0,
+            checkpoint_incremental: false,
             replay: None,
             guarantee: None,
             restart: RestartSettings::default(),

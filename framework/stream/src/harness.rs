@@ -267,7 +267,7 @@ impl<O: KeyedOperator> Harness<O> {
     /// When a value cannot be encoded.
     pub fn snapshot(&mut self, epoch: u64) -> Result<TaskSnapshot> {
         self.turn(|stage, turn| {
-            turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
+            turn.snapshot = Some(TaskSnapshot::new(epoch));
             stage.mark(Mark::Barrier(epoch), turn)?;
             while !stage.poll_snapshot(turn, &mut { usize::MAX })? {}
             Ok(turn.snapshot.take().unwrap_or_default())

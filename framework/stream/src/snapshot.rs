@@ -15,10 +15,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hashbrown::HashTable;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::key::Key;
 use afflux_wire::{Code, Status};
 
 use decode::Decoder;
@@ -31,6 +33,8 @@ const SAMPLES_MAX: usize = 64;
 const SAMPLE_BYTES_MAX: usize = 16 * 1024;
 /// Version of the layout of rows that this build writes.
 pub const LAYOUT: u32 = 2;
+/// The same where later rows of a part replace earlier ones of their key, and keys are taken away.
+pub const LAYOUT_CHANGES: u32 = 3;
 
 /// How many values a part has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,25 @@ pub enum Content {
     },
 }
 
+/// What the rows of a block do to those of blocks before it in the part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Nothing: they have other keys.
+    #[default]
+    Rows,
+    /// They replace those of the same key.
+    Changed,
+    /// They are keys alone, which are gone.
+    Gone,
+}
+
+impl Role {
+    pub(crate) fn is_rows(&self) -> bool {
+        *self == Role::Rows
+    }
+}
+
 /// Some rows of a part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Block {
@@ -83,6 +106,9 @@ pub struct Block {
     pub rows: u64,
     /// The key groups that its rows belong to, if they are of few: others need not read it.
     pub groups: Option<Range<u32>>,
+    /// What its rows do to those of blocks before it.
+    #[serde(default, skip_serializing_if = "Role::is_rows")]
+    pub role: Role,
     /// The rows.
     pub content: Content,
 }
@@ -90,7 +116,15 @@ pub struct Block {
 impl Block {
     /// A block that has not changed since an epoch that is complete. Storage remembers the last few.
     pub fn earlier(epoch: u64, id: u64, rows: u64, bytes: u64, groups: Option<Range<u32>>) -> Self {
-        Self { id, rows, groups, content: Content::Earlier { epoch, bytes } }
+        Self { id, rows, groups, role: Role::Rows, content: Content::Earlier { epoch, bytes } }
+    }
+
+    /// Whether it may have a row of these key groups.
+    fn is_in(&self, groups: Option<&Range<u32>>) -> bool {
+        match (groups, &self.groups) {
+            (Some(wanted), Some(held)) => held.end > wanted.start && wanted.end > held.start,
+            _ => true,
+        }
     }
 
     /// Bytes of its rows.
@@ -120,14 +154,21 @@ pub struct Part {
     pub version: u32,
     /// How many values it has.
     pub kind: PartKind,
+    /// The epoch of the same task and attempt whose rows come first: the blocks here are what has changed
+    /// since. [`job::Storage`](crate::job::Storage) finds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Rows that are left when later ones have replaced earlier ones; as many as blocks have unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
     /// Its rows.
     pub blocks: Vec<Block>,
 }
 
 impl Part {
-    /// Rows in all blocks, for people.
+    /// Its rows, for people.
     pub fn rows(&self) -> u64 {
-        self.blocks.iter().map(|block| block.rows).sum()
+        self.left.unwrap_or_else(|| self.blocks.iter().map(|block| block.rows).sum())
     }
 
     /// Bytes of all blocks.
@@ -232,7 +273,7 @@ impl BlockWriter {
         let schema = Arc::clone(schema);
         let bytes = Bytes::from(std::mem::take(&mut self.encoder.bytes));
         let rows = std::mem::take(&mut self.rows);
-        Block { id, rows, groups, content: Content::Rows { schema, bytes } }
+        Block { id, rows, groups, role: Role::Rows, content: Content::Rows { schema, bytes } }
     }
 }
 
@@ -245,11 +286,26 @@ pub fn is_round(epoch: u64) -> bool {
     epoch & ROUND != 0
 }
 
+/// What a snapshot may leave out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Increment {
+    /// Nothing; nor will the next.
+    #[default]
+    Never,
+    /// Nothing, but the next may be what has changed since this one.
+    First,
+    /// What has not changed since this epoch of the same task.
+    Since(u64),
+}
+
 /// What one task saved at one barrier.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TaskSnapshot {
     /// The epoch of the barrier.
     pub epoch: u64,
+    /// What it may leave out, while it is written.
+    #[serde(skip)]
+    pub increment: Increment,
     /// What its operators saved.
     pub parts: Vec<Part>,
 }
@@ -257,7 +313,7 @@ pub struct TaskSnapshot {
 impl TaskSnapshot {
     /// Nothing yet, of an epoch.
     pub const fn new(epoch: u64) -> Self {
-        Self { epoch, parts: Vec::new() }
+        Self { epoch, increment: Increment::Never, parts: Vec::new() }
     }
 
     /// Adds a value that only its owner understands as a whole. `rows` is for people.
@@ -303,6 +359,12 @@ impl TaskSnapshot {
         self.part(operator, state, subtask, PartKind::Rows).blocks.push(block);
     }
 
+    /// Says that a part of rows is what has changed since an epoch, and how many rows it has with those.
+    pub fn follows(&mut self, (operator, state, subtask): (&str, &str, u32), since: u64, left: u64) {
+        let part = self.part(operator, state, subtask, PartKind::Rows);
+        (part.version, part.since, part.left) = (LAYOUT_CHANGES, Some(since), Some(left));
+    }
+
     fn part(&mut self, operator: &str, state: &str, subtask: u32, kind: PartKind) -> &mut Part {
         let is = |p: &Part| p.operator == operator && p.state == state && p.subtask == subtask;
         // Blocks of a part mostly come one after the other.
@@ -314,6 +376,8 @@ impl TaskSnapshot {
                 subtask,
                 version: LAYOUT,
                 kind,
+                since: None,
+                left: None,
                 blocks: Vec::new(),
             });
             self.parts.len() - 1
@@ -377,20 +441,68 @@ impl Restore {
     ) -> Result<()> {
         for part in self.of(operator, state) {
             is_of(part, PartKind::Rows)?;
-            for block in &part.blocks {
-                if let (Some(wanted), Some(held)) = (groups, &block.groups)
-                    && (held.end <= wanted.start || wanted.end <= held.start)
-                {
-                    continue;
-                }
-                let rows = each_row(block, |row| take(part.subtask, row)).map_err(|e| unread(part, &e))?;
-                if rows != block.rows {
-                    return Err(unread(part, &format!("{rows} rows of {}", block.rows)));
+            for block in part.blocks.iter().filter(|block| block.is_in(groups)) {
+                all_rows(part, block, |row| take(part.subtask, row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over each key that tasks saved for one state of one operator with its last value, where the
+    /// checkpoint may be incremental. Keys whose hash `mine` refuses are passed over.
+    ///
+    /// # Errors
+    /// As [`Restore::get`].
+    pub(crate) fn latest<K: Key, V: DeserializeOwned>(
+        &self,
+        operator: &str,
+        state: &str,
+        groups: Option<&Range<u32>>,
+        mine: impl Fn(u64) -> bool,
+        mut take: impl FnMut(K, V),
+    ) -> Result<()> {
+        for part in self.of(operator, state) {
+            if part.since.is_some() {
+                return Err(unread(part, "it is what has changed since another one, without that"));
+            }
+            if part.version != LAYOUT_CHANGES {
+                is_of(part, PartKind::Rows)?;
+            }
+            // Keys of what has changed since the whole one: the last word of each is taken, so it comes first.
+            let mut said: HashTable<K> = HashTable::new();
+            let rehash = |key: &K| key.key_hash();
+            for block in part.blocks.iter().rev().filter(|block| block.is_in(groups)) {
+                match block.role {
+                    Role::Rows => all_rows(part, block, |(key, value): (K, V)| {
+                        let hash = key.key_hash();
+                        if mine(hash) && said.find(hash, |there| *there == key).is_none() {
+                            take(key, value);
+                        }
+                    })?,
+                    Role::Changed => all_rows(part, block, |(key, value): (K, V)| {
+                        let hash = key.key_hash();
+                        if mine(hash) && said.find(hash, |there| *there == key).is_none() {
+                            said.insert_unique(hash, key.clone(), rehash);
+                            take(key, value);
+                        }
+                    })?,
+                    Role::Gone => all_rows(part, block, |key: K| {
+                        let hash = key.key_hash();
+                        if mine(hash) && said.find(hash, |there| *there == key).is_none() {
+                            said.insert_unique(hash, key, rehash);
+                        }
+                    })?,
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Reads all rows of a block of a part.
+fn all_rows<V: DeserializeOwned>(part: &Part, block: &Block, take: impl FnMut(V)) -> Result<()> {
+    let rows = each_row(block, take).map_err(|e| unread(part, &e))?;
+    if rows == block.rows { Ok(()) } else { Err(unread(part, &format!("{rows} rows of {}", block.rows))) }
 }
 
 /// Reads all values of a block; how many there were.

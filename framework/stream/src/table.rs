@@ -8,12 +8,13 @@
 //! barrier, and neither a row nor a turn of the task waits for more than a share of it.
 
 mod segment;
+mod snapshots;
 
 use std::borrow::Cow;
 use std::mem::needs_drop;
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::{self, Entry, OccupiedEntry};
+use hashbrown::hash_table;
 
 use crate::Result;
 use crate::block::Blocks;
@@ -23,6 +24,7 @@ use afflux_wire::Status;
 
 pub(crate) use segment::WriteRow;
 use segment::{FIRST_ROWS_MAX, Lacks, Pen, Segment};
+pub(crate) use snapshots::{Extent, Row};
 
 /// Rows whose hashes are made before the first is looked up, so that the look-ups' cache misses
 /// overlap: nothing stands between them.
@@ -35,6 +37,8 @@ pub(crate) struct Table<K, V> {
     /// By the low bits of a hash: the segment. As long as a power of two.
     directory: Vec<u32>,
     pen: Option<Box<Pen<K, V>>>,
+    /// What has changed since the last snapshot, where that is asked for.
+    asked: Option<snapshots::Asked<K>>,
 }
 
 /// The table takes its tag from the top bits of a hash. Those are the key group, nearly constant
@@ -47,7 +51,7 @@ pub(crate) const fn spread(hash: u64) -> u64 {
 
 impl<K: Key, V> Table<K, V> {
     pub(crate) fn new() -> Self {
-        Self { segments: vec![Segment::new()], directory: vec![0], pen: None }
+        Self { segments: vec![Segment::new()], directory: vec![0], pen: None, asked: None }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -71,44 +75,30 @@ impl<K: Key, V> Table<K, V> {
 
     /// The row of a key that has one, to change.
     #[inline]
-    pub(crate) fn find(&mut self, hash: u64, key: &K) -> Option<OccupiedEntry<'_, (K, V)>> {
+    pub(crate) fn find(&mut self, hash: u64, key: &K) -> Option<Row<'_, K, V>> {
         let at = self.at(hash);
         if !self.segments[at].is_written() {
             self.keep(at, hash, key);
         }
-        self.segments[at].table.find_entry(spread(hash), |e| e.0 == *key).ok()
+        let entry = self.segments[at].find(hash, key)?;
+        Some(Row::new(entry, self.asked.as_mut()))
     }
 
     /// The row of a key, made when it is absent, to change.
     #[inline]
-    pub(crate) fn entry(
-        &mut self,
-        hash: u64,
-        key: Cow<'_, K>,
-        make: impl FnOnce() -> V,
-    ) -> OccupiedEntry<'_, (K, V)> {
+    pub(crate) fn entry(&mut self, hash: u64, key: Cow<'_, K>, make: impl FnOnce() -> V) -> Row<'_, K, V> {
         let mut at = self.at(hash);
         let segment = &self.segments[at];
         if !segment.is_written() || segment.is_full() {
             at = self.prepare(at, hash, &key);
         }
-        let Segment { table, lacks, .. } = &mut self.segments[at];
-        let buckets = table.num_buckets();
-        let entry = match table.entry(spread(hash), |e| e.0 == *key, |e| spread(e.0.key_hash())) {
-            Entry::Occupied(entry) => entry,
-            Entry::Vacant(entry) => entry.insert((key.into_owned(), make())),
-        };
-        if !lacks.is_nothing() {
-            // It is written already, or was not there at the barrier.
-            lacks.leave_out(entry.bucket_index(), buckets);
-        }
-        entry
+        Row::new(self.segments[at].entry(hash, key, make), self.asked.as_mut())
     }
 
     /// The value of a key, made when it is absent.
     #[inline]
     pub(crate) fn upsert(&mut self, hash: u64, key: Cow<'_, K>, make: impl FnOnce() -> V) -> &mut V {
-        &mut self.entry(hash, key, make).into_mut().1
+        self.entry(hash, key, make).into_value()
     }
 
     /// Keeps a row for the snapshot.
@@ -187,10 +177,14 @@ impl<K: Key, V> Table<K, V> {
                 *hash = keys.hash(row);
             }
             match &mut self.segments[..] {
-                [only] if only.is_written() && only.table.len() + chunk.len() <= FIRST_ROWS_MAX => {
+                [only]
+                    if only.is_written()
+                        && self.asked.is_none()
+                        && only.table.len() + chunk.len() <= FIRST_ROWS_MAX =>
+                {
                     upsert_into(&mut only.table, chunk, &hashes, keys, &make, &add);
                 }
-                segments if self.pen.is_none() => {
+                segments if self.pen.is_none() && self.asked.is_none() => {
                     // Nothing but the look-up stands in this loop: the rows of absent keys wait.
                     let mut absent = Vec::new();
                     let (directory, mask) = (&self.directory[..], self.directory.len() - 1);
@@ -223,7 +217,7 @@ impl<K: Key, V> Table<K, V> {
         let mut entry =
             self.entry(hash, Cow::Borrowed(&key), || value.take().unwrap_or_else(|| unreachable!()));
         if let Some(value) = value {
-            entry.get_mut().1 = value;
+            *entry.parts().1 = value;
         }
     }
 
@@ -248,7 +242,8 @@ impl<K: Key, V> Table<K, V> {
         for segment in self.segments.iter_mut().filter(|s| !s.table.is_empty()) {
             segment.lacks = Lacks::All;
         }
-        self.pen = Some(Box::new(Pen { write, tag, segment: 0, blocks: Blocks::default() }));
+        let (blocks, gone) = (Blocks::default(), Vec::new());
+        self.pen = Some(Box::new(Pen { write, tag, segment: 0, gone, blocks }));
         Ok(())
     }
 
@@ -261,6 +256,10 @@ impl<K: Key, V> Table<K, V> {
     /// is written: its rows.
     pub(crate) fn write(&mut self, budget: &mut usize) -> Option<Blocks> {
         let pen = self.pen.as_mut()?;
+        pen.write_gone(budget);
+        if !pen.gone.is_empty() {
+            return None;
+        }
         while let Some(segment) = self.segments.get_mut(pen.segment) {
             segment.write(pen, budget);
             if !segment.is_written() {

@@ -20,7 +20,7 @@ use crate::context::TaskContext;
 use crate::gate::input::Input;
 use crate::meter::{Doing, TaskMeter, culprit};
 use crate::sink::LAST_EPOCH;
-use crate::snapshot::{Part, TaskSnapshot, is_round};
+use crate::snapshot::{Increment, Part, TaskSnapshot, is_round};
 use crate::stage::{Next, SNAPSHOT_BUDGET, Turn};
 
 /// Longest stretch of work in one poll, so that a neighbour on the thread gets its turn.
@@ -51,6 +51,8 @@ pub enum TaskMail {
     Trigger(u64),
     /// This epoch is durable everywhere.
     Completed(u64),
+    /// What the task saved of this epoch could not be stored.
+    Unstored(u64),
 }
 
 impl Mail for TaskMail {
@@ -77,6 +79,8 @@ pub(crate) trait Work {
     fn poll_closed(&mut self, turn: &mut Turn<'_, '_>) -> Poll<Result<()>>;
     fn trigger(&mut self, epoch: u64);
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()>;
+    /// The next snapshot leaves nothing out.
+    fn unstored(&mut self);
 }
 
 /// An input and the stages it drives.
@@ -91,6 +95,8 @@ pub(crate) struct Chain<T> {
     barrier: Option<u64>,
     /// The snapshot of the last barrier, until the stages have written all of it.
     snapshot: Option<TaskSnapshot>,
+    /// What the next snapshot may leave out.
+    increment: Increment,
     /// When its barrier passed, and how long that had waited for the slowest channel.
     since: Option<(Instant, Duration)>,
     /// A barrier that came meanwhile: it waits, and nothing is read behind it.
@@ -118,6 +124,7 @@ impl<T> Chain<T> {
             report: Arc::clone(&cx.report),
             barrier: None,
             snapshot: None,
+            increment: if cx.settings.checkpoint_incremental { Increment::First } else { Increment::Never },
             since: None,
             waiting: None,
             passed: 0,
@@ -143,7 +150,7 @@ impl<T> Chain<T> {
                 Poll::Ready(false) => {
                     self.barrier = None;
                     if !saves {
-                        let nothing = TaskSnapshot { epoch, parts: Vec::new() };
+                        let nothing = TaskSnapshot::new(epoch);
                         (self.report)(TaskEvent::Snapshot(nothing));
                     }
                 }
@@ -183,7 +190,10 @@ impl<T> Chain<T> {
         if saves {
             self.since = Some((turn.now, align));
             self.snapshots.0 += 1;
-            turn.snapshot = Some(TaskSnapshot { epoch, parts: Vec::new() });
+            turn.snapshot = Some(TaskSnapshot { increment: self.increment, ..TaskSnapshot::new(epoch) });
+            if self.increment != Increment::Never {
+                self.increment = Increment::Since(epoch);
+            }
             self.passed = epoch;
         }
         self.input.barrier(epoch);
@@ -303,6 +313,11 @@ impl<T> Work for Chain<T> {
         }
         self.first.completed(epoch, turn)
     }
+    fn unstored(&mut self) {
+        if self.increment != Increment::Never {
+            self.increment = Increment::First;
+        }
+    }
 }
 
 /// The error of a task in which something panicked.
@@ -413,6 +428,10 @@ impl Actor for Task {
     async fn handle(&mut self, _: &mut Cx, mail: TaskMail) -> std::result::Result<(), Panic> {
         match mail {
             TaskMail::Trigger(epoch) => self.work.trigger(epoch),
+            TaskMail::Unstored(epoch) => {
+                tracing::debug!(epoch, "the next snapshot is a whole one");
+                self.work.unstored();
+            }
             TaskMail::Completed(epoch) => {
                 let waker = futures_util::task::noop_waker();
                 let mut task = Context::from_waker(&waker);

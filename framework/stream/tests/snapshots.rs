@@ -142,7 +142,7 @@ proptest! {
         // Through the index, a manifest or a report, too.
         let json = serde_json::to_string(restore.parts()).unwrap();
         let parts: Vec<Part> = serde_json::from_str(&json).unwrap();
-        let again = Restore::new([TaskSnapshot { epoch: 1, parts }]);
+        let again = Restore::new([TaskSnapshot { parts, ..TaskSnapshot::new(1) }]);
         prop_assert_eq!(read::<Any>(&again).unwrap(), rows);
     }
 
@@ -185,9 +185,11 @@ fn raw(schema: &Arc<Schema>, bytes: Vec<u8>, rows: u64) -> Restore {
         subtask: 0,
         version: afflux_stream::LAYOUT,
         kind: PartKind::Rows,
-        blocks: vec![Block { id: 0, rows, groups: None, content }],
+        since: None,
+        left: None,
+        blocks: vec![Block { id: 0, rows, groups: None, role: Default::default(), content }],
     };
-    Restore::new([TaskSnapshot { epoch: 1, parts: vec![part] }])
+    Restore::new([TaskSnapshot { parts: vec![part], ..TaskSnapshot::new(1) }])
 }
 
 mod before {

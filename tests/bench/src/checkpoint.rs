@@ -9,9 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use afflux_stream::job::{Running, Storage, TaskId};
-use afflux_stream::{
-    Batch, Flow, Global, IoContext, JobSettings, Plan, Sink, SinkWriter, TaskSnapshot, fold, generate,
-};
+use afflux_stream::{Batch, Flow, IoContext, JobSettings, Plan, Sink, SinkWriter, TaskSnapshot, generate};
 
 use crate::args::Args;
 use crate::stream::{Seat, drive, introduce, spawn};
@@ -28,6 +26,8 @@ pub(crate) struct Watch {
     pub(crate) after_records: u64,
     /// The run ends after so many checkpoints; 0: with its input.
     pub(crate) epochs_max: usize,
+    /// Checkpoints refer to files of earlier ones, which stay.
+    pub(crate) incremental: bool,
 }
 
 /// The time without checkpoints that a rate is taken from, where checkpoints begin late.
@@ -157,9 +157,11 @@ impl Checkpoints {
             epoch.write_ms = epoch.write_ms.max(reading.last_write_s * 1e3);
         }
         running.completed(under.epoch);
-        // The one before is not needed any more.
-        let old = self.dir.join("bench").join(format!("epoch-{:08}", under.epoch.saturating_sub(1)));
-        let _ = std::fs::remove_dir_all(old);
+        if !self.watch.incremental {
+            // The one before is not needed any more.
+            let old = self.dir.join("bench").join(format!("epoch-{:08}", under.epoch.saturating_sub(1)));
+            let _ = std::fs::remove_dir_all(old);
+        }
         self.under = None;
         self.done.push(epoch);
         Ok(())
@@ -207,8 +209,10 @@ fn quantile(numbers: impl Iterator<Item = f64>, share: f64) -> f64 {
 }
 
 /// Sums of so many keys: every key once, then the changed ones again and again.
-fn keys_plan(keys: u64, changed: f64, parallelism: u32) -> Result<Plan, String> {
-    let flow = Flow::new("checkpoint", JobSettings { parallelism, ..JobSettings::default() });
+fn keys_plan(params: &Params, parallelism: u32) -> Result<Plan, String> {
+    let Params { keys, changed, incremental, .. } = *params;
+    let settings = JobSettings { parallelism, checkpoint_incremental: incremental, ..JobSettings::default() };
+    let flow = Flow::new("checkpoint", settings);
     let (hot, step) = (((keys as f64 * changed) as u64).max(1), (1.0 / changed) as u64);
     flow.source(
         "records",
@@ -219,11 +223,7 @@ fn keys_plan(keys: u64, changed: f64, parallelism: u32) -> Result<Plan, String> 
     )
     .untimed()
     .key_by_ref(|r| &r.0)
-    .window(Global)
-    .aggregate(
-        "sum",
-        fold(|| 0_u64, |sum, r: &(u64, u64)| *sum = sum.wrapping_add(r.1), |key: u64, _, sum| (key, sum)),
-    )
+    .fold("sum", || 0_u64, |sum, r: &(u64, u64)| *sum = sum.wrapping_add(r.1))
     .count("results");
     flow.finish().map_err(|e| e.to_string())
 }
@@ -297,6 +297,7 @@ fn slow_plan(params: &Params, parallelism: u32) -> Result<Plan, String> {
 struct Params {
     keys: u64,
     changed: f64,
+    incremental: bool,
     epochs: usize,
     every_ms: u64,
     sink_rate: u64,
@@ -308,6 +309,7 @@ impl Params {
         Ok(Self {
             keys: args.number("keys", 1_000_000)?,
             changed: args.number("changed", 1.0)?,
+            incremental: args.choice("incremental", &["off", "on"])? == "on",
             epochs: args.count("epochs", 10)?,
             every_ms: args.number("checkpoint-ms", 1000)?,
             sink_rate: args.number("sink-rate", 100_000)?,
@@ -356,18 +358,24 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
     if slow() {
         return backpressure(&params, parallelism.max(nodes as u32), nodes);
     }
-    let plan = keys_plan(params.keys, params.changed, parallelism)?;
-    let watch = Watch { every_ms: params.every_ms, after_records: params.keys, epochs_max: params.epochs };
+    let plan = keys_plan(&params, parallelism)?;
+    let watch = Watch {
+        every_ms: params.every_ms,
+        after_records: params.keys,
+        epochs_max: params.epochs,
+        incremental: params.incremental,
+    };
     let share = work(&plan, parallelism, (0, 1), watch, |_| Ok(Vec::new()))?;
     let epochs = &share.seen.epochs;
     let of = |f: fn(&Epoch) -> f64, share: f64| quantile(epochs.iter().map(f), share);
     crate::show_line(&format!(
-        "{{\"bench\":\"checkpoint\",\"params\":{{\"keys\":{},\"changed\":{},\"parallelism\":{parallelism},\
-         \"checkpoint_ms\":{}}},\"epochs\":{},\"pause_ms\":{:.3},\"pause_max_ms\":{:.3},\"duration_ms\":{:.1},\
+        "{{\"bench\":\"checkpoint\",\"params\":{{\"keys\":{},\"changed\":{},\"incremental\":{},\
+         \"parallelism\":{parallelism},\"checkpoint_ms\":{}}},\"epochs\":{},\"pause_ms\":{:.3},\"pause_max_ms\":{:.3},\"duration_ms\":{:.1},\
          \"write_ms\":{:.1},\"bytes\":{},\"bytes_first\":{},\"turn_max_ms\":{:.3},\"records_per_s\":{:.0},\
          \"records_per_s_without\":{:.0},\"rss_mb\":{:.1}}}",
         params.keys,
         params.changed,
+        params.incremental,
         params.every_ms,
         epochs.len(),
         of(|e| e.pause_ms, 0.5),

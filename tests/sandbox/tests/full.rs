@@ -191,7 +191,11 @@ fn without_room_for_checkpoints_a_job_goes_on_unacknowledged_and_what_was_missed
             let storage = Storage::on(Arc::new(shelf.clone()), "the shelf");
             let given = storage.clone();
             let cluster = Cluster::of(2, backing)
-                .settings(|settings| settings.checkpoint_interval_ms = 30)
+                .settings(|settings| {
+                    settings.checkpoint_interval_ms = 30;
+                    // What could not be stored is followed by all there is.
+                    settings.checkpoint_incremental = "on".to_owned();
+                })
                 .each(move |_, node| node.checkpoints_in(given.clone()))
                 .pipeline("sums", sums(&queue))
                 .start()

@@ -9,13 +9,14 @@ use afflux_wire::Status;
 use crate::node::guarantee_named;
 
 /// Keys that a job's request may set.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
     "pipeline.guarantee",
     "source.on_error",
     "checkpoint.interval_ms",
+    "checkpoint.incremental",
     "pipeline.rescale",
     "restart.strategy",
     "restart.backoff_initial_ms",
@@ -70,6 +71,13 @@ pub(super) fn job_settings(
             "checkpoint.interval_ms" => {
                 settings.checkpoint_interval_ms =
                     value.parse().map_err(|_| wrong("a number of milliseconds, such as 10000, or 0"))?;
+            }
+            "checkpoint.incremental" => {
+                settings.checkpoint_incremental = match value.as_str() {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(wrong("`on` or `off`")),
+                };
             }
             "pipeline.rescale" => {
                 settings.rescale_auto = match value.as_str() {

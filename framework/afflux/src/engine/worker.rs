@@ -1,8 +1,8 @@
 //! The worker: runs this node's share of jobs.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use afflux_mesh::Mesh;
 use afflux_mesh::bugs::{self, Bug};
-use afflux_stream::job::{Deployment, Executor, Running, Storage, TaskId};
+use afflux_stream::job::{Deployment, Executor, Running, Storage, TaskId, Unstored};
 use afflux_stream::{
     Doing, EdgeReading, OperatorReading, Restore, SplitReading, TaskEvent, TaskReading, is_round,
 };
@@ -304,7 +304,7 @@ impl WorkerActor {
         deployment: Arc<Deployment>,
         told: Telling,
         over: Arc<AtomicBool>,
-        epoch_begun: Begun,
+        (epoch_begun, unstored): (Begun, Arc<OnceLock<Unstored>>),
         mut events: tokio::sync::mpsc::Receiver<(TaskId, TaskEvent, Instant)>,
     ) {
         let (costs, operators) = (self.parts.checkpoints.clone(), self.parts.metrics.clone());
@@ -331,8 +331,13 @@ impl WorkerActor {
                             Some(storage) => storage.put(&job, attempt, id, &snapshot).await,
                             None => Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`")),
                         };
-                        if saved.is_ok() {
-                            costs.took(&deployment.pipeline, Phase::Upload, clock.now() - storing);
+                        match &saved {
+                            Ok(_) => costs.took(&deployment.pipeline, Phase::Upload, clock.now() - storing),
+                            Err(_) => {
+                                if let Some(unstored) = unstored.get() {
+                                    unstored.tell(id, epoch);
+                                }
+                            }
                         }
                         if let Some(reading) = operators.snapshots(&job, id) {
                             let begun = epoch_begun.lock().filter(|(begun, _)| *begun == epoch);
@@ -440,8 +445,9 @@ impl WorkerHandler for WorkerActor {
         let (sender, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
         let (told, over, begun) = (Telling::default(), Arc::new(AtomicBool::new(false)), Begun::default());
         let stamps = self.parts.executor.clock.clone();
-        let shared = (Arc::clone(&told), Arc::clone(&over), Arc::clone(&begun));
-        self.forward(Arc::clone(&deployment), shared.0, shared.1, shared.2, events);
+        let unstored = Arc::new(OnceLock::new());
+        let marks = (Arc::clone(&begun), Arc::clone(&unstored));
+        self.forward(Arc::clone(&deployment), Arc::clone(&told), Arc::clone(&over), marks, events);
         let running = self.parts.executor.deploy(
             &plan,
             deployment,
@@ -452,6 +458,7 @@ impl WorkerHandler for WorkerActor {
                 }
             }),
         )?;
+        let _ = unstored.set(running.unstored());
         for task in &running.tasks {
             self.parts.metrics.add(running.deployment(), task.id, &task.meter);
         }

@@ -34,6 +34,7 @@ pub(crate) fn defaults(settings: &Settings) -> JobSettings {
         on_error: if settings.source_on_error == "skip" { OnError::Skip } else { OnError::Fail },
         chaining: settings.pipeline_chaining == "on",
         checkpoint_interval_ms: settings.checkpoint_interval_ms,
+        checkpoint_incremental: settings.checkpoint_incremental == "on",
         replay: None,
         guarantee: guarantee_named(&settings.pipeline_guarantee),
         restart: RestartSettings {

@@ -206,6 +206,8 @@ settings! {
     checkpoint_dir: String = "checkpoint.dir", Kind::Text, "";
     /// Between two checkpoints of a job. 0: only when somebody asks.
     checkpoint_interval_ms: u64 = "checkpoint.interval_ms", Kind::Integer { min: 0, max: 86_400_000 }, "0" unit "ms";
+    /// Whether a checkpoint has, of keyed state in memory, what has changed since the one before, where that is little; or all of it each time.
+    checkpoint_incremental: String = "checkpoint.incremental", Kind::Choice(&["off", "on"]), "off";
     /// Whether a job that loses its attempt (a node, a task, a link) begins another from its last checkpoint: `auto` where it takes checkpoints by itself, `exponential` always, with pauses that grow, `none` never.
     restart_strategy: String = "restart.strategy", Kind::Choice(&["auto", "exponential", "none"]), "auto";
     /// The pause after a first failure.

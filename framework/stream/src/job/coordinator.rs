@@ -859,7 +859,7 @@ mod tests {
         let mut job =
             coordinator_with(JobSettings { checkpoint_interval_ms: 1_000, ..JobSettings::default() });
         let node = NodeId::new("a");
-        let last = |n| TaskSnapshot { epoch: n, parts: Vec::new() };
+        let last = |n| TaskSnapshot::new(n);
         assert_eq!(job.step(Event::Checkpoint), [Action::Trigger(node.clone(), 1)]);
         // The first has passed the barrier before it ended, the second ends without having seen it.
         assert_eq!(job.step(Event::TaskSaved(Attempt(1), 1, saved(0))), []);

@@ -1,9 +1,10 @@
 //! Makes the tasks of a deployment on one node.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use afflux_actor::{ActorHandle, ActorMetrics, Clock, Spec, StopReason, Threads};
+use afflux_actor::{ActorHandle, ActorMetrics, Address, Clock, Spec, StopReason, Threads};
 use afflux_mesh::Mesh;
 use afflux_wire::contract::Caller;
 use afflux_wire::{ActorPath, NodeId, Status};
@@ -200,6 +201,11 @@ impl Running {
         self.boards.exchange(others, self.clock.now())
     }
 
+    /// Tells tasks that what they saved could not be stored, for as long as they are there.
+    pub fn unstored(&self) -> Unstored {
+        Unstored(self.tasks.iter().map(|task| (task.id, task.handle.address().clone())).collect())
+    }
+
     fn send(&self, mail: impl Fn() -> TaskMail) {
         for task in &self.tasks {
             if task.handle.address().try_send(mail()).is_err() && !task.handle.address().is_closed() {
@@ -215,6 +221,21 @@ impl Running {
         }
         if let Some(mesh) = &self.mesh {
             mesh.release_attempt(&self.job, self.deployment.attempt);
+        }
+    }
+}
+
+/// The way to tasks whose part of an epoch could not be stored: their next one leaves nothing out.
+#[derive(Debug)]
+pub struct Unstored(BTreeMap<TaskId, Address<TaskMail>>);
+
+impl Unstored {
+    /// Tells a task.
+    pub fn tell(&self, task: TaskId, epoch: u64) {
+        let told = self.0.get(&task).map(|address| address.try_send(TaskMail::Unstored(epoch)));
+        if let Some(Err(_)) = told {
+            // Should it still be there: what it saves next refers to what is not there, and fails as well.
+            tracing::debug!(%task, epoch, "a task was not told that its part of an epoch is not stored");
         }
     }
 }

@@ -16,7 +16,7 @@ mod storage;
 pub use attempts::{AttemptRecord, RewindPoint};
 pub use coordinator::{Action, Adopted, Coordinator, Event, JobState, Prepare};
 pub use deployment::{Deployment, TaskId, deal_again, place};
-pub use executor::{Executor, JobReport, Running, RunningTask};
+pub use executor::{Executor, JobReport, Running, RunningTask, Unstored};
 pub use local::{LocalRun, run_local, start_attempt, start_local};
 pub use restart::{RestartSettings, RestartStrategy};
 pub use storage::{

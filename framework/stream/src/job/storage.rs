@@ -401,7 +401,7 @@ impl Storage {
             found.ok_or_else(|| format!("block {} lies outside of it", block.id))
         });
         let parts = parts.map_err(|why| damaged(&self.place, &path, &why))?;
-        Ok(TaskSnapshot { epoch: index.epoch, parts })
+        Ok(TaskSnapshot { parts, ..TaskSnapshot::new(index.epoch) })
     }
 
     pub(super) async fn create<V: Serialize>(&self, path: &Path, value: &V) -> Result<()> {

@@ -482,7 +482,7 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
     fn save(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
         let (operator, subtask) = (&self.core.parts.operator, self.core.parts.subtask);
-        self.state.begin()?;
+        self.state.begin(snapshot)?;
         self.core.timers.begin()?;
         self.core.clock_timers.begin()?;
         self.core.expiries.begin()?;

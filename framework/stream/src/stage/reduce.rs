@@ -100,8 +100,8 @@ where
     }
 
     fn mark(&mut self, mark: Mark, turn: &mut Turn<'_, '_>) -> Result<()> {
-        if let (Mark::Barrier(_), Some(_)) = (mark, &turn.snapshot) {
-            self.state.begin()?;
+        if let (Mark::Barrier(_), Some(snapshot)) = (mark, &turn.snapshot) {
+            self.state.begin(snapshot)?;
         }
         self.next.mark(mark, turn)
     }

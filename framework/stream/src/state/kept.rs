@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::task::{Context, Poll};
 
-use hashbrown::hash_table::OccupiedEntry;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,7 +14,7 @@ use crate::Result;
 use crate::block::Blocks;
 use crate::key::Key;
 use crate::keyed::KeyOf;
-use crate::table::{Entries, Table, WriteRow};
+use crate::table::{Entries, Extent, Row, Table, WriteRow};
 
 /// A table in memory or on disk.
 pub(crate) enum Kept<K, V> {
@@ -166,6 +165,24 @@ impl<K: Key, V> Kept<K, V> {
         }
     }
 
+    /// The same, where the next snapshot may be of what has changed since this `epoch`, and this one of what
+    /// has changed since the epoch `since`, if that was the last. On disk it is of all rows.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(crate) fn begin_tracked(
+        &mut self,
+        write: WriteRow<K, V>,
+        epoch: u64,
+        since: Option<u64>,
+    ) -> Result<Extent> {
+        match self {
+            Self::Memory(table) => table.begin_tracked(write, epoch, since),
+            #[cfg(feature = "disk")]
+            Self::Disk(table) => table.begin(write, 0).map(|()| Extent::All),
+        }
+    }
+
     /// Whether a snapshot is being written.
     pub(crate) fn is_writing(&self) -> bool {
         match self {
@@ -233,7 +250,7 @@ impl<K: Key, V> KeptRows<K, V> {
 
 /// The value of one key, in its place.
 pub(crate) enum StateEntry<'a, K, V> {
-    Memory(OccupiedEntry<'a, (K, V)>),
+    Memory(Row<'a, K, V>),
     #[cfg(feature = "disk")]
     Disk(Place<'a, K, V>),
 }
@@ -243,10 +260,7 @@ impl<K: Key, V> StateEntry<'_, K, V> {
     #[inline]
     pub(crate) fn parts(&mut self) -> (&K, &mut V) {
         match self {
-            Self::Memory(entry) => {
-                let (key, value) = entry.get_mut();
-                (key, value)
-            }
+            Self::Memory(row) => row.parts(),
             #[cfg(feature = "disk")]
             Self::Disk(place) => place.parts(),
         }
@@ -255,7 +269,7 @@ impl<K: Key, V> StateEntry<'_, K, V> {
     /// Forgets the key.
     pub(crate) fn remove(self) {
         match self {
-            Self::Memory(entry) => drop(entry.remove()),
+            Self::Memory(row) => drop(row.remove()),
             #[cfg(feature = "disk")]
             Self::Disk(place) => place.remove(),
         }

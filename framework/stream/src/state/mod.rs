@@ -7,6 +7,8 @@
 mod backend;
 #[cfg(feature = "disk")]
 mod disk;
+#[cfg(test)]
+mod increments;
 mod kept;
 mod life;
 mod list;
@@ -23,7 +25,8 @@ use serde::de::DeserializeOwned;
 use crate::Result;
 use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
-use crate::snapshot::{Restore, TaskSnapshot};
+use crate::snapshot::{Increment, Restore, TaskSnapshot};
+use crate::table::Extent;
 
 pub(crate) use backend::Backend;
 pub use backend::{
@@ -78,6 +81,8 @@ impl<T: Serialize + DeserializeOwned + 'static> State for Vec<T> {
 pub(crate) struct KeyedState<K, V> {
     name: &'static str,
     table: Kept<K, V>,
+    /// What the snapshot under way is of.
+    extent: Extent,
 }
 
 impl<K: Key, V> KeyedState<K, V> {
@@ -86,7 +91,7 @@ impl<K: Key, V> KeyedState<K, V> {
     where
         V: Serialize + DeserializeOwned,
     {
-        Self { name, table: Kept::new(backend, name) }
+        Self { name, table: Kept::new(backend, name), extent: Extent::All }
     }
 
     /// Brings the values of these keys, with their hashes, to where they can be used; see
@@ -159,11 +164,17 @@ impl<K: Key, V> KeyedState<K, V> {
     ///
     /// # Errors
     /// While the one before is being written.
-    pub(crate) fn begin(&mut self) -> Result<()>
+    pub(crate) fn begin(&mut self, snapshot: &TaskSnapshot) -> Result<()>
     where
         V: Serialize,
     {
-        self.table.begin(|blocks, _, row| blocks.push(row), 0)
+        let since = match snapshot.increment {
+            Increment::Never => return self.table.begin(|blocks, _, row| blocks.push(row), 0),
+            Increment::First => None,
+            Increment::Since(epoch) => Some(epoch),
+        };
+        self.extent = self.table.begin_tracked(|blocks, _, row| blocks.push(row), snapshot.epoch, since)?;
+        Ok(())
     }
 
     /// Goes on with the snapshot that has begun, until the budget (bytes and buckets) is spent. `true`:
@@ -181,6 +192,9 @@ impl<K: Key, V> KeyedState<K, V> {
         let name = (operator, self.name, subtask);
         if let Some(mut blocks) = self.table.write(budget)? {
             blocks.hand_over(true, snapshot, name)?;
+            if let Extent::Since(epoch, left) = std::mem::replace(&mut self.extent, Extent::All) {
+                snapshot.follows(name, epoch, left as u64);
+            }
         } else if let Some(blocks) = self.table.written() {
             blocks.hand_over(false, snapshot, name)?;
             return Ok(false);
@@ -200,8 +214,9 @@ impl<K: Key, V> KeyedState<K, V> {
     {
         let groups = KeyGroup::range_of(subtask, parallelism);
         let mut failed = None;
-        restore.rows(operator, self.name, Some(&groups), |_, (key, value): (K, V)| {
-            if failed.is_none() && groups.contains(&u32::from(KeyGroup::of(key.key_hash()).0)) {
+        let mine = |hash| groups.contains(&u32::from(KeyGroup::of(hash).0));
+        restore.latest(operator, self.name, Some(&groups), mine, |key: K, value: V| {
+            if failed.is_none() {
                 failed = self.table.restore(key, value).err();
             }
         })?;
@@ -220,7 +235,7 @@ mod tests {
             *all.entry(key.key_hash(), Cow::Owned(key), || 0).parts().1 = key * 2;
         }
         let mut snapshot = TaskSnapshot::default();
-        all.begin().unwrap();
+        all.begin(&snapshot).unwrap();
         assert!(all.write(&mut snapshot, "op", 0, &mut { usize::MAX }).unwrap());
         let restore = Restore::new([snapshot]);
         let mut found = 0;

@@ -1,6 +1,9 @@
 //! One part of a table: a hash table of bounded size, and which of its rows a snapshot has.
 
+use std::borrow::Cow;
+
 use hashbrown::HashTable;
+use hashbrown::hash_table::{Entry, OccupiedEntry};
 
 use super::spread;
 use crate::block::Blocks;
@@ -27,7 +30,62 @@ pub(super) struct Pen<K, V> {
     pub(super) tag: i64,
     /// Segments before this one are written.
     pub(super) segment: usize,
+    /// Keys that are gone since the snapshot before, where it leaves out what has not changed.
+    pub(super) gone: Vec<K>,
     pub(super) blocks: Blocks,
+}
+
+impl<K: Key, V> Pen<K, V> {
+    /// Writes keys that are gone until all are written or the budget is spent.
+    pub(super) fn write_gone(&mut self, budget: &mut usize) {
+        while *budget > 0
+            && let Some(key) = self.gone.pop()
+        {
+            let bytes = self.blocks.push_gone(&key);
+            *budget = budget.saturating_sub(bytes.max(1));
+        }
+    }
+}
+
+/// Which rows of a segment have changed since the last snapshot, where the next may be of those alone.
+#[derive(Debug, Default)]
+pub(super) enum Changed {
+    /// Nobody asks.
+    #[default]
+    Unasked,
+    /// None.
+    Nothing,
+    /// Those in buckets whose bit is set.
+    Some(Box<[u64]>),
+    /// Some, and rows have moved: all of them.
+    All,
+}
+
+impl Changed {
+    #[inline(always)]
+    pub(super) const fn is_asked(&self) -> bool {
+        !matches!(self, Changed::Unasked)
+    }
+
+    /// The row in this bucket has changed.
+    #[inline]
+    pub(super) fn note(&mut self, bucket: usize, buckets: usize) {
+        if matches!(self, Changed::Nothing) {
+            *self = Changed::Some(vec![0; buckets.div_ceil(64)].into_boxed_slice());
+        }
+        if let Changed::Some(bits) = self
+            && let Some(word) = bits.get_mut(bucket / 64)
+        {
+            *word |= 1 << (bucket % 64);
+        }
+    }
+
+    /// Rows move, or have moved.
+    pub(super) fn moved(&mut self) {
+        if self.is_asked() {
+            *self = Changed::All;
+        }
+    }
 }
 
 /// Which rows of a segment the snapshot under way still lacks.
@@ -70,13 +128,75 @@ impl Lacks {
 pub(super) struct Segment<K, V> {
     pub(super) table: HashTable<(K, V)>,
     pub(super) lacks: Lacks,
+    pub(super) changed: Changed,
     /// How many low bits of the hash all its rows have in common.
     pub(super) depth: u32,
 }
 
 impl<K: Key, V> Segment<K, V> {
     pub(super) const fn new() -> Self {
-        Self { table: HashTable::new(), lacks: Lacks::Nothing, depth: 0 }
+        Self { table: HashTable::new(), lacks: Lacks::Nothing, changed: Changed::Unasked, depth: 0 }
+    }
+
+    /// How many rows a snapshot of what has changed would have, at most.
+    pub(super) fn changes(&self) -> usize {
+        match &self.changed {
+            Changed::Unasked | Changed::All => self.table.len(),
+            Changed::Nothing => 0,
+            Changed::Some(bits) => bits.iter().map(|word| word.count_ones() as usize).sum(),
+        }
+    }
+
+    /// A barrier passes: the snapshot lacks all rows, or those that have changed since the one before.
+    pub(super) fn begin(&mut self, changes_alone: bool) {
+        let changed = std::mem::replace(&mut self.changed, Changed::Nothing);
+        self.lacks = match changed {
+            _ if self.table.is_empty() => Lacks::Nothing,
+            Changed::Nothing if changes_alone => Lacks::Nothing,
+            Changed::Some(mut bits) if changes_alone => {
+                bits.iter_mut().for_each(|word| *word = !*word);
+                Lacks::Some(bits)
+            }
+            _ => Lacks::All,
+        };
+    }
+
+    /// The row of a key that has one, to change.
+    #[inline(always)]
+    pub(super) fn find(&mut self, hash: u64, key: &K) -> Option<OccupiedEntry<'_, (K, V)>> {
+        let buckets = self.table.num_buckets();
+        let entry = self.table.find_entry(spread(hash), |e| e.0 == *key).ok()?;
+        if self.changed.is_asked() {
+            self.changed.note(entry.bucket_index(), buckets);
+        }
+        Some(entry)
+    }
+
+    /// The row of a key, made when it is absent, to change. There is room for it.
+    #[inline(always)]
+    pub(super) fn entry(
+        &mut self,
+        hash: u64,
+        key: Cow<'_, K>,
+        make: impl FnOnce() -> V,
+    ) -> OccupiedEntry<'_, (K, V)> {
+        if self.changed.is_asked() && self.moves_next() {
+            self.changed.moved();
+        }
+        let Segment { table, lacks, changed, .. } = self;
+        let buckets = table.num_buckets();
+        let entry = match table.entry(spread(hash), |e| e.0 == *key, |e| spread(e.0.key_hash())) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert((key.into_owned(), make())),
+        };
+        if !lacks.is_nothing() {
+            // It is written already, or was not there at the barrier.
+            lacks.leave_out(entry.bucket_index(), buckets);
+        }
+        if changed.is_asked() {
+            changed.note(entry.bucket_index(), buckets);
+        }
+        entry
     }
 
     /// Whether a write needs nothing but the write.
@@ -123,11 +243,12 @@ impl<K: Key, V> Segment<K, V> {
             if *budget == 0 {
                 return;
             }
-            let mut cost = 64;
-            for bit in 0..64 {
-                if *word >> bit & 1 == 0
-                    && let Some(row) = self.table.get_bucket(index * 64 + bit)
-                {
+            let mut lacking = !*word;
+            let mut cost = lacking.count_ones() as usize;
+            while lacking != 0 {
+                let bit = lacking.trailing_zeros() as usize;
+                lacking &= lacking - 1;
+                if let Some(row) = self.table.get_bucket(index * 64 + bit) {
                     cost += (pen.write)(&mut pen.blocks, pen.tag, row);
                 }
             }
@@ -143,10 +264,12 @@ impl<K: Key, V> Segment<K, V> {
         let first = self.depth;
         let bits = if first == 0 { FIRST_BITS } else { 1 };
         self.depth += bits;
-        let depth = self.depth;
+        let (depth, asked) = (self.depth, self.changed.is_asked());
+        self.changed.moved();
         let part = |_| {
             let table = HashTable::with_capacity(SEGMENT_ROWS_MAX);
-            Self { table, lacks: Lacks::Nothing, depth }
+            let changed = if asked { Changed::All } else { Changed::Unasked };
+            Self { table, lacks: Lacks::Nothing, changed, depth }
         };
         let mut parts: Vec<Self> = (0..1_usize << bits).map(part).collect();
         for row in std::mem::take(&mut self.table) {

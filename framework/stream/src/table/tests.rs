@@ -118,7 +118,7 @@ fn check(mut table: Table<u64, u64>, steps: &[Step]) {
                 }
             }
             Step::Remove(key) => {
-                let removed = table.find(key.key_hash(), key).map(|e| e.remove().0.1);
+                let removed = table.find(key.key_hash(), key).map(Row::remove);
                 assert_eq!(removed, now.remove(key));
             }
             Step::Write(budget) => {

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::flow::Plan;
 use crate::graph::OperatorKind;
 use crate::key::KEY_GROUPS;
-use crate::snapshot::{PartKind, Schema};
+use crate::snapshot::{PartKind, Role, Schema};
 
 /// What becomes of the state in a checkpoint when a pipeline starts from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +109,9 @@ impl Storage {
                     plan.states().iter().find(|s| s.operator == part.operator && s.state == part.state);
                 let Some(spec) = spec else { continue };
                 let mut seen = BTreeSet::new();
-                for block in part.blocks.iter().filter(|block| block.rows > 0 && seen.insert(block.schema)) {
+                for block in
+                    part.blocks.iter().filter(|b| b.rows > 0 && b.role != Role::Gone && seen.insert(b.schema))
+                {
                     let schema = index.schemas.get(block.schema as usize);
                     let schema = schema.map_or(&EMPTY, |schema| &**schema);
                     (spec.readable)(schema).map_err(|why| {
@@ -145,8 +147,8 @@ impl Storage {
                     ..StateLook::default()
                 });
                 look.tasks += 1;
+                look.rows += part.left.unwrap_or_else(|| part.blocks.iter().map(|block| block.rows).sum());
                 for block in &part.blocks {
-                    look.rows += block.rows;
                     look.bytes += block.bytes;
                     if let Some(schema) = index.schemas.get(block.schema as usize) {
                         if look.row.is_empty() {

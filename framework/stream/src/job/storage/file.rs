@@ -4,6 +4,7 @@
 //! CRC-32, `AFXSTATE` again. A block that has not changed stands in a file of an earlier epoch; the
 //! index says where. See docs/specs/checkpoint.md.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::StateInfo;
-use crate::snapshot::{Block, Content, Part, PartKind, Schema, TaskSnapshot};
+use crate::snapshot::{Block, Content, Part, PartKind, Role, Schema, TaskSnapshot};
 
 const MAGIC: &[u8; 8] = b"AFXSTATE";
 /// Version of the layout of files that this build writes.
@@ -44,6 +45,9 @@ pub(crate) struct PartEntry {
     pub(crate) subtask: u32,
     pub(crate) version: u32,
     pub(crate) kind: PartKind,
+    /// Rows that are left when later ones have replaced earlier ones; none: those of all blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left: Option<u64>,
     pub(crate) blocks: Vec<BlockEntry>,
 }
 
@@ -53,6 +57,8 @@ pub(crate) struct BlockEntry {
     pub(crate) id: u64,
     pub(crate) rows: u64,
     pub(crate) groups: Option<Range<u32>>,
+    #[serde(skip_serializing_if = "Role::is_rows")]
+    pub(crate) role: Role,
     pub(crate) schema: u32,
     /// The file that holds it, below the job's directory; none: this one.
     pub(crate) file: Option<String>,
@@ -77,6 +83,14 @@ struct Place {
 /// Where the blocks of one epoch of one task are.
 #[derive(Debug, Default)]
 pub(super) struct Places(BTreeMap<Key, Place>);
+
+impl Places {
+    /// The blocks of a part, in their order.
+    fn part(&self, part: &Part) -> impl Iterator<Item = (&Key, &Place)> {
+        let of = |id| (part.operator.clone(), part.state.clone(), part.subtask, id);
+        self.0.range(of(0)..=of(u64::MAX))
+    }
+}
 
 /// A file to be written.
 #[derive(Debug)]
@@ -110,9 +124,45 @@ pub(super) fn lay_out<'p>(
             subtask: part.subtask,
             version: part.version,
             kind: part.kind,
+            left: part.left,
             blocks: Vec::with_capacity(part.blocks.len()),
         };
-        for block in &part.blocks {
+        let mut put = |key: Key, mut place: Place, entry: &mut PartEntry| {
+            let elsewhere = *place.file != *name;
+            if elsewhere {
+                refers.insert(place.file.to_string());
+            }
+            place.entry.schema = index.number(&place.schema);
+            place.entry.file = elsewhere.then(|| place.file.to_string());
+            entry.blocks.push(place.entry.clone());
+            places.0.insert(key, place);
+        };
+        let mut blocks: Vec<Cow<'_, Block>> = part.blocks.iter().map(Cow::Borrowed).collect();
+        if let Some(since) = part.since {
+            let mut next = 0;
+            for (key, place) in earlier(since).into_iter().flat_map(|places| places.part(part)) {
+                next = key.3 + 1;
+                put(key.clone(), place.clone(), &mut entry);
+            }
+            if entry.blocks.is_empty() {
+                return Err(format!(
+                    "state {}/{} is said to follow that of epoch {since}, which is not known",
+                    part.operator, part.state
+                ));
+            }
+            // What has gone goes first: a key that has come again since then is among the rows.
+            blocks.retain(|block| block.rows > 0);
+            blocks.sort_by_key(|block| block.role != Role::Gone);
+            for (id, block) in (next..).zip(&mut blocks) {
+                let block = block.to_mut();
+                block.id = id;
+                if block.role == Role::Rows {
+                    block.role = Role::Changed;
+                }
+            }
+        }
+        for block in &blocks {
+            let block = &**block;
             let key = (part.operator.clone(), part.state.clone(), part.subtask, block.id);
             let mut place = match &block.content {
                 Content::Earlier { epoch, .. } => {
@@ -150,24 +200,18 @@ pub(super) fn lay_out<'p>(
                     }
                 }
             };
-            let elsewhere = *place.file != *name;
-            if elsewhere {
-                refers.insert(place.file.to_string());
-            }
             place.entry.id = block.id;
             place.entry.rows = block.rows;
             place.entry.groups = block.groups.clone();
-            place.entry.schema = index.number(&place.schema);
-            place.entry.file = elsewhere.then(|| place.file.to_string());
-            entry.blocks.push(place.entry.clone());
-            places.0.insert(key, place);
+            place.entry.role = block.role;
+            put(key, place, &mut entry);
         }
         states.push(StateInfo {
             operator: part.operator.clone(),
             state: part.state.clone(),
             kind: part.kind,
             rows: part.rows(),
-            bytes: part.len(),
+            bytes: entry.blocks.iter().map(|block| block.bytes).sum(),
         });
         index.parts.push(entry);
     }
@@ -275,8 +319,8 @@ impl Index {
                     ));
                 }
                 let content = Content::Rows { schema, bytes };
-                let groups = block.groups.clone();
-                blocks.push(Block { id: block.id, rows: block.rows, groups, content });
+                let (groups, role) = (block.groups.clone(), block.role);
+                blocks.push(Block { id: block.id, rows: block.rows, groups, role, content });
             }
             parts.push(Part {
                 operator: entry.operator.clone(),
@@ -284,6 +328,8 @@ impl Index {
                 subtask: entry.subtask,
                 version: entry.version,
                 kind: entry.kind,
+                since: None,
+                left: entry.left,
                 blocks,
             });
         }
