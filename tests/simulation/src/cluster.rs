@@ -35,6 +35,12 @@ const EPOCHS_EVERY: Duration = Duration::from_millis(250);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Before a node whose process has ended is started again.
 const START_AGAIN: Duration = Duration::from_millis(200);
+/// Longest pause before a job begins another attempt.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Failures that a job survives: more than a fate has.
+const FAILURES_MAX: u64 = 10_000;
+/// How long the user waits after an answer that did not come: what was asked for may still happen.
+const UNANSWERED: Duration = Duration::from_secs(5);
 /// What the calendar says when a simulation begins: it has nothing to do with today's date.
 const CALENDAR: Duration = Duration::from_secs(1_600_000_000);
 
@@ -49,6 +55,8 @@ pub(crate) struct World {
     pub(crate) skews: Arc<BTreeMap<&'static str, AtomicI64>>,
     /// Tasks of each step that the user wants from now on.
     pub(crate) parallelism: Arc<AtomicU32>,
+    /// Whether the job recovers by itself, or the user starts it again.
+    pub(crate) recovers: bool,
     /// Whether the user has seen all of it.
     pub(crate) done: Arc<AtomicBool>,
 }
@@ -90,8 +98,10 @@ pub(crate) async fn worker(world: World, machine: &'static str) -> turmoil::Resu
             admin_listen: String::new(),
             registry_ttl_ms: LEASE.as_millis() as u64,
             checkpoint_interval_ms: EPOCHS_EVERY.as_millis() as u64,
-            // The user starts it again.
-            restart_strategy: "none".to_owned(),
+            // Otherwise the user starts it again.
+            restart_strategy: if world.recovers { "auto" } else { "none" }.to_owned(),
+            restart_backoff_max_ms: BACKOFF_MAX.as_millis() as u64,
+            restart_failures_max: FAILURES_MAX,
             drain_grace_ms: 50,
             // Little, so that a channel lives on the credit that comes back.
             channel_credit_bytes: 1_024,
@@ -143,7 +153,9 @@ pub(crate) async fn launcher(world: World) -> turmoil::Result {
             followed.set_view(&view);
         }
     });
-    User { jobs: mesh.client::<Jobs>(), storage: world.storage(), world, job: None, base: None }.act().await
+    User { jobs: mesh.client::<Jobs>(), storage: world.storage(), world, job: None, base: None, wide: 0 }
+        .act()
+        .await
 }
 
 /// Who starts the job, and starts it again where it cannot help itself.
@@ -155,6 +167,8 @@ struct User {
     job: Option<String>,
     /// The job whose latest checkpoint is the latest of all.
     base: Option<String>,
+    /// Tasks of each step that were asked for last.
+    wide: u32,
 }
 
 impl User {
@@ -171,6 +185,7 @@ impl User {
                 self.submit().await;
                 continue;
             };
+            self.rescale(&job).await;
             match self.jobs.show(job.clone()).await {
                 Ok(info) => {
                     if info.state != state {
@@ -184,7 +199,8 @@ impl User {
                 }
                 Err(error) => {
                     let status = error.into_status();
-                    if status.code == Code::NotFound {
+                    // Where jobs recover by themselves it is found, sooner or later.
+                    if status.code == Code::NotFound && !self.world.recovers {
                         note(format_args!("user: nobody knows job {job}"));
                         self.lost(job).await;
                     }
@@ -204,16 +220,45 @@ impl User {
         match self.jobs.submit(request).await {
             Ok(JobInfo { id, .. }) => {
                 note(format_args!("user: job {id} submitted, {parallelism} wide, from {:?}", self.base));
-                self.job = Some(id);
+                (self.job, self.wide) = (Some(id), parallelism);
             }
             Err(error) => {
                 note(format_args!("user: not submitted: {error}"));
-                // It may be running nevertheless, and nobody but this user starts one.
+                // It may be running nevertheless, or will be, and nobody but this user starts one.
+                if self.world.recovers {
+                    tokio::time::sleep(UNANSWERED).await;
+                    self.wide = parallelism;
+                    self.job = loop {
+                        match self.storage.unended().await {
+                            Ok(begun) => break begun.last().cloned(),
+                            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+                        }
+                    };
+                }
                 for job in self.jobs.list().await.unwrap_or_default() {
                     if !job.has_ended() {
                         self.job = Some(job.id);
                     }
                 }
+            }
+        }
+    }
+
+    /// Asks a job that recovers by itself for another number of tasks, when fate wants that; one that the
+    /// user starts again gets it then.
+    async fn rescale(&mut self, job: &str) {
+        let wanted = self.world.parallelism.load(Ordering::Relaxed);
+        if !self.world.recovers || self.wide == wanted {
+            return;
+        }
+        match self.jobs.rescale(job.to_owned(), wanted).await {
+            Ok(info) => {
+                note(format_args!("user: job {job} is {} after a rescale to {wanted}", info.state));
+                self.wide = wanted;
+            }
+            Err(error) => {
+                note(format_args!("user: not rescaled: {error}"));
+                tokio::time::sleep(UNANSWERED).await;
             }
         }
     }

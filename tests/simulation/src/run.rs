@@ -102,6 +102,7 @@ fn play(simulation: &Simulation) -> Outcome {
         disk: Disk::new(Dice::new(seed).fork("disk")),
         skews: Arc::new(WORKERS.iter().map(|machine| (*machine, AtomicI64::new(0))).collect()),
         parallelism: Arc::new(AtomicU32::new(dice.within(1..4) as u32)),
+        recovers: Dice::new(seed).fork("recovery").below(2) == 0,
         done: Arc::new(AtomicBool::new(false)),
     };
     let mut kills = 0;

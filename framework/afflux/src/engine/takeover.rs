@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 
 use afflux_stream::is_round;
 use afflux_stream::job::{Adopted, Coordinator, Deployment, Event, Storage, TaskId};
-use afflux_wire::{NodeId, Status};
+use afflux_wire::{Code, NodeId, Status};
 
 use super::desk::Desk;
 use super::worker::{Held, Worker};
@@ -24,6 +24,9 @@ const ASKS_MAX: u32 = 3;
 /// Between two of them.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
+/// Between two looks for the jobs of the coordinator before, when the storage does not answer.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// One attempt, as the workers have it.
 #[derive(Default)]
 struct Found {
@@ -32,7 +35,23 @@ struct Found {
 }
 
 impl Desk {
+    /// Goes on until every job of the coordinators before is here, or cannot ever be: until then nobody
+    /// looks after it.
     pub(super) async fn take_over(self: Arc<Self>) {
+        while self.is_leading()
+            && let Err(error) = self.look_for_jobs().await
+        {
+            tracing::error!(%error, "jobs of the coordinator before are not all here: they are looked for again");
+            self.parts.clock.sleep(LOOK_AGAIN).await;
+        }
+        if self.is_leading() {
+            self.table.lock().taking_over = false;
+            self.start_standing();
+        }
+    }
+
+    /// Takes over what runs, and takes up what has to; an error is one that may pass.
+    async fn look_for_jobs(self: &Arc<Self>) -> Result<(), Status> {
         let mut found: BTreeMap<String, Found> = BTreeMap::new();
         let mut answered: BTreeSet<NodeId> = BTreeSet::new();
         for turn in 0..ASKS_MAX {
@@ -57,17 +76,18 @@ impl Desk {
             if self.table.lock().jobs.contains_key(&job) {
                 continue;
             }
-            if let Err(error) = self.adopt(&job, found).await {
-                tracing::error!(job, %error, "a job of the coordinator before cannot be taken over");
+            match self.adopt(&job, found).await {
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(job, %error, "a job of the coordinator before cannot be taken over");
+                }
+                Ok(()) => {}
             }
         }
-        if let Some(storage) = self.parts.storage.clone()
-            && let Err(error) = self.take_up(&storage, &running).await
-        {
-            tracing::error!(%error, "jobs of the coordinator before cannot be looked for");
+        match self.parts.storage.clone() {
+            Some(storage) => self.take_up(&storage, &running).await,
+            None => Ok(()),
         }
-        self.table.lock().taking_over = false;
-        self.start_standing();
     }
 
     /// Asks the nodes that have not answered yet what they run.
@@ -158,11 +178,16 @@ impl Desk {
             let Some(last) = storage.attempts(&job).await?.last().copied() else { continue };
             let record = match storage.attempt(&job, last).await {
                 Ok(record) => record,
+                Err(error) if may_pass(&error) => return Err(error),
                 Err(error) => {
                     tracing::error!(job, %error, "a job that has not ended cannot be taken up");
                     continue;
                 }
             };
+            if self.parts.fence != 0 && record.fencing_token == self.parts.fence {
+                // It is being submitted here.
+                continue;
+            }
             let settings = &record.deployment.settings;
             let restarts = settings.restart.restarts(settings.checkpoint_interval_ms > 0);
             if record.fencing_token < since || !restarts {
@@ -190,6 +215,12 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+/// Whether the same may go well a little later: a storage that does not answer.
+fn may_pass(error: &Status) -> bool {
+    let final_ = [Code::DataLoss, Code::NotFound, Code::InvalidArgument, Code::FailedPrecondition];
+    !final_.contains(&error.code) && error.code != Code::Unimplemented
 }
 
 /// Tasks of an attempt that no worker has.
