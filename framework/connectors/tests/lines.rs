@@ -83,6 +83,17 @@ fn refusal(text: &[u8]) -> Status {
 }
 
 #[test]
+fn a_file_of_no_rows_is_a_whole_file() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, empty) in [("r.jsonl", true), ("r.jsonl.gz", false), ("r.jsonl.zst", false)] {
+        let path = dir.path().join(name);
+        write(&path, &[]);
+        assert_eq!(fs::read(&path).unwrap().is_empty(), empty, "{name}");
+        assert_eq!(all(&mut open(&path, None, OnError::Fail).unwrap()).unwrap(), []);
+    }
+}
+
+#[test]
 fn what_is_written_is_read_again_plain_and_compressed() {
     let dir = tempfile::tempdir().unwrap();
     let rows = readings(20_000);

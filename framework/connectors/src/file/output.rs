@@ -58,6 +58,17 @@ impl Packer {
             Packing::Zstd => Packer::Zstd(Vec::new()),
         }
     }
+
+    /// A file of no text: without a member or frame it is cut off to whoever unpacks it.
+    fn nothing(&self) -> Vec<u8> {
+        match self {
+            Packer::Plain => Vec::new(),
+            Packer::Gzip(_) => {
+                GzEncoder::new(Vec::new(), Compression::default()).finish().unwrap_or_default()
+            }
+            Packer::Zstd(_) => compress_to_vec(&[][..], CompressionLevel::Fastest),
+        }
+    }
 }
 
 impl Output {
@@ -129,6 +140,9 @@ impl Output {
 
     /// Brings what was flushed to the disk and the file to its place.
     pub(crate) fn finish(&self) -> Result<()> {
+        if self.raw.bytes == 0 && !self.abandoned.load(Relaxed) {
+            (&self.raw.file).write_all(&self.packer.nothing()).map_err(|e| self.refusal(&e))?;
+        }
         self.persist()?;
         fs::rename(&self.part, &self.path).map_err(|e| refused("rename", &self.part, &e))?;
         self.abandon();
