@@ -52,6 +52,32 @@ fn a_cancelled_job_goes_on_from_its_checkpoint_and_gives_each_record_once() {
     }
 }
 
+#[test]
+fn clusters_that_begin_jobs_in_the_same_second_over_one_storage_give_them_different_ids() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().to_owned();
+    run(|| async move {
+        let now = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        let mut ids = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            let cluster = afflux::testing::TestCluster::of(1)
+                .clock(afflux_actor::Clock::new(move || now))
+                .checkpoints(&at)
+                .pipeline("numbers", |flow| {
+                    flow.source("numbers", generate(10, |i| i)).untimed().count("all");
+                    Ok(())
+                })
+                .start()
+                .await
+                .unwrap();
+            let job = cluster.run("numbers", 1).await.unwrap();
+            assert_eq!((job.state.as_str(), job.error), ("finished", None));
+            assert!(ids.insert(job.id));
+            cluster.close().await;
+        }
+    });
+}
+
 /// Fails at a number.
 struct Fragile;
 

@@ -38,6 +38,8 @@ const SUSPICION: Duration = Duration::from_millis(700);
 const NODES_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at who is there.
 const NODES_LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Ids that are tried for a job where others have taken them.
+const IDS_TRIED_MAX: u32 = 100;
 /// Longest wait for a worker's counts.
 const READINGS_DEADLINE: Duration = Duration::from_secs(1);
 /// Longest wait of a submission for its tasks to begin; the job goes on behind it.
@@ -697,9 +699,8 @@ impl JobsShared for JobDesk {
         };
         let names: Vec<NodeId> = nodes.into_iter().map(|(node, _)| node).collect();
         let now_ms = (desk.parts.now_ms)();
-        let id = desk.table.lock().new_id(&request.pipeline, now_ms);
-        let deployment = Deployment {
-            job: id.clone(),
+        let mut deployment = Deployment {
+            job: desk.table.lock().new_id(&request.pipeline, now_ms),
             pipeline: request.pipeline,
             attempt: Attempt(1),
             settings,
@@ -720,8 +721,17 @@ impl JobsShared for JobDesk {
             if since > desk.parts.fence {
                 return Err(Status::unavailable("another node coordinates the jobs").into());
             }
-            storage.create_job(&JobSpec::of(&deployment, now_ms)).await?;
+            let mut ids = 1;
+            while let Err(status) = storage.create_job(&JobSpec::of(&deployment, now_ms)).await {
+                if status.code != Code::AlreadyExists || ids == IDS_TRIED_MAX {
+                    return Err(status.into());
+                }
+                // Another cluster over this storage has begun one in the same second.
+                ids += 1;
+                deployment.job = desk.table.lock().new_id(&deployment.pipeline, now_ms);
+            }
         }
+        let id = deployment.job.clone();
         desk.note_attempt(&deployment).await?;
         if deployment.restore.is_some() {
             desk.parts.metrics.costs.restored(&deployment.pipeline, "request");
