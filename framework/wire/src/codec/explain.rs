@@ -36,32 +36,15 @@ fn from_value<T: DeserializeOwned>(input: &[u8]) -> Option<(String, String)> {
     let mut deserializer = Deserializer::from_read_ref(input).with_human_readable();
     deserializer.set_max_depth(RMP_DEPTH);
     let Loose(value) = Loose::deserialize(&mut deserializer).ok()?;
-    tracked(value, &mut decode::<T>)
+    let error = serde_path_to_error::deserialize::<_, T>(value).err()?;
+    Some((error.path().to_string(), reword(&error.inner().to_string())))
 }
 
 fn from_rmp<T: DeserializeOwned>(input: &[u8]) -> Option<(String, String)> {
     let mut deserializer = Deserializer::from_read_ref(input).with_human_readable();
     deserializer.set_max_depth(RMP_DEPTH);
-    tracked(&mut deserializer, &mut decode::<T>)
-}
-
-/// Decodes a value from something, and drops it.
-type Decode<'a> = dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error> + 'a;
-
-/// The one copy of a type's decoding that explanations need: it is read from a trait object, since a copy for each of
-/// what it may be read from, with the path tracked, would be most of what a small program's decoding is.
-fn decode<T: DeserializeOwned>(
-    from: &mut dyn erased_serde::Deserializer<'_>,
-) -> Result<(), erased_serde::Error> {
-    erased_serde::deserialize::<T>(from).map(drop)
-}
-
-/// Where decoding fails, and why.
-fn tracked<'de, D: serde::Deserializer<'de>>(from: D, decode: &mut Decode<'_>) -> Option<(String, String)> {
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(from, &mut track);
-    let error = decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(deserializer)).err()?;
-    Some((track.path().to_string(), reword(&error.to_string())))
+    let error = serde_path_to_error::deserialize::<_, T>(&mut deserializer).err()?;
+    Some((error.path().to_string(), reword(&error.inner().to_string())))
 }
 
 /// `invalid type: string "abc", expected u32` becomes `expected u32, got str`; other texts stay.
