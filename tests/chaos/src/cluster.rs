@@ -308,7 +308,10 @@ impl Cluster {
     /// A job now, if the coordinator answers.
     pub(crate) async fn job(&self, id: &str) -> Option<JobInfo> {
         let client = self.client().await?;
-        let shown = client.client::<Jobs>().show(id.to_owned()).fail_fast().deadline(ANSWER_MAX).await;
+        let show = client.client::<Jobs>().show(id.to_owned()).deadline(ANSWER_MAX);
+        // A client that was made for this call has no link to the coordinator yet, and waits for one.
+        let shown =
+            if matches!(self.known, Known::Here { .. }) { show.fail_fast().await } else { show.await };
         self.leave(&client);
         shown.ok()
     }
