@@ -77,7 +77,9 @@ impl Seen {
             if kv.mod_revision <= state.revision {
                 continue;
             }
-            match record_of(kv).filter(|_| event.kind != DELETE) {
+            // What is deleted has no value that could be read.
+            let record = if event.kind == DELETE { None } else { record_of(kv) };
+            match record {
                 Some(record) => state.records.insert(kv.key.clone(), record),
                 None => state.records.remove(&kv.key),
             };
