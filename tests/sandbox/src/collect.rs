@@ -63,6 +63,27 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Sink<T> for Collect<T> {
     }
 }
 
+/// The same in one task, whatever the pipeline's parallelism: what it collects has an order of its own.
+#[derive(Clone)]
+pub struct Single<T>(pub Collect<T>);
+
+impl<T> Sink<T> for Single<T>
+where
+    Collect<T>: Sink<T>,
+{
+    fn open(&self, state: Option<&[u8]>, cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
+        self.0.open(state, cx)
+    }
+
+    fn kind(&self) -> &'static str {
+        "single"
+    }
+
+    fn single(&self) -> bool {
+        true
+    }
+}
+
 struct Writer<T> {
     all: Collect<T>,
     mine: Vec<T>,

@@ -23,7 +23,7 @@ mod until;
 
 pub use backing::{BACKINGS, Backing, Link, Running};
 pub use cluster::{Cluster, ClusterBuilder, run};
-pub use collect::{Collect, Collected};
+pub use collect::{Collect, Collected, Single};
 pub use process::{Ended, Process, Program, is_alive, kill};
 pub use tellers::{Attempted, FencedStore, Tellers, TellersHandler, Told};
 pub use until::{PATIENCE, until, until_async};

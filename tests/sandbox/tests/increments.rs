@@ -2,30 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use afflux_sandbox::{BACKINGS, Cluster, Collect, run, until_async};
+use afflux_sandbox::{BACKINGS, Cluster, Collect, Single, run, until_async};
 use afflux_stream::job::Storage;
-use afflux_stream::{BoundedOutOfOrder, IoContext, Result, Sink, SinkWriter, Timestamp, generate, secs};
+use afflux_stream::{BoundedOutOfOrder, Timestamp, generate, secs};
 
 const NUMBERS: u64 = 6_000;
 /// Each number up to here has a key of its own.
 const KEYS: u64 = 3_000;
 /// Those behind have so many keys of them.
 const HOT: u64 = 20;
-
-/// All records reach one task, whatever nodes there are.
-struct Single(Collect<(u64, u64)>);
-
-impl Sink<(u64, u64)> for Single {
-    fn open(&self, state: Option<&[u8]>, cx: &IoContext) -> Result<Box<dyn SinkWriter<(u64, u64)>>> {
-        self.0.open(state, cx)
-    }
-    fn kind(&self) -> &'static str {
-        "single"
-    }
-    fn single(&self) -> bool {
-        true
-    }
-}
 
 #[test]
 fn a_job_that_loses_a_node_goes_on_from_a_checkpoint_that_is_a_chain_of_others() {

@@ -5,31 +5,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use afflux_sandbox::{BACKINGS, Cluster, ClusterBuilder, Collect, run, until_async};
-use afflux_stream::{
-    BoundedOutOfOrder, Flow, IoContext, Result, Sink, SinkWriter, Timestamp, generate, secs,
-};
+use afflux_sandbox::{BACKINGS, Cluster, ClusterBuilder, Collect, Single, run, until_async};
+use afflux_stream::{BoundedOutOfOrder, Flow, Result, Timestamp, generate, secs};
 
 const NUMBERS: u64 = 6_000;
 const KEYS: u64 = 10;
-
-/// All records reach one task.
-struct Single<T>(Collect<T>);
-
-impl<T> Sink<T> for Single<T>
-where
-    Collect<T>: Sink<T>,
-{
-    fn open(&self, state: Option<&[u8]>, cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
-        self.0.open(state, cx)
-    }
-    fn kind(&self) -> &'static str {
-        "single"
-    }
-    fn single(&self) -> bool {
-        true
-    }
-}
 
 /// Counts the numbers of each key: each count of each key comes once, whatever happens.
 fn counts(flow: &Flow, out: &Collect<(u64, u64)>, poison: Option<Arc<AtomicU64>>) -> Result<()> {
