@@ -1,5 +1,5 @@
 //! A place of checkpoints without room: the job goes on, nothing is acknowledged meanwhile, and it ends by
-//! itself.
+//! itself. And one that does not answer.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -21,11 +21,14 @@ use object_store::{
     PutOptions, PutPayload, PutResult,
 };
 
-/// A store in memory that has no room while `full`.
+/// A store in memory that has no room while `full`, and takes for ever while `stuck`.
 #[derive(Clone, Debug, Default)]
 struct Shelf {
     objects: Arc<InMemory>,
     full: Arc<AtomicBool>,
+    stuck: Arc<AtomicBool>,
+    /// What is put in for ever.
+    waiting: Arc<AtomicU64>,
 }
 
 impl fmt::Display for Shelf {
@@ -53,6 +56,10 @@ impl ObjectStore for Shelf {
         options: PutOptions,
     ) -> object_store::Result<PutResult> {
         self.room()?;
+        if self.stuck.load(Relaxed) {
+            self.waiting.fetch_add(1, Relaxed);
+            std::future::pending::<()>().await;
+        }
         self.objects.put_opts(path, payload, options).await
     }
     async fn put_multipart_opts(
@@ -233,6 +240,52 @@ fn without_room_for_checkpoints_a_job_goes_on_unacknowledged_and_what_was_missed
             assert!(after.last_checkpoint > during.last_checkpoint && after.attempt == 1, "{backing}");
             let last = storage.latest_readable(&job).await.unwrap();
             assert!(last.0 >= after.last_checkpoint && last.1.is_empty(), "{last:?}, {backing}");
+            cluster.jobs().cancel(job).await.unwrap();
+            cluster.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_task_that_fails_is_told_of_while_what_others_have_saved_takes_for_ever_to_be_stored() {
+    for backing in BACKINGS {
+        run(|| async move {
+            let (shelf, queue, poisoned) =
+                (Shelf::default(), Queue::default(), Arc::new(AtomicBool::new(false)));
+            let storage = Storage::on(Arc::new(shelf.clone()), "the shelf");
+            let (source, poison) = (queue.clone(), Arc::clone(&poisoned));
+            let cluster = Cluster::of(2, backing)
+                .each(move |_, node| node.checkpoints_in(storage.clone()))
+                .pipeline("poisoned", move |flow| {
+                    let poison = Arc::clone(&poison);
+                    flow.source("queue", source.clone())
+                        .untimed()
+                        .key_by(|i| i % 100)
+                        .reduce("sum", move |a, b| {
+                            assert!(!poison.swap(false, Relaxed), "poisoned");
+                            a + b
+                        })
+                        .count("all");
+                    Ok(())
+                })
+                .start()
+                .await;
+            queue.put(200);
+            let job = cluster.submit("poisoned", 2).await.unwrap().id;
+            until_async("the first rows", async || {
+                (cluster.job(&job).await.progress.records_in >= 600).then_some(())
+            })
+            .await;
+            shelf.stuck.store(true, Relaxed);
+            cluster.jobs().checkpoint(job.clone()).await.unwrap();
+            until_async("parts that wait", async || (shelf.waiting.load(Relaxed) >= 2).then_some(())).await;
+            poisoned.store(true, Relaxed);
+            queue.put(300);
+            let told =
+                until_async("the failure", async || cluster.job(&job).await.failures.into_iter().next())
+                    .await;
+            assert!(told.contains("poisoned"), "{told:?}, {backing}");
+            shelf.stuck.store(false, Relaxed);
             cluster.jobs().cancel(job).await.unwrap();
             cluster.close().await;
         });

@@ -16,6 +16,7 @@ mod standing;
 mod state_metrics;
 mod table;
 mod takeover;
+mod teller;
 mod why;
 mod worker;
 
@@ -26,4 +27,5 @@ pub use metrics::OperatorMetrics;
 pub use pipelines::{Builder, Pipelines};
 pub use standing::Standing;
 pub(crate) use state_metrics::StateMetrics;
-pub use worker::{Held, Share, TaskShare, Told, Worker, WorkerActor, WorkerActorMail, WorkerParts};
+pub use teller::Told;
+pub use worker::{Held, Share, TaskShare, Worker, WorkerActor, WorkerActorMail, WorkerParts};

@@ -1,39 +1,29 @@
 //! The worker: runs this node's share of jobs.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use afflux_mesh::Mesh;
 use afflux_mesh::bugs::{self, Bug};
-use afflux_stream::job::{Deployment, Executor, Running, Storage, TaskId, Unstored};
-use afflux_stream::{
-    Doing, EdgeReading, OperatorReading, Restore, SplitReading, TaskEvent, TaskReading, is_round,
-};
+use afflux_stream::job::{Deployment, Executor, Running, Storage, TaskId};
+use afflux_stream::{Doing, EdgeReading, OperatorReading, Restore, SplitReading, TaskReading, is_round};
 use afflux_wire::{Code, Status};
 
-use super::checkpoint_metrics::{CheckpointMetrics, Phase};
+use super::checkpoint_metrics::CheckpointMetrics;
 use super::fences::Fences;
 use super::metrics::OperatorMetrics;
 use super::pipelines::Pipelines;
 use super::takeover::begun;
+use super::teller::{Begun, Teller, Telling, Told};
 use crate::contract::{Cx, Fault, NoError};
 use crate::macros::{Actor, Service};
 use crate::process;
 
 /// Events of one job's tasks that wait to be told to the coordinator.
 const EVENTS_MAX: usize = 4_096;
-/// Longest wait for the coordinator to take a report.
-const REPORT_DEADLINE: Duration = Duration::from_secs(10);
-/// Longest time for which one report is told again: a next coordinator has to be found meanwhile.
-const REPORT_PATIENCE: Duration = Duration::from_secs(120);
-/// Between two tries; it doubles up to the longest.
-const REPORT_PAUSES: std::ops::Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
 /// What one task has counted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -101,21 +91,6 @@ pub struct Share {
     pub cpu_s: f64,
     /// Its tasks of the job.
     pub tasks: Vec<TaskShare>,
-}
-
-/// What one task has told of itself, as it is told to a next coordinator.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Told {
-    /// The chain.
-    pub chain: u32,
-    /// Which of its tasks.
-    pub subtask: u32,
-    /// What happened, in the words of `afflux.job-reports`.
-    pub kind: String,
-    /// The epoch, or the code.
-    pub epoch: u64,
-    /// The rest.
-    pub body: String,
 }
 
 /// A node's part of an attempt, for a coordinator that takes over.
@@ -239,12 +214,6 @@ pub struct WorkerParts {
     pub checkpoints: CheckpointMetrics,
 }
 
-/// What tasks have told, by task and kind.
-type Telling = Arc<Mutex<BTreeMap<(TaskId, &'static str), Told>>>;
-
-/// The epoch that was last begun on this node, and when.
-type Begun = Arc<Mutex<Option<(u64, Instant)>>>;
-
 /// This node's part of an attempt.
 struct Part {
     running: Running,
@@ -296,97 +265,6 @@ impl WorkerActor {
         };
         self.parts.checkpoints.read(&deployment.pipeline, clock.now() - begun);
         Ok(Some(Arc::new(restore)))
-    }
-
-    /// Tells the coordinator what tasks tell, in their order; whichever node coordinates then.
-    fn forward(
-        &self,
-        deployment: Arc<Deployment>,
-        told: Telling,
-        over: Arc<AtomicBool>,
-        (epoch_begun, unstored): (Begun, Arc<OnceLock<Unstored>>),
-        mut events: tokio::sync::mpsc::Receiver<(TaskId, TaskEvent, Instant)>,
-    ) {
-        let (costs, operators) = (self.parts.checkpoints.clone(), self.parts.metrics.clone());
-        let storage = self.parts.storage.clone();
-        let client = self.parts.mesh.client::<super::desk::JobReports>();
-        let own = self.parts.mesh.client_on::<Worker>(self.parts.mesh.node());
-        let clock = self.parts.executor.clock.clone();
-        self.parts.executor.threads.io().spawn_with(move || async move {
-            let (job, attempt) = (deployment.job.clone(), deployment.attempt.0);
-            while let Some((id, event, told_at)) = events.recv().await {
-                let (kind, epoch, body) = match event {
-                    TaskEvent::Finished(last) => {
-                        ("finished", 0, serde_json::to_string(&last).unwrap_or_default())
-                    }
-                    TaskEvent::Closed => ("closed", 0, String::new()),
-                    TaskEvent::Failed(status) => ("failed", u64::from(status.code.number()), status.message),
-                    TaskEvent::Snapshot(snapshot) if is_round(snapshot.epoch) => {
-                        ("confirmed", snapshot.epoch, String::new())
-                    }
-                    TaskEvent::Snapshot(snapshot) => {
-                        let epoch = snapshot.epoch;
-                        let storing = clock.now();
-                        let saved = match &storage {
-                            Some(storage) => storage.put(&job, attempt, id, &snapshot).await,
-                            None => Err(Status::precondition("no checkpoint storage: set `checkpoint.dir`")),
-                        };
-                        match &saved {
-                            Ok(_) => costs.took(&deployment.pipeline, Phase::Upload, clock.now() - storing),
-                            Err(_) => {
-                                if let Some(unstored) = unstored.get() {
-                                    unstored.tell(id, epoch);
-                                }
-                            }
-                        }
-                        if let Some(reading) = operators.snapshots(&job, id) {
-                            let begun = epoch_begun.lock().filter(|(begun, _)| *begun == epoch);
-                            let since = begun.map(|(_, at)| told_at.saturating_duration_since(at));
-                            costs.snapshot(&deployment.pipeline, &reading, since);
-                        }
-                        match saved.and_then(|file| {
-                            serde_json::to_string(&file).map_err(|e| Status::internal(e.to_string()))
-                        }) {
-                            Ok(file) => ("saved", epoch, file),
-                            Err(status) => ("save_failed", epoch, status.message),
-                        }
-                    }
-                };
-                let report =
-                    Told { chain: id.chain, subtask: id.subtask, kind: kind.to_owned(), epoch, body };
-                told.lock().insert((id, kind), report.clone());
-                let until = clock.now() + REPORT_PATIENCE;
-                let mut pause = REPORT_PAUSES.start;
-                // Every report can be told twice without harm, and a job that misses one never ends.
-                while !over.load(Ordering::Acquire) {
-                    let Told { chain, subtask, kind, epoch, body } = report.clone();
-                    let answer = client
-                        .report(job.clone(), attempt, chain, subtask, kind, epoch, body)
-                        .deadline(REPORT_DEADLINE)
-                        .await;
-                    match answer {
-                        Ok(()) => break,
-                        Err(error) if error.code() == Code::Aborted => {
-                            tracing::info!(%job, attempt, "the attempt is over: its tasks here stop");
-                            let reason = "a later attempt runs".to_owned();
-                            if let Err(error) = own.stop(job.clone(), attempt, reason, 0).await {
-                                tracing::warn!(%job, %error, "the tasks of an attempt were not stopped");
-                            }
-                            break;
-                        }
-                        Err(error) if clock.now() < until => {
-                            tracing::debug!(%job, task = %id, %error, "a report is told again");
-                            clock.sleep(pause).await;
-                            pause = (pause * 2).min(REPORT_PAUSES.end);
-                        }
-                        Err(error) => {
-                            tracing::error!(%job, task = %id, kind = report.kind, %error, "a report was given up");
-                            break;
-                        }
-                    }
-                }
-            }
-        });
     }
 
     fn share(&self, job: &str) -> Share {
@@ -446,8 +324,20 @@ impl WorkerHandler for WorkerActor {
         let (told, over, begun) = (Telling::default(), Arc::new(AtomicBool::new(false)), Begun::default());
         let stamps = self.parts.executor.clock.clone();
         let unstored = Arc::new(OnceLock::new());
-        let marks = (Arc::clone(&begun), Arc::clone(&unstored));
-        self.forward(Arc::clone(&deployment), Arc::clone(&told), Arc::clone(&over), marks, events);
+        let teller = Teller {
+            deployment: Arc::clone(&deployment),
+            storage: self.parts.storage.clone(),
+            costs: self.parts.checkpoints.clone(),
+            operators: self.parts.metrics.clone(),
+            desk: self.parts.mesh.client::<super::desk::JobReports>(),
+            own: self.parts.mesh.client_on::<Worker>(self.parts.mesh.node()),
+            clock: stamps.clone(),
+            told: Arc::clone(&told),
+            begun: Arc::clone(&begun),
+            unstored: Arc::clone(&unstored),
+            over: Arc::clone(&over),
+        };
+        self.parts.executor.threads.io().spawn_with(move || teller.tell_all(events));
         let running = self.parts.executor.deploy(
             &plan,
             deployment,
