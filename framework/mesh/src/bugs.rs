@@ -21,11 +21,15 @@ pub enum Bug {
     WatermarkAhead,
     /// Now and then a batch is sent twice.
     DuplicateBatch,
+    /// The next attempt has the number of the one before.
+    ReusedAttempt,
+    /// A restored sink does not commit what its checkpoint holds.
+    ForgottenCommit,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 8] = [
+    pub const ALL: [Bug; 10] = [
         Bug::EarlyCommit,
         Bug::SkippedBarrier,
         Bug::LostCredit,
@@ -34,6 +38,8 @@ impl Bug {
         Bug::WrongEpoch,
         Bug::WatermarkAhead,
         Bug::DuplicateBatch,
+        Bug::ReusedAttempt,
+        Bug::ForgottenCommit,
     ];
 }
 

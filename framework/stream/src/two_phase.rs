@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use afflux_mesh::Backoff;
+use afflux_mesh::bugs::{self, Bug};
 use afflux_wire::{Code, Status};
 
 use crate::Result;
@@ -303,7 +304,9 @@ impl<T: 'static, K: TwoPhaseSink<T>> Sink<T> for TwoPhase<K> {
                     )
                 })?;
             mine.push(saved.state);
-            due.extend(saved.transactions);
+            if !bugs::on(Bug::ForgottenCommit) {
+                due.extend(saved.transactions);
+            }
         }
         due.sort_by_key(|transaction| (transaction.attempt, transaction.epoch));
         Ok(Box::new(Driver::<T, K> {

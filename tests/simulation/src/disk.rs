@@ -4,6 +4,7 @@
 //! it wrote is then there or not, and nobody was told. While it is disturbed it fails now and then,
 //! before or after the effect; while it is full it writes nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +22,30 @@ use parking_lot::Mutex;
 
 use crate::seed::Dice;
 use crate::trace::note;
+
+/// A write behind which the job protocol has come further, and behind which a machine may die at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// A task's part of a checkpoint is there, and nobody has been told.
+    Saved,
+    /// A manifest is there: its epoch is decided, and nobody has been told, so that nothing is committed.
+    Decided,
+    /// The record of an attempt is there, and nothing of the attempt.
+    Begun,
+}
+
+impl Moment {
+    /// What a write to this path means.
+    fn of(path: &Path) -> Option<Self> {
+        let kind = path.parts().nth(1)?;
+        match kind.as_ref() {
+            "manifests" => Some(Self::Decided),
+            "attempts" => Some(Self::Begun),
+            epoch if epoch.starts_with("epoch-") => Some(Self::Saved),
+            _ => None,
+        }
+    }
+}
 
 /// How the store behaves at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +67,7 @@ impl Default for Mood {
 struct State {
     dice: Dice,
     mood: Mood,
+    moments: BTreeMap<Moment, u64>,
 }
 
 /// A store that several machines share. Clones are the same.
@@ -70,12 +96,18 @@ fn broken(what: &str, path: &Path) -> Error {
 impl Disk {
     /// An empty one.
     pub fn new(dice: Dice) -> Self {
-        Self { objects: Arc::default(), state: Arc::new(Mutex::new(State { dice, mood: Mood::default() })) }
+        let state = State { dice, mood: Mood::default(), moments: BTreeMap::new() };
+        Self { objects: Arc::default(), state: Arc::new(Mutex::new(state)) }
     }
 
     /// From now on it behaves like this.
     pub fn set(&self, mood: Mood) {
         self.state.lock().mood = mood;
+    }
+
+    /// How often this has been written so far.
+    pub fn times(&self, moment: Moment) -> u64 {
+        self.state.lock().moments.get(&moment).copied().unwrap_or(0)
     }
 
     async fn wait(&self) {
@@ -126,8 +158,13 @@ impl ObjectStore for Disk {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.before("put", path).await?;
         self.room(path)?;
-        note(format_args!("disk: put {path}, {} bytes", payload.content_length()));
+        let bytes = payload.content_length();
+        note(format_args!("disk: put {path}, {bytes} bytes"));
         let done = self.objects.put_opts(path, payload, options).await?;
+        // A manifest that is emptied decides nothing.
+        if let Some(moment) = Moment::of(path).filter(|_| bytes > 0) {
+            *self.state.lock().moments.entry(moment).or_default() += 1;
+        }
         self.after("put", path).await?;
         Ok(done)
     }
@@ -184,6 +221,22 @@ impl ObjectStore for Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_moments_of_the_protocol_are_told_apart_by_what_is_written() {
+        let disk = Disk::new(Dice::new(1));
+        let write = async |path: &str, bytes: &'static [u8]| {
+            disk.put(&Path::from(path), PutPayload::from_static(bytes)).await.unwrap();
+        };
+        write("p-1/manifests/00000001.json", b"{}").await;
+        write("p-1/manifests/00000001.json", b"").await;
+        write("p-1/epoch-00000001/0-0-a1.state", b"x").await;
+        write("p-1/epoch-00000001/0-1-a1.state", b"x").await;
+        write("p-1/attempts/00000001.json", b"{}").await;
+        write("p-1/JOB.json", b"{}").await;
+        let times = [Moment::Saved, Moment::Decided, Moment::Begun].map(|moment| disk.times(moment));
+        assert_eq!(times, [2, 1, 1]);
+    }
 
     async fn put(disk: &Disk) -> Result<PutResult> {
         disk.put(&Path::from("a"), PutPayload::from_static(b"x")).await

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cluster::{LAUNCHER, WORKERS};
-use crate::disk::Mood;
+use crate::disk::{Moment, Mood};
 use crate::seed::Dice;
 
 /// Something that is done to the machines.
@@ -30,6 +30,8 @@ pub enum Act {
     Jump(&'static str, i64),
     /// Tasks of each step, from the next start of the job.
     Rescale(u32),
+    /// The power of a machine fails as soon as this has been written once more, for so long.
+    Strike(Moment, &'static str, Duration),
 }
 
 impl fmt::Display for Act {
@@ -68,6 +70,12 @@ const FROM_MS: u64 = 1_200;
 const UNTIL_MS: u64 = 6_000;
 /// Troubles of one seed.
 const TROUBLES: std::ops::Range<u64> = 2..6;
+/// Power failures of one seed that wait for a moment of the protocol: a kill at any time meets the few
+/// milliseconds between a decision and what follows from it about once in thirty.
+const STRIKES: std::ops::Range<u64> = 0..3;
+/// The moments they wait for; the decision most often.
+const MOMENTS: [Moment; 5] =
+    [Moment::Decided, Moment::Decided, Moment::Decided, Moment::Saved, Moment::Begun];
 
 /// The acts of a seed, by time.
 pub fn fate(seed: u64, troubles: Troubles) -> Vec<(Duration, Act)> {
@@ -131,6 +139,17 @@ pub fn fate(seed: u64, troubles: Troubles) -> Vec<(Duration, Act)> {
             _ => {}
         }
     }
+    if kills {
+        // Numbers of their own: the other troubles of a seed are what they would be without.
+        let mut dice = Dice::new(seed).fork("strikes");
+        for _ in 0..dice.within(STRIKES) {
+            let at = Duration::from_millis(dice.within(FROM_MS..UNTIL_MS));
+            let span = Duration::from_millis(dice.within(50..2_500));
+            let moment = dice.pick(&MOMENTS).copied().unwrap_or(Moment::Decided);
+            let machine = dice.pick(&WORKERS).copied().unwrap_or(WORKERS[0]);
+            acts.push((at, Act::Strike(moment, machine, span)));
+        }
+    }
     acts.sort_by_key(|(at, _)| *at);
     acts
 }
@@ -157,6 +176,6 @@ mod tests {
             assert_eq!(fate(seed, Troubles::ALL), fate(seed, Troubles::ALL));
             assert!(fate(seed, Troubles::NONE).is_empty());
         }
-        assert_eq!(seen.len(), 10, "{seen:?}");
+        assert_eq!(seen.len(), 11, "{seen:?}");
     }
 }

@@ -18,7 +18,7 @@ mod run;
 mod seed;
 mod trace;
 
-pub use disk::{Disk, Mood};
+pub use disk::{Disk, Moment, Mood};
 pub use fate::{Act, Troubles, fate};
 pub use ledger::{Counted, Ledger, Row, Summed, Txn};
 pub use pipeline::{Expected, Load};

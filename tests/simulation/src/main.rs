@@ -35,6 +35,9 @@ struct Arguments {
     /// Makes a mistake on purpose, such as `EarlyCommit`: the seeds that find it fail.
     #[arg(long)]
     bug: Option<String>,
+    /// Makes each of the mistakes in turn, and says how many seeds it takes to find it.
+    #[arg(long, conflicts_with_all = ["seed", "bug"])]
+    bugs: bool,
     /// Seeds that are played at a time; 0: as many as there are processors.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
@@ -47,6 +50,9 @@ fn main() -> ExitCode {
     if arguments.bug.is_some() && bug.is_none() {
         eprintln!("there is no such bug; there are {:?}", Bug::ALL);
         return ExitCode::FAILURE;
+    }
+    if arguments.bugs {
+        return mistakes(&arguments);
     }
     match arguments.seed {
         Some(seed) => one(seed, bug, &arguments),
@@ -69,6 +75,30 @@ fn one(seed: u64, bug: Option<Bug>, arguments: &Arguments) -> ExitCode {
         trace.hash
     );
     if failure.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Whether every mistake is found.
+fn mistakes(arguments: &Arguments) -> ExitCode {
+    let mut missed = 0;
+    for bug in Bug::ALL {
+        let began = Instant::now();
+        let found = (arguments.from..arguments.from + arguments.seeds).find_map(|seed| {
+            let outcome = run(&Simulation { bug: Some(bug), kept: false, ..Simulation::of(seed) });
+            outcome.failure.map(|failure| (seed, failure))
+        });
+        let (name, took) = (format!("{bug:?}"), began.elapsed().as_secs_f64());
+        match found {
+            Some((seed, failure)) => {
+                let seeds = seed - arguments.from + 1;
+                println!("{name:<15} found after {seeds:>3} seeds, {took:.0} s: {failure}");
+            }
+            None => {
+                missed += 1;
+                println!("{name:<15} NOT FOUND in {} seeds, {took:.0} s", arguments.seeds);
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn many(bug: Option<Bug>, arguments: &Arguments) -> ExitCode {

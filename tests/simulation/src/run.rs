@@ -1,5 +1,6 @@
 //! One simulation: a seed, what happens to it, and whether the promise was kept.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
@@ -8,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use afflux_mesh::bugs::{self, Bug};
 
 use crate::cluster::{LAUNCHER, WORKERS, World, launcher, worker};
-use crate::disk::Disk;
+use crate::disk::{Disk, Moment};
 use crate::fate::{Act, LATENCY, Troubles, fate};
 use crate::ledger::Ledger;
 use crate::pipeline::{Expected, Load};
@@ -123,6 +124,56 @@ fn play(simulation: &Simulation) -> Outcome {
     Outcome { seed, failure, played, kills, rows: world.ledger.rows(), trace: trace.take() }
 }
 
+/// A power failure that waits for its moment.
+struct Armed {
+    moment: Moment,
+    /// How often that had come when it began to wait.
+    before: u64,
+    machine: &'static str,
+    span: Duration,
+}
+
+/// Machines without power.
+#[derive(Default)]
+struct Outages {
+    /// Until fate starts them again.
+    fated: BTreeSet<&'static str>,
+    /// Until this time.
+    struck: BTreeMap<&'static str, Duration>,
+}
+
+impl Outages {
+    fn has(&self, machine: &str) -> bool {
+        self.fated.contains(machine) || self.struck.contains_key(machine)
+    }
+
+    /// The power fails; whether there was any.
+    fn begin(&mut self, machine: &'static str, until: Option<Duration>) -> bool {
+        let had_power = !self.has(machine);
+        match until {
+            // One that is down already has seen its moment.
+            Some(until) if had_power => {
+                self.struck.insert(machine, until);
+            }
+            Some(_) => {}
+            None => {
+                self.fated.insert(machine);
+            }
+        }
+        had_power
+    }
+
+    /// Those that have been without it long enough, and have no other reason.
+    fn over(&mut self, now: Duration) -> Vec<&'static str> {
+        let due = self.struck.iter().filter(|(_, until)| **until <= now);
+        let due: Vec<&'static str> = due.map(|(machine, _)| *machine).collect();
+        for machine in &due {
+            self.struck.remove(machine);
+        }
+        due.into_iter().filter(|machine| !self.has(machine)).collect()
+    }
+}
+
 fn stage(
     simulation: &Simulation,
     world: &World,
@@ -147,19 +198,34 @@ fn stage(
     }
     let mut acts = fate(simulation.seed, simulation.troubles).into_iter().peekable();
     let mut until = PATIENCE;
+    let (mut armed, mut outages): (Vec<Armed>, _) = (Vec::new(), Outages::default());
     loop {
         *played = sim.elapsed();
         advance(*played);
+        for machine in outages.over(*played) {
+            note(format_args!("{machine} has power again"));
+            until = *played + PATIENCE;
+            sim.bounce(machine);
+        }
         while let Some((_, act)) = acts.next_if(|(at, _)| at <= played) {
             note(format_args!("fate: {act}"));
             until = *played + PATIENCE;
             match act {
                 Act::Kill(machine) => {
-                    *kills += 1;
-                    world.ledger.lose(machine);
-                    sim.crash(machine);
+                    if outages.begin(machine, None) {
+                        *kills += 1;
+                        world.ledger.lose(machine);
+                        sim.crash(machine);
+                    }
                 }
-                Act::Start(machine) => sim.bounce(machine),
+                Act::Start(machine) => {
+                    if outages.fated.remove(machine) && !outages.has(machine) {
+                        sim.bounce(machine);
+                    }
+                }
+                Act::Strike(moment, machine, span) => {
+                    armed.push(Armed { moment, before: world.disk.times(moment), machine, span });
+                }
                 Act::Cut(a, b) => sim.partition(a, b),
                 Act::Mend(a, b) => sim.repair(a, b),
                 Act::Hold(a, b) => sim.hold(a, b),
@@ -175,13 +241,29 @@ fn stage(
             }
         }
         sim.step().map_err(|error| format!("a machine ended: {error}"))?;
+        // What was written in this tick has been told to nobody: an answer takes longer than that.
+        armed.retain(|strike| {
+            if world.disk.times(strike.moment) == strike.before {
+                return true;
+            }
+            let Armed { moment, machine, span, .. } = *strike;
+            if outages.begin(machine, Some(*played + span)) {
+                note(format_args!("{machine} loses its power: {moment:?}"));
+                *kills += 1;
+                until = *played + PATIENCE;
+                world.ledger.lose(machine);
+                sim.crash(machine);
+            }
+            false
+        });
+        let calm = acts.peek().is_none() && outages.struck.is_empty();
         if let Some(violation) = world.ledger.violations().first() {
             return Err(violation.clone());
         }
-        if world.done.load(Ordering::Relaxed) && acts.peek().is_none() {
+        if world.done.load(Ordering::Relaxed) && calm {
             break;
         }
-        if *played > until && acts.peek().is_none() {
+        if *played > until && calm {
             return Err(format!(
                 "no end: {} of {} rows are committed {} s after the last trouble",
                 world.ledger.rows(),
@@ -191,4 +273,22 @@ fn stage(
         }
     }
     world.expected.differs(&world.ledger).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_power_again_when_no_reason_against_it_is_left() {
+        let (at, mut outages) = (Duration::from_millis, Outages::default());
+        assert!(outages.begin("a", Some(at(10))));
+        assert!(!outages.begin("a", None), "it is down already");
+        assert!(outages.over(at(10)).is_empty(), "fate has it down");
+        assert!(outages.fated.remove("a") && !outages.has("a"));
+        assert!(outages.begin("a", Some(at(30))) && !outages.begin("a", Some(at(90))));
+        assert!(outages.over(at(29)).is_empty());
+        assert_eq!(outages.over(at(30)), ["a"]);
+        assert!(outages.over(at(90)).is_empty());
+    }
 }

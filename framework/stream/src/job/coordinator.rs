@@ -429,10 +429,11 @@ impl Coordinator {
             None => self.nodes.clone(),
         };
         let parallelism = parallelism.or(self.restarting.as_ref().and_then(|r| r.parallelism));
+        let more = u64::from(!bugs::on(Bug::ReusedAttempt));
         let attempt = match &self.restarting {
             // Its record may be there already: a number is used once.
-            Some(before) => Attempt(before.attempt.0 + 1),
-            None => Attempt(self.deployment.attempt.0 + 1),
+            Some(before) => Attempt(before.attempt.0 + more),
+            None => Attempt(self.deployment.attempt.0 + more),
         };
         self.epochs.clear();
         self.round = None;
