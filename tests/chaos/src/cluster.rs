@@ -76,6 +76,8 @@ pub(crate) struct Shape {
     pub(crate) etcd: Option<String>,
     /// What the pipeline does wrong on purpose.
     pub(crate) mistake: Option<Mistake>,
+    /// Variables of their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// The nodes and their launcher.
@@ -88,6 +90,7 @@ pub(crate) struct Cluster {
     registry: Arc<dyn Registry>,
     settings: Vec<String>,
     mistake: Option<Mistake>,
+    environment: Vec<(&'static str, String)>,
     nodes: Vec<NodeProcess>,
     /// Nodes that ended without having been killed here, or did not stop.
     pub(crate) surprises: Vec<String>,
@@ -135,6 +138,7 @@ impl Cluster {
             registry,
             settings: shape.settings,
             mistake: shape.mistake,
+            environment: shape.environment,
             nodes,
             surprises: Vec::new(),
         };
@@ -198,6 +202,7 @@ impl Cluster {
         if let Some(mistake) = self.mistake {
             command.env(MISTAKE, mistake.word());
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .env("AFFLUX_TOKEN", &self.token)
             .current_dir(&self.directory)
@@ -325,6 +330,17 @@ impl Cluster {
         let rescaled = client.client::<Jobs>().rescale(id.to_owned(), tasks).await;
         self.leave(&client);
         rescaled.map_err(|error| Error::failed(error.to_string()))
+    }
+
+    /// Ends a job.
+    ///
+    /// # Errors
+    /// What the coordinator refuses.
+    pub(crate) async fn cancel(&self, id: &str) -> Result<JobInfo> {
+        let client = self.client().await.ok_or_else(|| Error::failed("no node answers"))?;
+        let cancelled = client.client::<Jobs>().cancel(id.to_owned()).await;
+        self.leave(&client);
+        cancelled.map_err(|error| Error::failed(error.to_string()))
     }
 
     /// Asks for another number of tasks, and does not wait for the answer; where an etcd knows the nodes, nobody is

@@ -5,10 +5,12 @@
 //! again, and reads the committed files as they come. Per key the counter's next minus current is 1, every
 //! record is there, and none twice; otherwise it says what is wrong and ends with exit code 1.
 //!
-//! Reading order: `pipeline`, `ledger` (the check), `out` (the files), `cluster` (processes), `proxy` (their network), `run`, `report`.
+//! Reading order: `pipeline`, `ledger` (the check), `out` (the files) and `topics` (of a Kafka), `cluster` (processes), `proxy`
+//! (their network), `run`, `report`.
 
 mod beside;
 mod cluster;
+mod ends;
 mod ledger;
 mod nexmark;
 mod out;
@@ -17,6 +19,8 @@ mod proxy;
 mod report;
 mod run;
 mod seed;
+#[cfg(feature = "kafka")]
+mod topics;
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -60,9 +64,14 @@ struct Arguments {
     /// Node processes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
     nodes: u8,
-    /// Milliseconds between two checkpoints.
-    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    checkpoint_ms: u64,
+    /// Milliseconds between two checkpoints; 150 when absent, 400 with `--kafka`.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    checkpoint_ms: Option<u64>,
+    /// The Kafka, such as `127.0.0.1:9092`, of a build with `--features kafka`: records are read from a topic and written
+    /// to another in transactions, and Kafka's own console consumer reads what is committed. `--mistake repeat` leaves
+    /// the transactions out.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "nexmark")]
+    kafka: Option<String>,
     /// The etcd that knows the nodes, such as `127.0.0.1:2379`, of a build with `--features etcd`; when absent the
     /// launcher does, and ends the leases of a process with the process.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "breaks")]
@@ -89,6 +98,8 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("node") {
         return said(afflux::actor::system(|| async {
             let app = App::new("afflux-chaos").pipeline(pipeline::PIPELINE, pipeline::build);
+            #[cfg(feature = "kafka")]
+            let app = topics::add(app);
             nexmark::add(app.pipeline(beside::BESIDE, beside::build)).run().await
         }));
     }
@@ -150,6 +161,10 @@ async fn suite(arguments: &Arguments) -> afflux::Result<bool> {
     if arguments.nexmark {
         return queries(arguments).await;
     }
+    if arguments.kafka.is_some() && arguments.mistake == Some(Mistake::Skip) {
+        let cure = "`--mistake repeat` leaves the transactions out";
+        return Err(afflux::Error::usage("a source that is a topic leaves nothing out on purpose").hint(cure));
+    }
     let drawn = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let setup = Setup {
         seed: arguments.seed.unwrap_or(drawn),
@@ -162,7 +177,8 @@ async fn suite(arguments: &Arguments) -> afflux::Result<bool> {
         mistake: arguments.mistake,
         settings: arguments.settings.clone(),
         victim: arguments.victim,
-        checkpoint_ms: arguments.checkpoint_ms,
+        checkpoint_ms: arguments.checkpoint_ms.unwrap_or(if arguments.kafka.is_some() { 400 } else { 150 }),
+        kafka: arguments.kafka.clone(),
         etcd: arguments.etcd.clone(),
         beside: arguments.beside,
     };

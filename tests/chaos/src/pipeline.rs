@@ -83,6 +83,11 @@ impl Row {
     fn key(split: u32, index: u64) -> u64 {
         mix(u64::from(split) << 40 | index) % KEYS
     }
+
+    /// A record, not counted yet.
+    pub(crate) fn of(split: u32, index: u64, made_ms: i64) -> Self {
+        Self { key: Self::key(split, index), count: 1, split, index, made_ms }
+    }
 }
 
 /// A source that can be read again, and gives its records little by little until the file [`STOP`] is there.
@@ -149,8 +154,7 @@ impl SplitReader<Row> for Reader {
         let made_ms = i64::try_from(made.as_millis()).unwrap_or(i64::MAX);
         let rows = BURST.min(rows_max as u64).min(left);
         for index in self.next..self.next + rows {
-            let key = Row::key(self.split, index);
-            batch.rows.push(Row { key, count: 1, split: self.split, index, made_ms });
+            batch.rows.push(Row::of(self.split, index, made_ms));
         }
         self.next += rows;
         Poll::Ready(Ok(ReadState::More))

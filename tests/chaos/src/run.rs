@@ -10,9 +10,9 @@ use nix::sys::signal::Signal;
 
 use crate::beside::{BESIDE, Note, PAUSE_MS_MAX};
 use crate::cluster::{Cluster, Shape, TICK};
+use crate::ends::Ends;
 use crate::ledger::Ledger;
-use crate::out::Out;
-use crate::pipeline::{Mistake, PIPELINE, RATE, STOP};
+use crate::pipeline::{Mistake, RATE, STOP};
 use crate::report::{Blow, Report};
 use crate::seed::Dice;
 
@@ -75,6 +75,8 @@ pub(crate) struct Setup {
     pub(crate) etcd: Option<String>,
     /// Another pipeline runs on the first node, which is left alone.
     pub(crate) beside: bool,
+    /// The Kafka whose topics are read and written; nothing: the source makes records, and files are written.
+    pub(crate) kafka: Option<String>,
     /// What the pipeline does wrong on purpose.
     pub(crate) mistake: Option<Mistake>,
     /// Other settings of the nodes.
@@ -121,15 +123,20 @@ pub(crate) async fn run(setup: &Setup, directory: &Path, tell: &mut dyn FnMut(&B
         settings.push(format!("registry.ttl_ms={}", LEASE.as_millis()));
     }
     settings.extend(setup.settings.iter().cloned());
+    let ends = match Ends::make(setup.kafka.as_deref(), directory).await {
+        Ok(ends) => ends,
+        Err(error) => return Report { failure: Some(error.to_string()), ..report },
+    };
     let (proxies, etcd) = (setup.breaks > 0, setup.etcd.clone());
-    let shape = Shape { nodes: setup.nodes, settings, proxies, etcd, mistake: setup.mistake };
+    let (nodes, mistake, environment) = (setup.nodes, setup.mistake, ends.environment());
+    let shape = Shape { nodes, settings, proxies, etcd, mistake, environment };
     let cluster = match Cluster::start(directory, shape).await {
         Ok(cluster) => cluster,
         Err(error) => return Report { failure: Some(error.to_string()), ..report },
     };
     let mut run = Run {
         cluster,
-        out: Out::of(directory),
+        ends,
         ledger: Ledger::default(),
         dice: Dice::new(setup.seed),
         job: String::new(),
@@ -180,7 +187,7 @@ struct Open {
 
 struct Run<'a> {
     cluster: Cluster,
-    out: Out,
+    ends: Ends,
     ledger: Ledger,
     dice: Dice,
     job: String,
@@ -200,7 +207,10 @@ impl Run<'_> {
         if setup.beside {
             self.submit(BESIDE, 1, "at_least_once", nodes).await?;
         }
-        self.job = self.submit(PIPELINE, nodes, "exactly_once", nodes).await?;
+        // A mistake on purpose would be refused otherwise.
+        let mistaken = setup.kafka.is_some() && setup.mistake.is_some();
+        let guarantee = if mistaken { "at_least_once" } else { "exactly_once" };
+        self.job = self.submit(self.ends.pipeline(), nodes, guarantee, nodes).await?;
         self.until("the first rows", |run| run.ledger.rows > 0).await?;
         for act in setup.acts(&mut self.dice) {
             // Where one is open, it was drawn to be overtaken.
@@ -231,8 +241,8 @@ impl Run<'_> {
     /// One turn: nodes are seen to, files are read.
     fn turn(&mut self) -> Result<()> {
         self.cluster.tend()?;
-        let look = self.out.look(&mut self.ledger);
-        let look = look.map_err(|error| Error::failed(format!("the committed files: {error}")))?;
+        let look = self.ends.look(&mut self.ledger);
+        let look = look.map_err(|error| Error::failed(format!("what is committed: {error}")))?;
         self.attempt = look.attempt;
         let (blows, tell) = (&mut self.blows, &mut self.tell);
         self.open.retain(|open| {
@@ -475,8 +485,27 @@ impl Run<'_> {
         self.pass(LEASE).await
     }
 
+    /// Waits until all records of a topic are committed, ends the job, and has all of it read once more.
+    async fn end_topic(&mut self, records: u64) -> Result<()> {
+        // Where some are lost they never come, and the last look says which.
+        let came = self.until("all that was given is committed", |run| run.ledger.rows >= records).await;
+        if let Some(job) = self.cluster.job(&self.job).await {
+            self.attempt = job.attempt;
+        }
+        self.cluster.cancel(&self.job).await?;
+        let (judged, each) = self.ends.judged(PATIENCE).await?;
+        let live = std::mem::replace(&mut self.ledger, judged);
+        self.ledger.finish(each);
+        // What was wrong at the first look stays wrong.
+        self.ledger.examples.extend(live.examples);
+        if self.ledger.is_right() { came } else { Ok(()) }
+    }
+
     /// Ends the source, waits for the job's end and looks at all that was committed.
     async fn end(&mut self, directory: &Path) -> Result<()> {
+        if let Some(records) = self.ends.finish(PATIENCE)? {
+            return self.end_topic(records).await;
+        }
         let records = self.ledger.longest() + END_AHEAD_S * RATE;
         let (fresh, stop) = (directory.join("stop.new"), directory.join(STOP));
         std::fs::write(&fresh, records.to_string())
