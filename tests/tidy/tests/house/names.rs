@@ -176,8 +176,13 @@ fn only_afflux_reads_the_environment_and_the_wall_clock() {
     Wall {
         rule: "environment and wall clock enter a process in framework/afflux only",
         within: CODE,
-        // One example starts itself as its second process, one is told where a broker is.
-        except: &["framework/afflux/", "examples/two-nodes/", "examples/hello-rabbitmq/"],
+        // One example starts itself as its second process, two are told where a broker is.
+        except: &[
+            "framework/afflux/",
+            "examples/two-nodes/",
+            "examples/hello-rabbitmq/",
+            "examples/transfer-kafka/",
+        ],
         names: &[
             "std::env",
             "env::var",
