@@ -9,7 +9,7 @@
 //! `partitions` (listing, and finding new ones), `write` (a sink and its messages), `outbox` (messages
 //! on their way), `exactly` (a writer with transactions), `steward` (what it has done beside it), `lane` (a
 //! transactional id), `wire` (what librdkafka cannot say: ending a transaction of a process that is
-//! gone); `trouble` (what an error means and what helps), `health`, `thread`.
+//! gone) over a `line` of its own; `trouble` (what an error means and what helps), `health`, `thread`.
 //!
 //! Not here: the protocol and its sockets (librdkafka, behind the crate `rdkafka`, with threads of
 //! its own), but for `wire`; Kafka's consumer groups, which deal out partitions by their own rules; a
@@ -19,6 +19,7 @@ mod cluster;
 mod exactly;
 mod health;
 mod lane;
+mod line;
 mod message;
 mod outbox;
 mod partitions;

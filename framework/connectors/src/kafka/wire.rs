@@ -3,7 +3,7 @@
 //!
 //! FindCoordinator 1, EndTxn 1 and DescribeTransactions 0 of the
 //! [Kafka protocol](https://kafka.apache.org/protocol), which brokers have from 3.0 to 4.x, over a socket of
-//! its own: in the clear, with or without SASL PLAIN (SaslHandshake 1, SaslAuthenticate 0). EndTxn stays at
+//! its own: in the clear or inside TLS, with or without SASL PLAIN (SaslHandshake 1, SaslAuthenticate 0). EndTxn stays at
 //! version 1 on purpose: from 5 on it raises the producer's epoch (KIP-890), by which a transaction is known here.
 
 use std::io::{Read, Write};
@@ -14,6 +14,7 @@ use afflux_stream::Result;
 use afflux_wire::{Code, Status};
 
 use super::cluster::Kafka;
+use super::line::{Line, Lines};
 
 /// Longest wait for a connection or an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -67,8 +68,9 @@ pub(super) struct Wire {
     brokers: Vec<String>,
     shown: String,
     sasl: Option<(String, String)>,
+    lines: Lines,
     /// The broker that was asked last.
-    open: Option<(String, TcpStream)>,
+    open: Option<(String, Line)>,
     next: i32,
 }
 
@@ -85,24 +87,25 @@ impl Wire {
         let mechanism = ["sasl.mechanism", "sasl.mechanisms"].iter().find_map(|name| kafka.property(name));
         let mechanism = mechanism.unwrap_or("GSSAPI");
         let sasl = match protocol.as_str() {
-            "plaintext" => None,
-            "sasl_plaintext" if mechanism.eq_ignore_ascii_case("PLAIN") => {
+            "plaintext" | "ssl" => None,
+            "sasl_plaintext" | "sasl_ssl" if mechanism.eq_ignore_ascii_case("PLAIN") => {
                 let of = |name| kafka.property(name).unwrap_or_default().to_owned();
                 Some((of("sasl.username"), of("sasl.password")))
             }
             _ => {
                 return Err(Status::precondition(format!(
                     "Kafka at {}: `.exactly_once()` ends transactions of a process that is gone over a connection of \
-                     its own, which knows `security.protocol` `plaintext`, and `sasl_plaintext` with `sasl.mechanism` \
-                     `PLAIN`, not `{protocol}` with `{mechanism}`; write at least once, or give the sink a listener \
-                     that it can use",
+                     its own, which knows `security.protocol` `plaintext` and `ssl`, and `sasl_plaintext` and `sasl_ssl` \
+                     with `sasl.mechanism` `PLAIN`, not `{protocol}` with `{mechanism}`; write at least once, or give the \
+                     sink a listener that it can use",
                     kafka.shown()
                 )));
             }
         };
+        let lines = if protocol.ends_with("ssl") { Lines::tls(kafka)? } else { Lines::plain() };
         let brokers =
             kafka.shown().split(',').map(|b| b.trim().to_owned()).filter(|b| !b.is_empty()).collect();
-        Ok(Self { brokers, shown: kafka.shown().to_owned(), sasl, open: None, next: 0 })
+        Ok(Self { brokers, shown: kafka.shown().to_owned(), sasl, lines, open: None, next: 0 })
     }
 
     fn connect(&mut self, address: &str) -> Result<()> {
@@ -118,7 +121,9 @@ impl Wire {
                     stream.set_read_timeout(Some(TIMEOUT)).map_err(wrong)?;
                     stream.set_write_timeout(Some(TIMEOUT)).map_err(wrong)?;
                     stream.set_nodelay(true).map_err(wrong)?;
-                    self.open = Some((address.to_owned(), stream));
+                    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                    let line = self.lines.over(stream, host).map_err(wrong)?;
+                    self.open = Some((address.to_owned(), line));
                     return self.authenticate();
                 }
                 Err(error) => last = Some(error),
@@ -270,10 +275,11 @@ fn forbidden(id: &str) -> Status {
     )
 }
 
-fn exchange(stream: &mut TcpStream, request: &Request, flexible: bool) -> std::io::Result<Answer> {
+fn exchange(stream: &mut Line, request: &Request, flexible: bool) -> std::io::Result<Answer> {
     let mut frame = (request.bytes.len() as u32).to_be_bytes().to_vec();
     frame.extend(&request.bytes);
     stream.write_all(&frame)?;
+    stream.flush()?;
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = u32::from_be_bytes(length) as usize;
