@@ -85,11 +85,15 @@ impl Lines {
         };
         if let Some(name) = REFUSED.iter().find(|name| kafka.property(name).is_some()) {
             let what = format!("which cannot follow `{name}`");
-            return Err(refused(&what, "use PEM files (`ssl.ca.location`, `ssl.certificate.location`, `ssl.key.location`)"));
+            return Err(refused(
+                &what,
+                "use PEM files (`ssl.ca.location`, `ssl.certificate.location`, `ssl.key.location`)",
+            ));
         }
-        for (name, off) in
-            [("enable.ssl.certificate.verification", "false"), ("ssl.endpoint.identification.algorithm", "none")]
-        {
+        for (name, off) in [
+            ("enable.ssl.certificate.verification", "false"),
+            ("ssl.endpoint.identification.algorithm", "none"),
+        ] {
             if kafka.property(name).is_some_and(|value| value.eq_ignore_ascii_case(off)) {
                 let what = format!("which looks at the broker's certificate always, and `{name}` is `{off}`");
                 return Err(refused(&what, "give the broker a certificate with its name"));
@@ -121,7 +125,12 @@ impl Lines {
                 config.with_client_auth_cert(chain, key).map_err(|e| wrong("`ssl.certificate`", &e))?
             }
             (None, None) => config.with_no_client_auth(),
-            _ => return Err(wrong("`ssl.certificate` and `ssl.key`", &"one of them is there without the other")),
+            _ => {
+                return Err(wrong(
+                    "`ssl.certificate` and `ssl.key`",
+                    &"one of them is there without the other",
+                ));
+            }
         };
         Ok(Self(Some(Arc::new(config))))
     }
@@ -151,11 +160,16 @@ fn pem(kafka: &Kafka, name: &str) -> Result<Option<Vec<u8>>> {
     let Some(path) = kafka.property(&location) else { return Ok(None) };
     let read = std::fs::read(path);
     read.map(Some).map_err(|error| {
-        Status::invalid(format!("Kafka at {}: `{location}` is {path}, which cannot be read: {error}", kafka.shown()))
+        Status::invalid(format!(
+            "Kafka at {}: `{location}` is {path}, which cannot be read: {error}",
+            kafka.shown()
+        ))
     })
 }
 
-fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>, rustls::pki_types::pem::Error> {
+fn certificates(
+    pem: &[u8],
+) -> std::result::Result<Vec<CertificateDer<'static>>, rustls::pki_types::pem::Error> {
     CertificateDer::pem_slice_iter(pem).collect()
 }
 
@@ -205,7 +219,8 @@ mod tests {
         let kafka = Kafka::at(&*address).set("ssl.ca.pem", root);
         let mut line = Lines::tls(&kafka).unwrap().over(TcpStream::connect(&address)?, host)?;
         let mut answer = [0; 4];
-        let asked = line.write_all(b"ping").and_then(|()| line.flush()).and_then(|()| line.read_exact(&mut answer));
+        let asked =
+            line.write_all(b"ping").and_then(|()| line.flush()).and_then(|()| line.read_exact(&mut answer));
         drop(line);
         let _ended = served.join().unwrap();
         asked.map(|()| answer)
