@@ -4,11 +4,12 @@
 #
 #   kafka.sh java DIR CLASS ARGUMENTS   runs one of Kafka's own tools (org.apache.kafka.tools.…)
 #
-# KAFKA_PROPERTIES is added to the broker's own at the first start, such as transaction.max.timeout.ms=20000.
+# KAFKA_TLS, a PEM file with the broker's key and certificates, opens another port for TLS at the first start; DIR/port.tls
+# says which. KAFKA_PROPERTIES is added to the broker's own at the first start, such as transaction.max.timeout.ms=20000.
 # The jars come from Maven Central, once, into the cache.
 . "$(dirname "$0")/common.sh"
 
-ports="broker controller"
+ports="broker controller${KAFKA_TLS:+ tls}"
 
 version=4.1.2
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/afflux-tests/kafka-$version
@@ -43,15 +44,16 @@ POM
 }
 
 run() {
-    local broker controller
+    local broker controller tls=
     broker=$(port_of broker)
     controller=$(port_of controller)
+    [ -f "$dir/port.tls" ] && tls=,SSL://127.0.0.1:$(port_of tls)
     if [ ! -f "$dir/server.properties" ]; then
         cat >"$dir/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1
-listeners=PLAINTEXT://127.0.0.1:$broker,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$broker
+listeners=PLAINTEXT://127.0.0.1:$broker$tls,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://127.0.0.1:$broker$tls
 controller.listener.names=CONTROLLER
 controller.quorum.voters=1@127.0.0.1:$controller
 log.dirs=$dir/data
@@ -68,6 +70,7 @@ group.initial.rebalance.delay.ms=0
 transaction.abort.timed.out.transaction.cleanup.interval.ms=500
 PROPERTIES
         printf '%s\n' ${KAFKA_PROPERTIES-} >>"$dir/server.properties"
+        [ -z "${KAFKA_TLS-}" ] || printf 'ssl.keystore.%s\n' type=PEM "location=$KAFKA_TLS" >>"$dir/server.properties"
         java -Xmx128m -cp "$cache/jars/*" kafka.tools.StorageTool format --ignore-formatted \
             --cluster-id AAAAAAAAQACAAAAAAAAAAQ --config "$dir/server.properties"
     fi

@@ -187,8 +187,19 @@ impl Own {
     /// With properties of its own.
     pub(crate) fn with(properties: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let address = script_with(&["start"], directory.path(), properties);
+        let address = script_with(&["start"], directory.path(), properties, "");
         Self { directory, address }
+    }
+
+    /// With another port for TLS, which has this key and these certificates: its address, too.
+    #[cfg(feature = "kafka-tls")]
+    pub(crate) fn with_tls(pem: &str) -> (Self, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("broker.pem");
+        std::fs::write(&file, pem).unwrap();
+        let address = script_with(&["start"], directory.path(), "", file.to_str().unwrap());
+        let port = std::fs::read_to_string(directory.path().join("port.tls")).unwrap();
+        (Self { directory, address }, format!("127.0.0.1:{}", port.trim()))
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -204,14 +215,14 @@ impl Drop for Own {
 
 /// Runs the script of the server.
 pub(crate) fn script(command: &[&str], directory: &Path) -> String {
-    script_with(command, directory, "")
+    script_with(command, directory, "", "")
 }
 
-fn script_with(command: &[&str], directory: &Path, properties: &str) -> String {
+fn script_with(command: &[&str], directory: &Path, properties: &str, tls: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/servers/kafka.sh");
     let (first, rest) = command.split_first().unwrap();
     let mut command = Command::new(script);
-    command.arg(first).arg(directory).args(rest).env("KAFKA_PROPERTIES", properties);
+    command.arg(first).arg(directory).args(rest).env("KAFKA_PROPERTIES", properties).env("KAFKA_TLS", tls);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -169,6 +169,36 @@ fn each_record_is_read_once_after_attempts_that_died_at_every_point_and_in_other
     });
 }
 
+#[cfg(feature = "kafka-tls")]
+#[test]
+#[ignore = "needs Kafka"]
+fn each_record_is_read_once_over_tls_when_another_attempt_commits() {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    const ORDERS: u64 = 2_000;
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &root).unwrap();
+    let (server, inside_tls) = Own::with_tls(&[key.serialize_pem(), leaf.pem(), root.pem()].concat());
+    let address = server.address.clone();
+    on(async move || {
+        let kafka = Kafka::at(inside_tls).set("security.protocol", "ssl").set("ssl.ca.pem", root.pem());
+        let (from, to) = (topic(&address, "from", 2).await, topic(&address, "to", 2).await);
+        let copy = Copy::new(kafka, from, to);
+        let mut run = as_attempt(&copy.plan(2, false), None, 1).unwrap();
+        copy.feed(ORDERS / 2).await;
+        copy.sees(&mut run, ORDERS / 4).await;
+        // It dies when that is durable and before anybody is told: the next attempt asks and commits inside TLS.
+        let saved = run.save(1).await.unwrap();
+        drop(run);
+        copy.feed(ORDERS / 2).await;
+        end(as_attempt(&copy.plan(3, true), Some(saved), 2).unwrap()).await;
+        once_each(&address, &copy.to, ORDERS);
+    });
+    drop(server);
+}
+
 #[test]
 #[ignore = "needs Kafka"]
 fn each_record_is_read_once_when_broker_and_job_die_in_turn() {
