@@ -1,0 +1,4 @@
+async fn f(node: &afflux::Node) -> afflux::Result {
+    //> here
+    Ok(())
+}

@@ -1,0 +1,3 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+//> here

@@ -1,0 +1,23 @@
+use afflux::prelude::*;
+use afflux::connectors::JsonLines;
+use afflux::stream::{SideTag, Stream};
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Reading { sensor: String, value: f64 }
+#[derive(Operator)]
+#[operator(input = Reading, output = u64, key = String)]
+struct Spike {
+    limit: f64,
+    #[state(ttl = "1h")]
+    last: ValueState<f64>,
+}
+impl Process for Spike {
+    fn process(&mut self, r: Reading, cx: &mut OperatorCx<'_, String>, _: &mut Output<u64>) -> afflux::stream::Result<()> {
+        const BROKEN: SideTag<Reading> = SideTag::new("broken");
+        cx.side(&BROKEN, r);
+        Ok(())
+    }
+}
+fn f(readings: Stream<Reading>, spike: Spike) {
+    //> here
+    alerts.count("all");
+}

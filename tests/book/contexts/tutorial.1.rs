@@ -1,0 +1,4 @@
+use afflux::prelude::*;
+fn f(flow: &Flow) {
+    //> here
+}

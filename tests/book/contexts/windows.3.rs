@@ -1,0 +1,10 @@
+use afflux::prelude::*;
+use afflux::stream::Stream;
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Bid { auction: u64 }
+fn f(bids: Stream<Bid>) {
+    let early =
+    //> here
+    ;
+    early.count("all");
+}
