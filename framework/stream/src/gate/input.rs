@@ -2,7 +2,8 @@
 //!
 //! The watermark of the gate is the least of its channels; a channel that has sent a barrier is
 //! not read until all have sent it (aligned checkpoints, Carbone et al. 2015). An ended channel
-//! counts as aligned for every later epoch and as having watermark +∞. An idle channel does not
+//! counts as aligned for every later epoch and as having watermark +∞. An epoch that was given up may
+//! be left out by some channels: only a barrier that all have sent is handed on. An idle channel does not
 //! count for the watermark until its next batch or watermark, and the gate's watermark never falls
 //! when it comes back.
 
@@ -158,7 +159,19 @@ impl<T: DeserializeOwned> InputGate<T> {
                 (index == 0).then_some(Mark::Barrier(epoch))
             }
             Mark::Barrier(epoch) => {
-                channel.aligned = true;
+                match self.barrier {
+                    // This one was given up: a channel that left it out has sent a later one.
+                    Some(awaited) if epoch < awaited => return None,
+                    // The one that was awaited was given up, and this channel has left it out: what others have
+                    // behind it comes before this one.
+                    Some(awaited) if epoch > awaited => {
+                        self.channels.iter_mut().for_each(|c| c.aligned = false);
+                    }
+                    _ => {}
+                }
+                if let Some(channel) = self.channels.get_mut(index) {
+                    channel.aligned = true;
+                }
                 self.barrier = Some(epoch);
                 self.align()
             }
@@ -306,6 +319,31 @@ mod tests {
             seen.push(got.unwrap());
         }
         seen
+    }
+
+    #[test]
+    fn a_barrier_that_a_channel_leaves_out_is_not_handed_on_and_the_next_comes_behind_all_in_front_of_it() {
+        let ([mut a, mut b, mut c], mut gate) = gate();
+        // A disk was full, so epoch 4 was given up before the source behind `b` had heard of it.
+        a.mark(Mark::Barrier(4));
+        a.send(&mut Batch::untimed(vec![1]));
+        a.mark(Mark::Barrier(5));
+        a.send(&mut Batch::untimed(vec![2]));
+        assert_eq!(drain(&mut gate), []);
+        b.mark(Mark::Barrier(5));
+        b.send(&mut Batch::untimed(vec![3]));
+        assert_eq!(drain(&mut gate), [None], "record 1 is in front of epoch 5");
+        c.mark(Mark::Barrier(4));
+        c.send(&mut Batch::untimed(vec![4]));
+        assert_eq!(drain(&mut gate), [None], "record 4, too");
+        c.mark(Mark::Barrier(5));
+        assert_eq!(drain(&mut gate), [Some(Mark::Barrier(5)), None, None]);
+        // The next one is as ever.
+        a.mark(Mark::Barrier(6));
+        b.mark(Mark::Barrier(6));
+        assert_eq!(drain(&mut gate), []);
+        c.mark(Mark::Barrier(6));
+        assert_eq!(drain(&mut gate), [Some(Mark::Barrier(6))]);
     }
 
     #[test]
