@@ -29,6 +29,8 @@ pub(super) struct JobTable {
     next: u64,
     /// What jobs there are is being found out.
     pub(super) taking_over: bool,
+    /// The ids that were given meanwhile.
+    new: BTreeSet<String>,
 }
 
 /// One of them.
@@ -56,10 +58,25 @@ impl JobTable {
         Self { taking_over: true, ..Self::default() }
     }
 
+    /// All jobs of the coordinators before are here.
+    pub(super) fn taken_over(&mut self) {
+        self.taking_over = false;
+        self.new.clear();
+    }
+
+    /// Whether a job was begun here while those of the coordinators before were looked for.
+    pub(super) fn is_new(&self, job: &str) -> bool {
+        self.new.contains(job)
+    }
+
     pub(super) fn new_id(&mut self, pipeline: &str, now_ms: i64) -> String {
         self.next += 1;
         // Time makes ids of different leaders differ; the number those of one.
-        format!("{pipeline}-{:x}-{}", now_ms / 1000, self.next)
+        let id = format!("{pipeline}-{:x}-{}", now_ms / 1000, self.next);
+        if self.taking_over {
+            self.new.insert(id.clone());
+        }
+        id
     }
 
     pub(super) fn find(&self, job: &str) -> Result<&Entry, Status> {
@@ -305,5 +322,21 @@ impl Entry {
             progress.operators.push(shown);
         }
         progress
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_new_where_its_id_was_given_while_those_of_the_coordinator_before_were_looked_for() {
+        let mut table = JobTable::taking_over();
+        let id = table.new_id("p", 1_000);
+        assert!(table.is_new(&id) && !table.is_new("p-0-1"));
+        table.taken_over();
+        assert!(!table.taking_over && !table.is_new(&id));
+        let later = table.new_id("p", 1_000);
+        assert!(!table.is_new(&later) && later != id);
     }
 }

@@ -45,7 +45,7 @@ impl Desk {
             self.parts.clock.sleep(LOOK_AGAIN).await;
         }
         if self.is_leading() {
-            self.table.lock().taking_over = false;
+            self.table.lock().taken_over();
             self.start_standing();
         }
     }
@@ -184,8 +184,9 @@ impl Desk {
                     continue;
                 }
             };
-            if self.parts.fence != 0 && record.fencing_token == self.parts.fence {
-                // It is being submitted here.
+            // It is being submitted here. The token does not say so: a node that has lost the lead and has it again
+            // before its lease was over has the same one, and knows nothing of its jobs.
+            if self.table.lock().is_new(&job) {
                 continue;
             }
             let settings = &record.deployment.settings;
