@@ -8,6 +8,7 @@ use afflux_actor::ServiceEntry;
 use crate::jobs::TaskPlace;
 use crate::load::NodeLoad;
 use crate::macros::Service;
+use crate::telemetry::LogLines;
 
 /// A node at a moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -164,6 +165,17 @@ pub enum NodeService {
     /// What it has counted since its start: calls, latencies, mailboxes, links.
     #[rpc(returns = NodeLoad, idempotent, readonly, allow = "authenticated", deadline = "2s")]
     Load,
+    /// The last lines of its log: at most `count` of those behind line number `after`, and as severe as
+    /// `level` (`error` to `trace`) or more.
+    #[rpc(returns = LogLines, idempotent, readonly, deadline = "2s")]
+    Logs {
+        /// Number of the line behind which to begin; 0 for the oldest that is kept.
+        after: u64,
+        /// Lines at most, the latest of those there are.
+        count: u32,
+        /// The least level.
+        level: String,
+    },
 }
 
 /// Services of the framework itself begin with this.

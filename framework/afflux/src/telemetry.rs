@@ -2,6 +2,10 @@
 
 #[cfg(feature = "otlp")]
 mod otlp;
+mod recent;
+
+pub use recent::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX, LogLine, LogLines};
+pub(crate) use recent::{RECENT, level_named};
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -120,14 +124,14 @@ fn start(settings: &Settings, metrics: Option<&Registry>, spans: Option<Spans>) 
     let counted = metrics.map(LogEvents::register).transpose()?;
     let base = tracing_subscriber::registry().with(filter).with(counted).with(spans);
     let started = if settings.log_format == "json" {
-        let json = log::layer().json().flatten_event(true).with_writer(Stderr);
+        let json = log::layer().json().flatten_event(true).with_writer(Stderr { level: Level::INFO });
         base.with(json.with_filter(filter_fn(is_line))).try_init()
     } else {
         let human = log::layer()
             .compact()
             .with_timer(Clock)
             .with_ansi(io::stderr().is_terminal())
-            .with_writer(Stderr);
+            .with_writer(Stderr { level: Level::INFO });
         base.with(human.with_filter(filter_fn(is_line))).try_init()
     };
     // Somebody else's subscriber (a test's, a host program's) stays.
@@ -149,13 +153,21 @@ impl FormatTime for Clock {
     }
 }
 
-/// Stderr, in front of any bar.
+/// Stderr, in front of any bar; what is written is kept for a while as well.
 #[derive(Clone, Copy)]
-struct Stderr;
+struct Stderr {
+    level: Level,
+}
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         bars().suspend(|| io::stderr().lock().write(line))
+    }
+
+    /// `tracing` hands over a line as a whole.
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        RECENT.push(jiff::Timestamp::now().as_millisecond(), self.level, line);
+        bars().suspend(|| io::stderr().lock().write_all(line))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -167,7 +179,11 @@ impl<'a> MakeWriter<'a> for Stderr {
     type Writer = Stderr;
 
     fn make_writer(&'a self) -> Stderr {
-        Stderr
+        *self
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Stderr {
+        Stderr { level: *line.level() }
     }
 }
 

@@ -8,6 +8,8 @@
 #[path = "process/certs.rs"]
 mod certs;
 mod harness;
+#[path = "process/logs.rs"]
+mod logs;
 #[cfg(feature = "otlp")]
 #[path = "process/otlp.rs"]
 mod otlp;
@@ -458,7 +460,9 @@ fn wrong_use_is_exit_code_two_with_the_nearest_name() {
 }
 
 /// What the first argument of the program may be.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
+    "logs",
+    "completions",
     "dev",
     "node",
     "run",
@@ -509,6 +513,14 @@ fn main() -> ExitCode {
         (
             "a_node_that_watches_its_stdin_ends_with_it_and_by_a_signal_before",
             streams::a_node_that_watches_its_stdin_ends_with_it_and_by_a_signal_before,
+        ),
+        (
+            "logs_of_all_nodes_are_shown_followed_and_served_over_http",
+            logs::logs_of_all_nodes_are_shown_followed_and_served_over_http,
+        ),
+        (
+            "bash_completes_commands_options_and_pipelines",
+            logs::bash_completes_commands_options_and_pipelines,
         ),
         (
             "nodes_join_with_certificates_and_take_new_ones_while_they_run",

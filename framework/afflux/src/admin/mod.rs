@@ -8,6 +8,7 @@ mod errors;
 mod events;
 mod gateway;
 mod health;
+mod logs;
 mod metrics;
 pub(crate) mod openapi;
 mod probes;
@@ -15,6 +16,7 @@ mod pulse;
 mod server;
 
 pub(crate) use gateway::Gateway;
+pub(crate) use logs::logs;
 pub(crate) use metrics::HttpCalls;
 pub use probes::Probes;
 pub(crate) use pulse::Pulse;

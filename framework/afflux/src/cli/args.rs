@@ -142,8 +142,44 @@ pub(crate) enum Command {
         after_help = "Examples:\n  {name} state ls --url file:///var/lib/checkpoints\n  {name} state show hourly-delays-1/7\n  {name} state verify hourly-delays-1 --json\n  {name} state savepoint hourly-delays-1"
     )]
     State(StateArgs),
+    /// Show the last lines of the nodes' logs, in the order of their time.
+    #[command(
+        after_help = "Examples:\n  {name} logs\n  {name} logs --follow --level warn\n  {name} logs node-2 --lines 1000 --json"
+    )]
+    Logs(LogsArgs),
     /// Validate settings and pipelines; print every setting and where it comes from.
     Check,
+    /// Print a script with which a shell completes commands, options and pipelines.
+    #[command(
+        after_help = "Examples:\n  source <({name} completions bash)\n  {name} completions zsh > \"${fpath[1]}/_{name}\"\n  {name} completions fish > ~/.config/fish/completions/{name}.fish"
+    )]
+    Completions(CompletionsArgs),
+}
+
+/// Options of `completions`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Options of `logs`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogsArgs {
+    /// Nodes by name; all when absent.
+    pub(crate) nodes: Vec<String>,
+    /// Goes on with what the nodes write from now on, until Ctrl-C.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Least level: error, warn, info, debug or trace, of what the nodes log at all.
+    #[arg(long, default_value = "trace", value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub(crate) level: String,
+    /// Latest lines of each node.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) lines: u32,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -506,7 +542,7 @@ pub(crate) enum Parsed {
 /// # Errors
 /// Wrong use, with clap's own words.
 pub(crate) fn parse(name: &'static str, args: Vec<OsString>) -> Result<Parsed> {
-    let command = named(Cli::command(), name).name(name).bin_name(name).version(env!("CARGO_PKG_VERSION"));
+    let command = command(name);
     let args = with_default_command(&command, args);
     let parsed = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
@@ -517,6 +553,11 @@ pub(crate) fn parse(name: &'static str, args: Vec<OsString>) -> Result<Parsed> {
             Err(Error::usage(text.trim_start_matches("error: ").trim_end().to_owned()))
         }
     }
+}
+
+/// All that can be typed, under the program's own name.
+pub(crate) fn command(name: &'static str) -> clap::Command {
+    named(Cli::command(), name).name(name).bin_name(name).version(env!("CARGO_PKG_VERSION"))
 }
 
 /// Puts the program's name into the examples.

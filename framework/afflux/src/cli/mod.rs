@@ -4,8 +4,10 @@ mod args;
 mod call;
 mod certs;
 mod check;
+mod completions;
 mod graph;
 mod jobs;
+mod logs;
 mod node;
 mod nodes;
 mod output;
@@ -67,7 +69,9 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Certs(args) => certs::certs(&app, &global, &args),
                 Command::Schema { command } => schema::schema(&app, &global, &command),
                 Command::State(args) => state::state(&global, &args).await,
+                Command::Logs(args) => logs::logs(&global, &args).await,
                 Command::Check => check::check(&app, &global),
+                Command::Completions(args) => completions::completions(&app, &args),
                 Command::Node(_) | Command::Dev(_) => Ok(()),
             }
         }

@@ -491,7 +491,7 @@ fn bound(value: u64) -> usize {
 /// The pages of `/api/v1`.
 fn pages(admin: Admin, client: Client, calls: HttpCalls, pipelines: Arc<Pipelines>) -> Admin {
     let gateway = Gateway { catalogue: Catalogue::new(client.clone()), calls };
-    let (nodes, services, jobs) = (client.clone(), client.clone(), client);
+    let (nodes, services, jobs, logs) = (client.clone(), client.clone(), client.clone(), client);
     let json = |value: std::result::Result<serde_json::Value, serde_json::Error>| {
         value.map_err(|error| afflux_wire::Status::internal(error.to_string()))
     };
@@ -511,6 +511,10 @@ fn pages(admin: Admin, client: Client, calls: HttpCalls, pipelines: Arc<Pipeline
                 }
                 json(serde_json::to_value(pipelines.plan(&pipeline, settings)?.graph()))
             }
+        })
+        .page("logs", move |rest| {
+            let client = logs.clone();
+            async move { crate::admin::logs(&client, &rest).await }
         })
         .page("nodes", move |_| {
             let client = nodes.clone();

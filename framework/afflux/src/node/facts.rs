@@ -17,6 +17,7 @@ use crate::load::NodeLoad;
 use crate::node_service::{
     NamedActor, NodeInfo, NodeService, NodeServiceCall, NodeServiceHandler, ServiceInfo,
 };
+use crate::telemetry::{LogLines, RECENT, level_named};
 
 /// The unchanging facts of a node, and the services it offers now.
 pub(super) struct Facts {
@@ -125,6 +126,14 @@ impl NodeServiceHandler for Telling {
             resident_bytes: usage.resident_bytes as u64,
             ..NodeLoad::read(&self.0.metrics)
         })
+    }
+
+    async fn logs(&mut self, _: &mut Cx, after: u64, count: u32, level: String) -> Result<LogLines, Fault> {
+        let Some(least) = level_named(&level) else {
+            let text = format!("level is `{level}`: expected error, warn, info, debug or trace");
+            return Err(afflux_wire::Status::invalid(text).into());
+        };
+        Ok(RECENT.read(self.0.incarnation, after, count as usize, least))
     }
 
     async fn services(&mut self, _: &mut Cx) -> Result<Vec<ServiceInfo>, Fault> {
