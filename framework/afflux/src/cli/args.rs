@@ -148,12 +148,23 @@ pub(crate) enum Command {
     )]
     Logs(LogsArgs),
     /// Validate settings and pipelines; print every setting and where it comes from.
-    Check,
+    #[command(
+        after_help = "Examples:\n  {name} check\n  {name} check --connect --json      also write to the checkpoint storage, ask the nodes"
+    )]
+    Check(CheckArgs),
     /// Print a script with which a shell completes commands, options and pipelines.
     #[command(
         after_help = "Examples:\n  source <({name} completions bash)\n  {name} completions zsh > \"${fpath[1]}/_{name}\"\n  {name} completions fish > ~/.config/fish/completions/{name}.fish"
     )]
     Completions(CompletionsArgs),
+}
+
+/// Options of `check`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CheckArgs {
+    /// Also writes, reads, lists and deletes in the checkpoint storage, and asks the nodes of the cluster.
+    #[arg(long)]
+    pub(crate) connect: bool,
 }
 
 /// Options of `completions`.

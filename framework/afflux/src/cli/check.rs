@@ -1,8 +1,11 @@
 //! `check`: are settings and pipelines sound, and where does each setting come from.
 
-use afflux_stream::JobSettings;
+use std::collections::BTreeSet;
 
-use super::args::Global;
+use afflux_stream::JobSettings;
+use tokio::time::Instant;
+
+use super::args::{CheckArgs, ClusterArgs, Global};
 use super::output::{print, print_json};
 use super::table::table;
 use crate::app::App;
@@ -11,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::security::{Security, check_exposure, is_open, warning};
 use crate::settings::Settings;
 
-pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
+pub(crate) async fn check(app: &App, global: &Global, args: &CheckArgs) -> Result<()> {
     let layers = global.layers()?;
     let settings = layers.settings();
     let mut problems = Vec::new();
@@ -41,8 +44,32 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
     if let Err(error) = Standing::of(&settings, app.pipelines()) {
         problems.push(error.to_string());
     }
+    if !app.pipelines().names().is_empty() && !has_storage(&settings) {
+        warnings.push(
+            "checkpoint.url and checkpoint.dir are empty: state is lost with its node, and a pipeline that loses \
+             one begins anew; exactly once is refused where it is asked for"
+                .to_owned(),
+        );
+    }
+    let mut reached = Vec::new();
+    if args.connect {
+        for (what, answer) in [
+            ("checkpoint storage", storage(&settings).await),
+            ("cluster", cluster(global, &settings).await),
+        ] {
+            let said = match answer {
+                Ok(said) => said,
+                Err(error) => {
+                    problems.push(format!("{what}: {error}"));
+                    "FAILED".to_owned()
+                }
+            };
+            reached.push((what, said));
+        }
+    }
     if global.json {
         print_json(&serde_json::json!({
+            "reached": reached.iter().map(|(what, said)| serde_json::json!({ "what": what, "state": said })).collect::<Vec<_>>(),
             "settings": layers.json(),
             "pipelines": pipelines.iter().map(|(name, state)| serde_json::json!({ "name": name, "state": state })).collect::<Vec<_>>(),
             "services": app.service_names(),
@@ -72,6 +99,11 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
             .map(|(name, found)| vec![name, found.sink.clone(), found.guarantee.to_string(), found.why])
             .collect();
         print(&format!("\n{}", table(&["PIPELINE", "SINK", "AFTER A FAILURE", "WHY"], &rows)))?;
+        if !reached.is_empty() {
+            let rows: Vec<Vec<String>> =
+                reached.into_iter().map(|(what, said)| vec![what.to_owned(), said]).collect();
+            print(&format!("\n{}", table(&["CONNECTED TO", "STATE"], &rows)))?;
+        }
         for warning in &warnings {
             print(&format!("\nwarning: {warning}\n"))?;
         }
@@ -80,6 +112,36 @@ pub(crate) fn check(app: &App, global: &Global) -> Result<()> {
         true => Ok(()),
         false => Err(Error::failed(problems.join("\n"))),
     }
+}
+
+fn has_storage(settings: &Settings) -> bool {
+    !(settings.checkpoint_url.is_empty() && settings.checkpoint_dir.is_empty())
+}
+
+/// Writes, reads and deletes below the place of checkpoints, and sees that nothing can be created twice there.
+async fn storage(settings: &Settings) -> Result<String> {
+    let Some(storage) = crate::node::checkpoint_storage(settings)? else { return Ok("none is set".to_owned()) };
+    let begun = Instant::now();
+    let nonce = format!("{}-{}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
+    storage.reach("check", &nonce).await?;
+    storage.probe().await?;
+    let jobs = storage.jobs().await?.len();
+    let took = begun.elapsed().as_millis();
+    Ok(format!("ok, {}: written, read, listed ({jobs} jobs) and deleted in {took} ms", storage.place()))
+}
+
+/// Asks the nodes of the cluster that the settings, or `dev` in this directory, name.
+async fn cluster(global: &Global, settings: &Settings) -> Result<String> {
+    if settings.node_join.is_empty() && !super::has_cluster(global)? {
+        return Ok("none is set (`node.join`)".to_owned());
+    }
+    let nodes = super::connect(global, &ClusterArgs::default()).await?.nodes().await?;
+    let builds: BTreeSet<&str> = nodes.iter().map(|node| node.build.as_str()).collect();
+    let silent: Vec<&str> = nodes.iter().filter(|n| n.state == "unreachable").map(|n| n.id.as_str()).collect();
+    if !silent.is_empty() {
+        return Err(Error::failed(format!("{} do not answer", silent.join(", "))));
+    }
+    Ok(format!("ok, {} nodes of {} builds", nodes.len(), builds.len()))
 }
 
 /// What is allowed and yet seldom meant.

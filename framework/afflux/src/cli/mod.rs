@@ -70,7 +70,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Schema { command } => schema::schema(&app, &global, &command),
                 Command::State(args) => state::state(&global, &args).await,
                 Command::Logs(args) => logs::logs(&global, &args).await,
-                Command::Check => check::check(&app, &global),
+                Command::Check(args) => check::check(&app, &global, &args).await,
                 Command::Completions(args) => completions::completions(&app, &args),
                 Command::Node(_) | Command::Dev(_) => Ok(()),
             }

@@ -246,7 +246,7 @@ impl Desk {
             .map(|e| (e.coordinator.deployment().pipeline.clone(), e.coordinator.state().as_str()))
             .collect();
         drop(table);
-        self.parts.metrics.states(states);
+        self.parts.metrics.states(states, self.parts.storage.is_some());
         for action in actions {
             let (desk, deployment, job) = (Arc::clone(self), Arc::clone(&deployment), job.to_owned());
             self.parts.io.spawn_with(move || async move {

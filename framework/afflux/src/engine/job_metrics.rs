@@ -10,6 +10,8 @@ use super::checkpoint_metrics::{CheckpointMetrics, Phase};
 
 /// Bytes of a checkpoint's files.
 const CHECKPOINT_BYTES: [f64; 8] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
+/// States in which a job needs nothing any more.
+const ENDS: [&str; 3] = ["finished", "failed", "cancelled"];
 /// Every state of a job.
 const STATES: [&str; 6] = ["deploying", "running", "restarting", "finished", "failed", "cancelled"];
 
@@ -17,6 +19,7 @@ const STATES: [&str; 6] = ["deploying", "running", "restarting", "finished", "fa
 #[derive(Clone)]
 pub struct JobMetrics {
     jobs: IntGaugeVec,
+    storeless: IntGaugeVec,
     restarts: IntCounterVec,
     checkpoints: IntCounterVec,
     pub(super) costs: CheckpointMetrics,
@@ -39,6 +42,10 @@ impl JobMetrics {
             jobs: IntGaugeVec::new(
                 opts("job_state", "Jobs that this node coordinates or remembers, by state."),
                 &["pipeline", "state"],
+            )?,
+            storeless: IntGaugeVec::new(
+                opts("jobs_without_checkpoint_store", "Jobs at work whose state is lost with their nodes."),
+                &["pipeline"],
             )?,
             restarts: IntCounterVec::new(
                 opts("job_restarts_total", "Attempts that were begun after the first."),
@@ -69,6 +76,7 @@ impl JobMetrics {
             )?,
         };
         registry.register(Box::new(metrics.jobs.clone()))?;
+        registry.register(Box::new(metrics.storeless.clone()))?;
         registry.register(Box::new(metrics.restarts.clone()))?;
         registry.register(Box::new(metrics.checkpoints.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
@@ -82,8 +90,17 @@ impl JobMetrics {
         self.costs.clone()
     }
 
-    /// How many jobs of each pipeline are in each state.
-    pub(super) fn states(&self, jobs: Vec<(String, &'static str)>) {
+    /// How many jobs of each pipeline are in each state, and how many of those at work have no place for
+    /// their checkpoints.
+    pub(super) fn states(&self, jobs: Vec<(String, &'static str)>, stored: bool) {
+        let mut at_work: BTreeMap<&str, i64> = BTreeMap::new();
+        for (pipeline, state) in &jobs {
+            let lost = !stored && !ENDS.contains(state);
+            *at_work.entry(pipeline).or_default() += i64::from(lost);
+        }
+        for (pipeline, count) in at_work {
+            self.storeless.with_label_values(&[pipeline]).set(count);
+        }
         let mut counts: BTreeMap<(Arc<str>, &'static str), i64> = BTreeMap::new();
         for (pipeline, state) in jobs {
             let pipeline: Arc<str> = pipeline.into();
@@ -100,6 +117,7 @@ impl JobMetrics {
     /// This node coordinates no job any more.
     pub(super) fn forget(&self) {
         self.jobs.reset();
+        self.storeless.reset();
     }
 
     /// Another attempt begins.
@@ -143,8 +161,8 @@ mod tests {
     fn a_job_is_counted_in_its_state_alone_and_a_failed_checkpoint_has_no_size() {
         let registry = prometheus::Registry::new();
         let metrics = JobMetrics::new(&registry).unwrap();
-        metrics.states(vec![("p".into(), "running")]);
-        metrics.states(vec![("p".into(), "restarting")]);
+        metrics.states(vec![("p".into(), "running")], true);
+        metrics.states(vec![("p".into(), "restarting")], true);
         metrics.restarted("p", "failure");
         metrics.checkpoint("p", true, Some(Duration::from_millis(20)), 100, 5_000);
         metrics.checkpoint("p", false, None, 0, 6_000);
@@ -161,5 +179,20 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_job_without_a_place_for_its_checkpoints_is_counted_while_it_is_at_work() {
+        let registry = prometheus::Registry::new();
+        let metrics = JobMetrics::new(&registry).unwrap();
+        let counted = |jobs: &[&'static str], stored: bool| {
+            metrics.states(jobs.iter().map(|state| ("p".to_owned(), *state)).collect(), stored);
+            metrics.storeless.with_label_values(&["p"]).get()
+        };
+        assert_eq!(counted(&["running", "restarting", "finished"], false), 2);
+        assert_eq!(counted(&["failed", "cancelled"], false), 0);
+        assert_eq!(counted(&["running"], true), 0);
+        metrics.forget();
+        assert!(!registry.gather().iter().any(|f| f.name() == "afflux_jobs_without_checkpoint_store"));
     }
 }

@@ -267,6 +267,19 @@ impl WorkerActor {
         Ok(Some(Arc::new(restore)))
     }
 
+    /// Sees whether this node has the storage that the job's checkpoints go to, before anything runs.
+    async fn reach(&self, deployment: &Deployment) -> Result<(), Status> {
+        let node = self.parts.executor.node.as_str();
+        match &self.parts.storage {
+            Some(storage) => storage.reach_job(node, &deployment.job, deployment.attempt).await,
+            None if deployment.settings.checkpoint_interval_ms > 0 => Err(Status::precondition(format!(
+                "checkpoint.interval_ms is {}, and node {node} has no checkpoint storage: set `checkpoint.url` there, too",
+                deployment.settings.checkpoint_interval_ms
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn share(&self, job: &str) -> Share {
         Share {
             cpu_s: process::cpu_seconds(),
@@ -319,6 +332,7 @@ impl WorkerHandler for WorkerActor {
         // What is left of an earlier attempt, whose coordinator could not say so.
         self.end(&job, format!("attempt {} begins", deployment.attempt.0));
         let plan = self.parts.pipelines.plan(&deployment.pipeline, deployment.settings.clone())?;
+        self.reach(&deployment).await?;
         let restore = self.restore(&deployment).await?;
         let (sender, events) = tokio::sync::mpsc::channel(EVENTS_MAX);
         let (told, over, begun) = (Telling::default(), Arc::new(AtomicBool::new(false)), Begun::default());

@@ -357,6 +357,10 @@ impl NodeBuilder {
                 }
                 node.host_keyed(&keyed)?;
                 if !pipelines.names().is_empty() {
+                    let storage = match storage {
+                        Some(given) => Some(given),
+                        None => super::engine::storage_reached(node.settings(), node.id(), &clock).await?,
+                    };
                     node.run_pipelines(&pipelines, storage, &clock)?;
                 } else {
                     // None can be started: one that is named is an error.

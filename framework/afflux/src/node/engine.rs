@@ -104,6 +104,22 @@ pub(crate) fn storage(settings: &Settings) -> Result<Option<Storage>> {
     }
 }
 
+/// The same, once something was written there and read: a node without access to its storage ends here,
+/// and not with the first checkpoint of a job that it runs.
+pub(super) async fn storage_reached(
+    settings: &Settings,
+    node: &NodeId,
+    clock: &Clock,
+) -> Result<Option<Storage>> {
+    let Some(storage) = storage(settings)? else { return Ok(None) };
+    let since_1970 = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    if let Err(status) = storage.reach(node.as_str(), &since_1970.as_nanos().to_string()).await {
+        return Err(Error::failed(format!("node {node} cannot use its checkpoint storage: {}", status.message))
+            .hint("see `checkpoint.url` and `checkpoint.dir`, and the rights of this node there"));
+    }
+    Ok(Some(storage))
+}
+
 /// The token of the first leader of this registry's life, which is this one if there was none.
 async fn since(registry: Arc<dyn Registry>, fence: Fence) -> u64 {
     let own = i64::try_from(fence.0).unwrap_or(i64::MAX);

@@ -10,6 +10,7 @@ mod compare;
 mod file;
 mod manifest;
 mod place;
+mod reach;
 mod retain;
 mod savepoint;
 mod verify;
