@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::JobCounts;
 use crate::macros::Service;
 use crate::progress::JobProgress;
 use crate::why::Why;
@@ -127,6 +128,12 @@ pub enum Jobs {
         job: String,
         /// The operator's name.
         operator: String,
+    },
+    /// What its tasks have counted, chain by chain, for those who decide how many there should be.
+    #[rpc(returns = JobCounts, idempotent, readonly)]
+    Counts {
+        /// The job's id.
+        job: String,
     },
     /// Starts a checkpoint of a running job; `last_checkpoint` of the job shows when it is complete.
     #[rpc(returns = JobInfo, deadline = "30s")]

@@ -22,6 +22,8 @@ pub mod admin;
 #[cfg(feature = "node")]
 mod app;
 #[cfg(feature = "node")]
+mod autoscale;
+#[cfg(feature = "node")]
 mod catalogue;
 #[cfg(feature = "node")]
 pub mod certs;

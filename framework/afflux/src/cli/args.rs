@@ -92,7 +92,9 @@ pub(crate) enum Command {
     /// Start a checkpoint of a running job.
     Checkpoint(JobArgs),
     /// Go on with another number of parallel tasks, from a checkpoint that is taken for it.
-    #[command(after_help = "Example:\n  {name} rescale hourly-delays-1 --parallelism 6")]
+    #[command(
+        after_help = "Examples:\n  {name} rescale hourly-delays-1 --parallelism 6\n  {name} rescale hourly-delays-1 --auto --dry-run --json    what it would do\n  {name} rescale hourly-delays-1 --auto --max 12            do it, until the job ends or Ctrl-C"
+    )]
     Rescale(RescaleArgs),
     /// Stop a job.
     Cancel(JobArgs),
@@ -427,8 +429,35 @@ pub(crate) struct RescaleArgs {
     /// The job's id.
     pub(crate) job: String,
     /// Tasks of each operator that has no number of its own.
-    #[arg(long, value_name = "N")]
-    pub(crate) parallelism: u32,
+    #[arg(long, value_name = "N", required_unless_present = "auto", conflicts_with = "auto")]
+    pub(crate) parallelism: Option<u32>,
+    /// Follows the load: looks at what the tasks count, and rescales when another number of them is right.
+    #[arg(long)]
+    pub(crate) auto: bool,
+    /// With --auto: says what it would do, and does nothing.
+    #[arg(long, requires = "auto")]
+    pub(crate) dry_run: bool,
+    /// With --auto: least tasks.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub(crate) min: u32,
+    /// With --auto: most tasks; the slots of the nodes when absent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub(crate) max: Option<u32>,
+    /// With --auto: seconds between two looks.
+    #[arg(long, default_value_t = 15.0, value_name = "SECONDS", value_parser = interval)]
+    pub(crate) interval: f64,
+    /// With --auto: seconds that a source may be behind.
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = interval)]
+    pub(crate) lag: f64,
+    /// With --auto: seconds within which a source that is behind more is to have caught up.
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS", value_parser = interval)]
+    pub(crate) catch_up: f64,
+    /// With --auto: seconds without a change behind each change.
+    #[arg(long, default_value_t = 120.0, value_name = "SECONDS", value_parser = interval)]
+    pub(crate) cooldown: f64,
+    /// With --auto: looks in a row that have to agree before tasks are taken away.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) agreed: u32,
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }

@@ -1,6 +1,6 @@
-//! `jobs`, `job`, `checkpoint`, `rescale` and `cancel`.
+//! `jobs`, `job`, `checkpoint` and `cancel`.
 
-use super::args::{ClusterArgs, Global, JobArgs, RescaleArgs};
+use super::args::{ClusterArgs, Global, JobArgs};
 use super::output::{print, print_json};
 use super::table::table;
 use crate::client::{Client, called};
@@ -48,12 +48,6 @@ pub(crate) async fn checkpoint(global: &Global, args: &JobArgs) -> Result<()> {
     show(global, &found(&client, &args.job, answer).await?)
 }
 
-pub(crate) async fn rescale(global: &Global, args: &RescaleArgs) -> Result<()> {
-    let client = super::connect(global, &args.cluster).await?;
-    let answer = client.jobs().await?.rescale(args.job.clone(), args.parallelism).await;
-    show(global, &found(&client, &args.job, answer).await?)
-}
-
 pub(crate) async fn cancel(global: &Global, args: &JobArgs) -> Result<()> {
     let client = super::connect(global, &args.cluster).await?;
     let job = found(&client, &args.job, client.jobs().await?.cancel(args.job.clone()).await).await?;
@@ -61,7 +55,7 @@ pub(crate) async fn cancel(global: &Global, args: &JobArgs) -> Result<()> {
 }
 
 /// An unknown id is answered with the nearest one there is.
-async fn found(
+pub(super) async fn found(
     client: &Client,
     id: &str,
     answer: std::result::Result<JobInfo, CallError>,
@@ -76,7 +70,7 @@ async fn found(
     }
 }
 
-fn show(global: &Global, job: &JobInfo) -> Result<()> {
+pub(super) fn show(global: &Global, job: &JobInfo) -> Result<()> {
     if global.json {
         return print_json(job);
     }

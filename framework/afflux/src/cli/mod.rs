@@ -12,6 +12,7 @@ mod node;
 mod nodes;
 mod output;
 mod proto;
+mod rescale;
 mod run;
 mod schema;
 mod services;
@@ -57,7 +58,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Jobs(cluster) => jobs::jobs(&global, &cluster).await,
                 Command::Job(args) => jobs::job(&global, &args).await,
                 Command::Checkpoint(args) => jobs::checkpoint(&global, &args).await,
-                Command::Rescale(args) => jobs::rescale(&global, &args).await,
+                Command::Rescale(args) => rescale::rescale(&global, &args).await,
                 Command::Cancel(args) => jobs::cancel(&global, &args).await,
                 Command::Nodes(cluster) => nodes::nodes(&global, &cluster).await,
                 Command::Top(args) => top::top(&global, &args).await,

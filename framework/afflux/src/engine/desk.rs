@@ -21,6 +21,7 @@ use afflux_stream::{Epochs, JobSettings, Plan};
 use afflux_wire::{Attempt, Code, NodeId, Status};
 
 use super::checkpoint_metrics::Phase;
+use super::counts::JobCounts;
 use super::job_metrics::JobMetrics;
 use super::pipelines::Pipelines;
 use super::settings::job_settings;
@@ -775,6 +776,10 @@ impl JobsShared for JobDesk {
         let mut table = self.desk.table.lock();
         let why = table.jobs.get_mut(&job).and_then(|entry| entry.why(&job, &operator, now_ms, at));
         Ok(why.ok_or_else(|| Status::not_found(format!("job {job} has no operator `{operator}`")))?)
+    }
+
+    async fn counts(&self, _: &mut Cx, job: String) -> Result<JobCounts, Fault<NoError>> {
+        Ok(self.desk.counts(&job).await?)
     }
 
     async fn checkpoint(&self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {

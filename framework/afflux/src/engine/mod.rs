@@ -6,6 +6,7 @@
 
 mod align;
 mod checkpoint_metrics;
+mod counts;
 mod desk;
 mod fences;
 mod job_metrics;
@@ -21,6 +22,7 @@ mod why;
 mod worker;
 
 pub use checkpoint_metrics::CheckpointMetrics;
+pub use counts::{ChainCounts, JobCounts};
 pub use desk::{Desk, DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClient, Leads};
 pub use job_metrics::JobMetrics;
 pub use metrics::OperatorMetrics;
