@@ -250,10 +250,11 @@ impl JobLoad {
             .min_by(|a, b| a.0.total_cmp(&b.0))
             .filter(|(room, _)| *room < 1.0);
         let cap = room.map_or(1.0, |(room, _)| room);
-        let wanted = self.chains.iter().zip(&scales).filter(|(chain, _)| chain.scales).map(|(chain, scale)| {
-            let scale = if *scale > 1.0 { (scale * cap).max(1.0) } else { *scale };
-            (chain.busy * scale / UTILIZATION, scale, chain)
-        });
+        let wanted =
+            self.chains.iter().zip(&scales).filter(|(chain, _)| chain.scales).map(|(chain, scale)| {
+                let scale = if *scale > 1.0 { (scale * cap).max(1.0) } else { *scale };
+                (chain.busy * scale / UTILIZATION, scale, chain)
+            });
         let Some((tasks, scale, chain)) = wanted.max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return (self.parallelism, "every operator has a number of its own".to_owned());
         };
@@ -266,7 +267,10 @@ impl JobLoad {
             chain.tasks,
         );
         if let Some((_, narrow)) = room {
-            why.push_str(&format!("; `{}` has {} tasks of its own and can take no more", narrow.name, narrow.tasks));
+            why.push_str(&format!(
+                "; `{}` has {} tasks of its own and can take no more",
+                narrow.name, narrow.tasks
+            ));
         }
         (needed, why)
     }
@@ -345,7 +349,8 @@ mod tests {
     #[test]
     fn a_chain_of_one_task_by_design_limits_what_others_get() {
         let mut narrow = load(4, [0.2, 3.9, 1.0], Some((5.0, 12.5)), 0.9);
-        narrow.chains[2] = ChainLoad { tasks: 1, seen: 1, busy: 1.0, scales: false, ..narrow.chains[2].clone() };
+        narrow.chains[2] =
+            ChainLoad { tasks: 1, seen: 1, busy: 1.0, scales: false, ..narrow.chains[2].clone() };
         let Decision::Rescale { parallelism, why } = once(&narrow) else { panic!("it stays") };
         // Its present input, and no more than that.
         assert_eq!(parallelism, 5);
@@ -398,7 +403,8 @@ mod tests {
             let span_s = 15.0;
             // More tasks cost a little more: the exchanges get wider.
             let width = 1.0 + 0.01 * f64::from(self.parallelism);
-            let able = f64::from(self.parallelism) / self.costs.iter().fold(0.0, |a, b| f64::max(a, *b * width));
+            let able =
+                f64::from(self.parallelism) / self.costs.iter().fold(0.0, |a, b| f64::max(a, *b * width));
             let read = able.min(rate + self.backlog / span_s);
             let lag = |backlog: f64| backlog / rate;
             let before = lag(self.backlog);
@@ -418,7 +424,8 @@ mod tests {
         let mut changes = Vec::new();
         for (round, rate) in rates.iter().enumerate() {
             let counted = job.turn(*rate);
-            if let Some(parallelism) = asked(&scaler.decide(Duration::from_secs(15 * round as u64), &counted)) {
+            if let Some(parallelism) = asked(&scaler.decide(Duration::from_secs(15 * round as u64), &counted))
+            {
                 (job.parallelism, job.attempt) = (parallelism, job.attempt + 1);
                 changes.push((round, parallelism));
             }

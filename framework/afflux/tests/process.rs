@@ -15,6 +15,8 @@ mod logs;
 mod otlp;
 #[path = "process/streams.rs"]
 mod streams;
+#[path = "process/upgrade.rs"]
+mod upgrade;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -61,6 +63,7 @@ fn endless(flow: &Flow) -> Result<()> {
     flow.source("numbers", slow)
         .untimed()
         .filter(|x| {
+            assert!(std::env::var_os("TEST_ENDLESS_FAILS").is_none(), "it fails, as it was told");
             std::thread::sleep(Duration::from_micros(50));
             x % 2 == 0
         })
@@ -460,7 +463,9 @@ fn wrong_use_is_exit_code_two_with_the_nearest_name() {
 }
 
 /// What the first argument of the program may be.
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
+    "upgrade",
+    "rescale",
     "logs",
     "completions",
     "dev",
@@ -517,6 +522,10 @@ fn main() -> ExitCode {
         (
             "logs_of_all_nodes_are_shown_followed_and_served_over_http",
             logs::logs_of_all_nodes_are_shown_followed_and_served_over_http,
+        ),
+        (
+            "an_upgrade_goes_on_with_the_new_build_or_returns_to_the_old_one",
+            upgrade::an_upgrade_goes_on_with_the_new_build_or_returns_to_the_old_one,
         ),
         (
             "bash_completes_commands_options_and_pipelines",

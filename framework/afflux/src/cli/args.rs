@@ -96,6 +96,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  {name} rescale hourly-delays-1 --parallelism 6\n  {name} rescale hourly-delays-1 --auto --dry-run --json    what it would do\n  {name} rescale hourly-delays-1 --auto --max 12            do it, until the job ends or Ctrl-C"
     )]
     Rescale(RescaleArgs),
+    /// Take a job over to another build of the program, and back if that does not run it.
+    #[command(
+        after_help = "Checkpoint, stop, --roll, start from the checkpoint, and wait for the first checkpoint of the new build;\nif any of it fails, --back, and the old build goes on from the same checkpoint.\n\nExample:\n  {name} upgrade revenue-1 --address shop:7000 \\\n    --roll 'helm upgrade shop helm/afflux --reuse-values --set image.tag=1.5.0 --wait' \\\n    --back 'helm rollback shop --wait'"
+    )]
+    Upgrade(UpgradeArgs),
     /// Stop a job.
     Cancel(JobArgs),
     /// List nodes.
@@ -167,6 +172,37 @@ pub(crate) struct CheckArgs {
     /// Also writes, reads, lists and deletes in the checkpoint storage, and asks the nodes of the cluster.
     #[arg(long)]
     pub(crate) connect: bool,
+}
+
+/// Options of `upgrade`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct UpgradeArgs {
+    /// The job's id.
+    pub(crate) job: String,
+    /// A command of the shell that replaces the nodes by those of the new build; exit status 0 when it has.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) roll: String,
+    /// The same for the way back to the old build.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) back: Option<String>,
+    /// Seconds that each step may take, the commands aside.
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS", value_parser = interval)]
+    pub(crate) within: f64,
+    /// Paces the input by its event time, as the job was started.
+    #[arg(long, value_name = "FACTORx", value_parser = replay)]
+    pub(crate) replay: Option<f64>,
+    /// Starts even when the new build has no operator for some of the state, which is then lost.
+    #[arg(long)]
+    pub(crate) allow_orphaned_state: bool,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+impl UpgradeArgs {
+    /// The longest time of a step.
+    pub(crate) fn within(&self) -> std::time::Duration {
+        std::time::Duration::from_secs_f64(self.within)
+    }
 }
 
 /// Options of `completions`.

@@ -53,10 +53,9 @@ pub(crate) async fn check(app: &App, global: &Global, args: &CheckArgs) -> Resul
     }
     let mut reached = Vec::new();
     if args.connect {
-        for (what, answer) in [
-            ("checkpoint storage", storage(&settings).await),
-            ("cluster", cluster(global, &settings).await),
-        ] {
+        for (what, answer) in
+            [("checkpoint storage", storage(&settings).await), ("cluster", cluster(global, &settings).await)]
+        {
             let said = match answer {
                 Ok(said) => said,
                 Err(error) => {
@@ -120,7 +119,9 @@ fn has_storage(settings: &Settings) -> bool {
 
 /// Writes, reads and deletes below the place of checkpoints, and sees that nothing can be created twice there.
 async fn storage(settings: &Settings) -> Result<String> {
-    let Some(storage) = crate::node::checkpoint_storage(settings)? else { return Ok("none is set".to_owned()) };
+    let Some(storage) = crate::node::checkpoint_storage(settings)? else {
+        return Ok("none is set".to_owned());
+    };
     let begun = Instant::now();
     let nonce = format!("{}-{}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
     storage.reach("check", &nonce).await?;
@@ -137,7 +138,8 @@ async fn cluster(global: &Global, settings: &Settings) -> Result<String> {
     }
     let nodes = super::connect(global, &ClusterArgs::default()).await?.nodes().await?;
     let builds: BTreeSet<&str> = nodes.iter().map(|node| node.build.as_str()).collect();
-    let silent: Vec<&str> = nodes.iter().filter(|n| n.state == "unreachable").map(|n| n.id.as_str()).collect();
+    let silent: Vec<&str> =
+        nodes.iter().filter(|n| n.state == "unreachable").map(|n| n.id.as_str()).collect();
     if !silent.is_empty() {
         return Err(Error::failed(format!("{} do not answer", silent.join(", "))));
     }

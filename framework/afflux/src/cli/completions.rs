@@ -20,14 +20,22 @@ fn script(app: &App, shell: clap_complete::Shell) -> Result<String> {
     let pipelines = app.pipelines().names();
     if !pipelines.is_empty() {
         for name in NAMING_A_PIPELINE {
-            let known = PossibleValuesParser::new(pipelines.iter().map(|name| (*name).to_owned()));
-            command = command.mut_subcommand(name, |sub| {
-                sub.mut_arg("pipeline", |pipeline| pipeline.value_parser(known))
-            });
+            // clap keeps names for the life of the process, which ends with this script.
+            let names = pipelines.iter().map(|name| &*String::leak((*name).to_owned()));
+            let known = PossibleValuesParser::new(names);
+            command = command
+                .mut_subcommand(name, |sub| sub.mut_arg("pipeline", |pipeline| pipeline.value_parser(known)));
         }
     }
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, app.name(), &mut text);
+    if shell == clap_complete::Shell::Fish && !pipelines.is_empty() {
+        // What is made for fish completes no values of arguments without a name.
+        let (name, commands, known) = (app.name(), NAMING_A_PIPELINE.join(" "), pipelines.join(" "));
+        let line =
+            format!("complete -c {name} -n \"__fish_seen_subcommand_from {commands}\" -f -a \"{known}\"\n");
+        text.extend_from_slice(line.as_bytes());
+    }
     String::from_utf8(text).map_err(|error| Error::failed(format!("the script is no text: {error}")))
 }
 

@@ -22,6 +22,7 @@ mod stream_call;
 mod table;
 mod top;
 mod types;
+mod upgrade;
 mod why;
 
 use std::ffi::OsString;
@@ -59,6 +60,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Job(args) => jobs::job(&global, &args).await,
                 Command::Checkpoint(args) => jobs::checkpoint(&global, &args).await,
                 Command::Rescale(args) => rescale::rescale(&global, &args).await,
+                Command::Upgrade(args) => upgrade::upgrade(&global, &args).await,
                 Command::Cancel(args) => jobs::cancel(&global, &args).await,
                 Command::Nodes(cluster) => nodes::nodes(&global, &cluster).await,
                 Command::Top(args) => top::top(&global, &args).await,

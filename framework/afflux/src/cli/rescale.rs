@@ -101,7 +101,9 @@ fn report(global: &Global, (at, now): &(Duration, JobCounts), decision: &Decisio
     print_line(&match decision {
         Decision::Stay { needed: 0, why } => format!("{tasks} tasks stay: {why}"),
         Decision::Stay { needed, why } => format!("{tasks} tasks stay, {needed} would do: {why}"),
-        Decision::Rescale { parallelism, why } if dry => format!("{tasks} tasks, {parallelism} were better: {why}"),
+        Decision::Rescale { parallelism, why } if dry => {
+            format!("{tasks} tasks, {parallelism} were better: {why}")
+        }
         Decision::Rescale { parallelism, why } => format!("{tasks} → {parallelism} tasks: {why}"),
     })
 }
@@ -200,12 +202,20 @@ mod tests {
             counted: tasks,
             ..ChainCounts::default()
         };
-        JobCounts { state: "running".into(), attempt, now_ms, parallelism: 2, chains: vec![chain], ..JobCounts::default() }
+        JobCounts {
+            state: "running".into(),
+            attempt,
+            now_ms,
+            parallelism: 2,
+            chains: vec![chain],
+            ..JobCounts::default()
+        }
     }
 
     #[test]
     fn what_is_between_two_looks_counts_and_what_a_task_does_now_as_well() {
-        let before = (Duration::ZERO, counted(1, 50_000, vec![task(0, 1.0, 9.0, 49_000), task(1, 0.0, 10.0, 40_000)]));
+        let before =
+            (Duration::ZERO, counted(1, 50_000, vec![task(0, 1.0, 9.0, 49_000), task(1, 0.0, 10.0, 40_000)]));
         let mut later = vec![task(0, 6.0, 14.0, 58_000), task(1, 0.0, 10.0, 40_000)];
         later[1].doing = Doing::Busy;
         let now = (Duration::from_secs(10), counted(1, 60_000, later));

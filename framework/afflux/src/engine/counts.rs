@@ -69,8 +69,12 @@ impl Desk {
         let mut counted: BTreeMap<u32, Vec<TaskShare>> = BTreeMap::new();
         for share in join_all(asked).await {
             match share {
-                Ok(share) => share.tasks.into_iter().for_each(|t| counted.entry(t.chain).or_default().push(t)),
-                Err(error) => tracing::debug!(job, %error, "a node does not tell what its tasks have counted"),
+                Ok(share) => {
+                    share.tasks.into_iter().for_each(|t| counted.entry(t.chain).or_default().push(t))
+                }
+                Err(error) => {
+                    tracing::debug!(job, %error, "a node does not tell what its tasks have counted")
+                }
             }
         }
         // A chain that gets wider when the job does has no number of its own.
@@ -78,9 +82,8 @@ impl Desk {
             JobSettings { parallelism: deployment.settings.parallelism + 1, ..deployment.settings.clone() };
         let wider = self.parts.pipelines.plan(&deployment.pipeline, wider)?.widths();
         let graph = &deployment.graph;
-        let reads = |name: &String| {
-            graph.operators.iter().any(|o| o.name == *name && o.kind == OperatorKind::Source)
-        };
+        let reads =
+            |name: &String| graph.operators.iter().any(|o| o.name == *name && o.kind == OperatorKind::Source);
         let chains = graph.chains.iter().enumerate().map(|(index, chain)| {
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             let mut feeds: Vec<u32> =

@@ -114,8 +114,11 @@ pub(super) async fn storage_reached(
     let Some(storage) = storage(settings)? else { return Ok(None) };
     let since_1970 = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     if let Err(status) = storage.reach(node.as_str(), &since_1970.as_nanos().to_string()).await {
-        return Err(Error::failed(format!("node {node} cannot use its checkpoint storage: {}", status.message))
-            .hint("see `checkpoint.url` and `checkpoint.dir`, and the rights of this node there"));
+        return Err(Error::failed(format!(
+            "node {node} cannot use its checkpoint storage: {}",
+            status.message
+        ))
+        .hint("see `checkpoint.url` and `checkpoint.dir`, and the rights of this node there"));
     }
     Ok(Some(storage))
 }

@@ -17,7 +17,10 @@ pub(super) fn logs_of_all_nodes_are_shown_followed_and_served_over_http() {
     }
     let of_one = succeeds(at, &["logs", "node-2", "--lines", "1", "--json"]);
     let lines: Vec<_> = of_one.lines().map(json).collect();
-    assert!(lines.len() == 1 && lines[0]["node"] == "node-2" && lines[0]["seq"].as_u64() > Some(0), "{of_one}");
+    assert!(
+        lines.len() == 1 && lines[0]["node"] == "node-2" && lines[0]["seq"].as_u64() > Some(0),
+        "{of_one}"
+    );
     assert!(!succeeds(at, &["logs", "--level", "error"]).contains("node started"));
     let unknown = program(at, &["logs", "node-7"]).output().unwrap();
     assert!(text(&unknown.stderr).contains("no node is named `node-7`"), "{}", text(&unknown.stderr));
@@ -58,8 +61,12 @@ pub(super) fn bash_completes_commands_options_and_pipelines() {
             words[words.len() - 1],
             words[words.len() - 2],
         );
-        let mut bash =
-            Command::new("bash").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut bash = Command::new("bash")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         bash.stdin.take().unwrap().write_all(ask.as_bytes()).unwrap();
         let said = bash.wait_with_output().unwrap();
         let offered = text(&said.stdout);
