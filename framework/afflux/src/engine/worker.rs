@@ -269,6 +269,11 @@ impl WorkerActor {
 
     /// Sees whether this node has the storage that the job's checkpoints go to, before anything runs.
     async fn reach(&self, deployment: &Deployment) -> Result<(), Status> {
+        // Played nodes have one disk, and a seed that is noted somewhere keeps its meaning.
+        #[cfg(feature = "simulated")]
+        if afflux_actor::simulated::has_begun() {
+            return Ok(());
+        }
         let node = self.parts.executor.node.as_str();
         match &self.parts.storage {
             Some(storage) => storage.reach_job(node, &deployment.job, deployment.attempt).await,
