@@ -129,6 +129,11 @@ impl Client {
         Ok(self.registry.view().await?)
     }
 
+    /// Tells every change of the records.
+    pub(crate) fn watch(&self) -> afflux_registry::Watcher {
+        self.registry.watch()
+    }
+
     /// Calls a method with MessagePack params; returns MessagePack.
     ///
     /// # Errors

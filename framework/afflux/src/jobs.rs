@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::JobCounts;
+use crate::job_detail::{CheckpointInfo, JobDetail};
 use crate::macros::Service;
 use crate::progress::JobProgress;
 use crate::why::Why;
@@ -138,6 +139,18 @@ pub enum Jobs {
     /// Starts a checkpoint of a running job; `last_checkpoint` of the job shows when it is complete.
     #[rpc(returns = JobInfo, deadline = "30s")]
     Checkpoint {
+        /// The job's id.
+        job: String,
+    },
+    /// One job in full: the counts of each task, its checkpoints, what has happened to it.
+    #[rpc(returns = JobDetail, idempotent, readonly)]
+    Detail {
+        /// The job's id.
+        job: String,
+    },
+    /// Takes a checkpoint of a running job and keeps it until somebody deletes it; answers when it is stored.
+    #[rpc(returns = CheckpointInfo, deadline = "60s")]
+    Savepoint {
         /// The job's id.
         job: String,
     },

@@ -34,6 +34,8 @@ mod client;
 #[cfg(feature = "node")]
 mod concurrent;
 #[cfg(feature = "node")]
+mod dashboard;
+#[cfg(feature = "node")]
 pub mod dev;
 #[cfg(feature = "node")]
 pub mod engine;
@@ -42,6 +44,8 @@ mod error;
 mod follow;
 #[cfg(feature = "grpc")]
 mod grpc;
+#[cfg(feature = "node")]
+pub mod job_detail;
 #[cfg(feature = "node")]
 pub mod jobs;
 #[cfg(feature = "node")]

@@ -197,7 +197,7 @@ impl Gateway {
 
 /// Where nobody is asked who they are, only programs of this machine may call: no other peer, and no page that a
 /// browser reached under a name of its own for this address (DNS rebinding).
-fn only_from_here(request: &HttpRequest) -> Result<(), Status> {
+pub(crate) fn only_from_here(request: &HttpRequest) -> Result<(), Status> {
     let refused = |text: String| Err(Status::new(Code::PermissionDenied, text).executed(Executed::No));
     if let Some(peer) = request.peer_addr()
         && !peer.ip().is_loopback()

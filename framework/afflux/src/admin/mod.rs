@@ -1,6 +1,7 @@
 //! Admin HTTP: `/metrics`, `/livez`, `/readyz` and `/api/v1/…`, on a port of its own, loopback by default.
 //!
-//! The pages show and change nothing. `/rpc/{service}/{method}` calls the services of the cluster with JSON, and
+//! The pages show and change nothing; the dashboard at `/` shows them to people, and changes jobs for those who may
+//! (`crate::dashboard`). `/rpc/{service}/{method}` calls the services of the cluster with JSON, and
 //! `/api/v1/openapi.json` describes all of it. The health port, beside it, has `/livez`, `/readyz`, `/startupz` and
 //! `/metrics` alone, so that it can be open to a kubelet and to Prometheus.
 
@@ -15,7 +16,8 @@ mod probes;
 mod pulse;
 mod server;
 
-pub(crate) use gateway::Gateway;
+pub(crate) use errors::failure;
+pub(crate) use gateway::{Gateway, only_from_here};
 pub(crate) use logs::logs;
 pub(crate) use metrics::HttpCalls;
 pub use probes::Probes;

@@ -40,6 +40,28 @@ pub(crate) fn document(services: &[ServiceInfo], pages: &[&str]) -> Value {
             } }),
         );
     }
+    for (verb, path, summary) in crate::dashboard::PAGES {
+        let named = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        let parameters: Vec<Value> = named
+            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+            .collect();
+        let kind = if path == "stream" { "text/event-stream" } else { "application/json" };
+        let mut operation = json!({
+            "operationId": format!("api.{verb}.{}", path.replace(['{', '}'], "").replace('/', ".")),
+            "summary": summary, "tags": ["admin"], "parameters": parameters,
+            "responses": {
+                "200": { "description": "What is there.", "content": { kind: { "schema": {} } } },
+                "default": { "$ref": "#/components/responses/Error" },
+            },
+        });
+        if verb == "post" {
+            // Demanded, so that no form of another site can send it.
+            operation["requestBody"] =
+                json!({ "required": false, "content": { "application/json": { "schema": {} } } });
+        }
+        let operations = paths.entry(format!("/api/v1/{path}")).or_insert_with(|| json!({}));
+        operations[verb] = operation;
+    }
     for service in services {
         for method in &service.methods {
             let path = format!("/rpc/{}/{}", service.name, method.name);

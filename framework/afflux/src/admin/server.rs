@@ -16,6 +16,7 @@ use super::gateway::{Gateway, RPC_BODY_BYTES_MAX, rpc};
 use super::openapi;
 use super::probes::Probes;
 use super::pulse::Pulse;
+use crate::dashboard::{Dashboard, may_read};
 use crate::error::{Error, Result};
 use crate::series::SeriesGuard;
 
@@ -44,13 +45,23 @@ pub struct Admin {
     gateway: Option<Gateway>,
     series: Option<Arc<SeriesGuard>>,
     pulse: Option<Arc<Pulse>>,
+    dashboard: Option<Dashboard>,
     tls: Option<ServerConfig>,
 }
 
 impl Admin {
     /// Metrics and probes, no page yet.
     pub fn new(metrics: Registry, probes: Arc<Probes>) -> Self {
-        Self { metrics, probes, pages: BTreeMap::new(), gateway: None, series: None, pulse: None, tls: None }
+        Self {
+            metrics,
+            probes,
+            pages: BTreeMap::new(),
+            gateway: None,
+            series: None,
+            pulse: None,
+            dashboard: None,
+            tls: None,
+        }
     }
 
     /// Exports as many series as the guard lets through.
@@ -91,6 +102,13 @@ impl Admin {
         self
     }
 
+    /// Shows the cluster to people, at `/`.
+    #[must_use]
+    pub(crate) fn dashboard(mut self, dashboard: Dashboard) -> Self {
+        self.dashboard = Some(dashboard);
+        self
+    }
+
     /// Listens and serves, on a thread of its own, until the handle is stopped.
     ///
     /// Must be called inside [`afflux_actor::system`].
@@ -105,7 +123,7 @@ impl Admin {
     pub(crate) fn start_on(mut self, listener: TcpListener) -> Result<AdminServer> {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the admin port is open beyond loopback and asks for no password");
+            tracing::warn!(%address, "the admin port is open beyond loopback: /metrics and the probes ask for no password");
         }
         let tls = self.tls.take();
         let server = HttpServer::new(move || {
@@ -118,9 +136,15 @@ impl Admin {
                 Some(gateway) => calls.app_data(web::Data::new(gateway.clone())),
                 None => calls,
             };
+            let dashboard = self.dashboard.clone();
             App::new()
                 .app_data(web::Data::new(self.clone()))
                 .service(calls)
+                .configure(move |service| {
+                    if let Some(dashboard) = dashboard {
+                        service.app_data(web::Data::new(dashboard)).configure(crate::dashboard::routes);
+                    }
+                })
                 .route("/api/v1/openapi.json", web::get().to(described))
                 .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
                 .configure(super::health::pages)
@@ -251,12 +275,28 @@ pub(super) async fn ready(admin: web::Data<Admin>) -> HttpResponse {
     }
 }
 
-async fn index(admin: web::Data<Admin>) -> HttpResponse {
+impl Admin {
+    /// Refuses a stranger's look at `/api/v1`.
+    fn readable(&self, request: &HttpRequest) -> std::result::Result<(), Status> {
+        match &self.gateway {
+            Some(gateway) => may_read(gateway.catalogue.client().mesh(), request),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn index(request: HttpRequest, admin: web::Data<Admin>) -> HttpResponse {
+    if let Err(status) = admin.readable(&request) {
+        return failure(&status);
+    }
     let pages: Vec<String> = admin.pages.keys().map(|name| format!("/api/v1/{name}")).collect();
     HttpResponse::Ok().json(serde_json::json!({ "pages": pages }))
 }
 
 async fn page(request: HttpRequest, admin: web::Data<Admin>) -> HttpResponse {
+    if let Err(status) = admin.readable(&request) {
+        return failure(&status);
+    }
     let path = request.match_info();
     let name = path.query("page");
     let Some(answer) = admin.pages.get(name) else {
@@ -270,7 +310,10 @@ async fn page(request: HttpRequest, admin: web::Data<Admin>) -> HttpResponse {
 }
 
 /// The OpenAPI document of this port.
-async fn described(admin: web::Data<Admin>) -> HttpResponse {
+async fn described(request: HttpRequest, admin: web::Data<Admin>) -> HttpResponse {
+    if let Err(status) = admin.readable(&request) {
+        return failure(&status);
+    }
     let pages: Vec<&str> = admin.pages.keys().copied().collect();
     let services = match &admin.gateway {
         None => Vec::new(),
@@ -294,7 +337,7 @@ async fn only_post() -> HttpResponse {
 
 async fn nowhere(request: HttpRequest) -> HttpResponse {
     failure(&Status::not_found(format!(
-        "no page {}: there is /metrics, /livez, /readyz, /startupz, /api/v1 and /rpc",
+        "no page {}: there is /, /metrics, /livez, /readyz, /startupz, /api/v1 and /rpc",
         request.path()
     )))
 }

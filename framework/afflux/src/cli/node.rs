@@ -20,7 +20,7 @@ pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<
     let mut signals = Signals::catch()?;
     let parent = parent_ends(args.until_stdin_ends);
     tokio::pin!(parent);
-    let starting = app.node(settings).metrics(metrics).start();
+    let starting = app.node(settings).origins(&layers).metrics(metrics).start();
     let node = tokio::select! {
         biased;
         signal = signals.next() => return Err(Error::failed(format!("stopped by {signal} while starting"))),

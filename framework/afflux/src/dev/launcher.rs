@@ -155,6 +155,10 @@ impl Launcher {
         self.write_file().await?;
         if !global.json {
             say(&format!("{count} nodes, registry at {} ({}/dev.json)", self.file.launcher, DIRECTORY));
+            if let Some(node) = self.file.nodes.iter().find(|node| !node.admin.is_empty()) {
+                let scheme = if set.admin_tls == "on" { "https" } else { "http" };
+                say(&format!("dashboard at {scheme}://{}/", node.admin));
+            }
         }
         match pipeline {
             Some(pipeline) => self.run_pipeline(global, args, layers, pipeline, signals).await?,

@@ -29,6 +29,7 @@ use super::standing::Standing;
 use super::table::{Entry, JobTable};
 use super::worker::Worker;
 use crate::contract::{Cx, Fault, NoError};
+use crate::job_detail::{CheckpointInfo, JobDetail};
 use crate::jobs::{JobInfo, JobRequest, Jobs, JobsShared};
 use crate::macros::{Actor, Service};
 use crate::why::Why;
@@ -194,7 +195,7 @@ impl Desk {
     }
 
     /// Waits until a job is so, or it has been waited long enough.
-    async fn until(&self, job: &str, wait: Duration, fits: impl Fn(&Entry) -> bool) {
+    pub(super) async fn until(&self, job: &str, wait: Duration, fits: impl Fn(&Entry) -> bool) {
         let mut changed = self.changed.subscribe();
         let waited = async {
             while self.table.lock().jobs.get(job).is_some_and(|entry| !fits(entry)) {
@@ -228,8 +229,10 @@ impl Desk {
         let deployment = Arc::clone(entry.coordinator.deployment());
         if let Some((stored, tasks)) = entry.coordinator.progress() {
             self.parts.metrics.costs.progress(&deployment.pipeline, stored, tasks);
+            entry.history.stored(stored, tasks);
         }
         note(job, &before, entry);
+        entry.history.note(&before, &entry.coordinator, now_ms);
         for action in &actions {
             match action {
                 Action::Stop(..) => entry.asked_to_stop(),
@@ -237,6 +240,7 @@ impl Desk {
                 Action::Trigger(_, epoch) => {
                     let begun = entry.triggered.filter(|(known, _)| known == epoch);
                     entry.triggered = begun.or(Some((*epoch, self.parts.clock.now())));
+                    entry.history.begun(*epoch, deployment.attempt.0, now_ms);
                 }
                 _ => {}
             }
@@ -334,6 +338,9 @@ impl Desk {
                     .map(|(_, at)| parts.clock.now().saturating_duration_since(at));
                 let now_ms = (parts.now_ms)();
                 parts.metrics.checkpoint(&pipeline, result.is_ok(), took, bytes, now_ms);
+                if let Some(entry) = self.table.lock().jobs.get_mut(job) {
+                    entry.history.committed(epoch, &result, bytes, now_ms);
+                }
                 self.feed(job, Event::Committed(epoch, result));
             }
             Action::Wait(attempt, pause) => self.feed_later(job, pause, Event::BackoffOver(attempt)),
@@ -453,7 +460,7 @@ impl Desk {
     }
 
     /// Asks the workers of a running job for their counts.
-    async fn refresh(&self, job: &str) {
+    pub(super) async fn refresh(&self, job: &str) {
         let nodes = match self.table.lock().jobs.get(job) {
             Some(entry) if !entry.coordinator.state().is_terminal() => entry.nodes(),
             _ => return,
@@ -585,7 +592,8 @@ impl Desk {
             }
             "save_failed" => {
                 tracing::error!(job, %task, epoch, error = body, "a checkpoint failed");
-                if let Some(entry) = self.table.lock().jobs.get(job) {
+                if let Some(entry) = self.table.lock().jobs.get_mut(job) {
+                    entry.history.failed(epoch, &body, (self.parts.now_ms)());
                     let pipeline = &entry.coordinator.deployment().pipeline;
                     self.parts.metrics.checkpoint(pipeline, false, None, 0, 0);
                 }
@@ -780,6 +788,15 @@ impl JobsShared for JobDesk {
 
     async fn counts(&self, _: &mut Cx, job: String) -> Result<JobCounts, Fault<NoError>> {
         Ok(self.desk.counts(&job).await?)
+    }
+
+    async fn detail(&self, _: &mut Cx, job: String) -> Result<JobDetail, Fault<NoError>> {
+        Ok(self.desk.detail(&job).await?)
+    }
+
+    async fn savepoint(&self, _: &mut Cx, job: String) -> Result<CheckpointInfo, Fault<NoError>> {
+        self.desk.at_work(&job)?;
+        Ok(self.desk.savepoint(&job).await?)
     }
 
     async fn checkpoint(&self, _: &mut Cx, job: String) -> Result<JobInfo, Fault<NoError>> {

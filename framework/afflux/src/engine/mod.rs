@@ -9,6 +9,7 @@ mod checkpoint_metrics;
 mod counts;
 mod desk;
 mod fences;
+mod history;
 mod job_metrics;
 mod metrics;
 mod pipelines;

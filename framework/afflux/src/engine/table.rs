@@ -7,6 +7,7 @@ use afflux_stream::job::{Coordinator, JobState, TaskId};
 use afflux_stream::{OperatorKind, Plan};
 use afflux_wire::{NodeId, Status};
 
+use super::history::History;
 use super::why::{Look, Looks};
 use super::worker::{Share, TaskShare};
 use crate::error::suggest;
@@ -50,6 +51,8 @@ pub(super) struct Entry {
     looks: VecDeque<Look>,
     /// When the epoch under way was begun.
     pub(super) triggered: Option<(u64, Instant)>,
+    /// For those who look at it.
+    pub(super) history: History,
 }
 
 impl JobTable {
@@ -149,7 +152,13 @@ impl Entry {
             shares: BTreeMap::new(),
             looks: VecDeque::new(),
             triggered: None,
+            history: History::default(),
         }
+    }
+
+    /// What its tasks have counted, as far as they have told.
+    pub(super) fn shares(&self) -> impl Iterator<Item = &TaskShare> {
+        self.shares.values()
     }
 
     /// A node is asked to stop.

@@ -18,6 +18,7 @@ use super::{Inner, Node, Record, routing};
 use crate::admin::{Admin, Gateway, HttpCalls, Probes, Pulse};
 use crate::catalogue::Catalogue;
 use crate::client::{Client, follow};
+use crate::dashboard::{Dashboard, Parts};
 use crate::engine::{Pipelines, Standing};
 use crate::error::{Error, Result};
 use crate::keyed::{DeclaredKeyed, KeyValue};
@@ -25,7 +26,7 @@ use crate::process;
 use crate::registry_metrics::RegistryMetrics;
 use crate::registry_service::serve_until;
 use crate::series::SeriesGuard;
-use crate::settings::Settings;
+use crate::settings::{Layers, Settings};
 
 /// A node to be.
 ///
@@ -48,6 +49,7 @@ pub struct NodeBuilder {
     metrics: prometheus::Registry,
     hooks: Vec<Hook>,
     protos: Vec<(String, String)>,
+    origins: serde_json::Value,
 }
 
 impl NodeBuilder {
@@ -65,6 +67,7 @@ impl NodeBuilder {
             metrics: prometheus::Registry::new(),
             hooks: Vec::new(),
             protos: Vec::new(),
+            origins: serde_json::Value::Null,
         }
     }
 
@@ -161,6 +164,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Shows where its settings come from, on the settings page of the dashboard.
+    pub fn origins(mut self, layers: &Layers) -> Self {
+        self.origins = layers.json();
+        self
+    }
+
     /// Counts there.
     pub fn metrics(mut self, metrics: prometheus::Registry) -> Self {
         self.metrics = metrics;
@@ -185,6 +194,7 @@ impl NodeBuilder {
             metrics,
             hooks,
             protos,
+            origins,
         } = self;
         if matches!(transport, Transport::Tcp) {
             crate::security::check_exposure(&settings)?;
@@ -276,9 +286,19 @@ impl NodeBuilder {
                 let admin = match (admin_port, shown) {
                     (Some(port), Some(shown)) => {
                         let client = Client::of(mesh.clone(), Arc::clone(&registry));
+                        let parts = Parts {
+                            client: client.clone(),
+                            clock: clock.clone(),
+                            settings: origins,
+                            pipelines: pipelines.names().into_iter().map(str::to_owned).collect(),
+                            cluster: settings.cluster.clone(),
+                            build: process::build_id().to_owned(),
+                        };
                         Some(
                             pages(
-                                shown.inside(crate::security::admin_tls(&settings, &mesh)?),
+                                shown
+                                    .inside(crate::security::admin_tls(&settings, &mesh)?)
+                                    .dashboard(Dashboard::open(parts, &place)),
                                 client,
                                 HttpCalls::new(&metrics, detail)?,
                                 Arc::clone(&pipelines),
