@@ -20,7 +20,7 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Settings that a job's request may carry.
-const JOB_SETTINGS: [&str; 15] = [
+const JOB_SETTINGS: [&str; 19] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
@@ -36,6 +36,10 @@ const JOB_SETTINGS: [&str; 15] = [
     "restart.failures_max",
     "restart.window_ms",
     "state.backend",
+    "pipeline.on_poison",
+    "pipeline.poison_failures",
+    "pipeline.poison_records_max",
+    "pipeline.poison_show",
 ];
 
 /// How following ended.

@@ -86,6 +86,8 @@ pub struct JobInfo {
     pub restartable: bool,
     /// Its last failures, the latest last.
     pub failures: Vec<String>,
+    /// Records that it goes on without, each with the operator that it killed.
+    pub set_aside: Vec<String>,
 }
 
 impl JobInfo {

@@ -42,6 +42,10 @@ pub struct Why {
     pub pressure: Vec<Pressure>,
     /// Keys with a fifth of the rows of an exchange or more: of those into the operator first.
     pub hot_keys: Vec<HotKey>,
+    /// Failures of the job that name the operator, the latest last: a record that killed it is in them.
+    pub failures: Vec<String>,
+    /// Records that killed the operator again and again and that the job goes on without.
+    pub set_aside: Vec<String>,
 }
 
 /// The split that holds a watermark.
@@ -133,6 +137,12 @@ impl Why {
         }
         for HotKey { from, to, key, share } in &self.hot_keys {
             let _ = writeln!(text, "  hot key    {key} is {:.0} % of {from} → {to}", 100.0 * share);
+        }
+        for failure in &self.failures {
+            let _ = writeln!(text, "  failure    {failure}");
+        }
+        for record in &self.set_aside {
+            let _ = writeln!(text, "  set aside  {record}");
         }
         if self.skew_ratio >= 1.5 {
             let _ = writeln!(text, "  skew       one task gets {:.1} times the mean", self.skew_ratio);

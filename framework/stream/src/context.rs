@@ -24,6 +24,7 @@ use crate::graph::Exchange;
 use crate::guarantee::Guarantee;
 use crate::job::RestartSettings;
 use crate::meter::TaskMeter;
+use crate::poison::{PoisonSettings, Watch};
 use crate::snapshot::Restore;
 use crate::source::{IoContext, OnError, Split};
 use crate::state::{Backend, StateBackend};
@@ -79,6 +80,8 @@ pub struct JobSettings {
     pub guarantee: Option<Guarantee>,
     /// Whether and how it restarts when an attempt is lost.
     pub restart: RestartSettings,
+    /// What it does about records that kill their operator again and again.
+    pub poison: PoisonSettings,
     /// Whether it takes the slots of nodes that join without being asked.
     pub rescale_auto: bool,
     /// Where keyed state lives.
@@ -101,6 +104,7 @@ impl Default for JobSettings {
             replay: None,
             guarantee: None,
             restart: RestartSettings::default(),
+            poison: PoisonSettings::default(),
             rescale_auto: false,
             state_backend: StateBackend::Memory,
             state_dir: None,
@@ -132,6 +136,10 @@ pub(crate) struct TaskContext {
     pub(crate) meter: Arc<TaskMeter>,
     pub(crate) backend: Backend,
     pub(crate) report: TaskReport,
+    /// Records that are looked at one by one.
+    pub(crate) watch: Arc<Watch>,
+    /// The edge to the pipeline's dead letters.
+    pub(crate) letters: Option<EdgeId>,
 }
 
 /// One exchange between two chains.

@@ -109,6 +109,8 @@ pub enum DeadReason {
     Error,
     /// There was no answer in time.
     Timeout,
+    /// It killed the operator again and again: see [`Flow::dead_letters`](crate::Flow::dead_letters).
+    Poison,
 }
 
 /// A record that an operator could not process, with what is needed to find out why and to feed it to
@@ -261,7 +263,7 @@ impl fmt::Write for Bounded {
     }
 }
 
-fn bounded(text: fmt::Arguments<'_>, bytes_max: usize) -> String {
+pub(crate) fn bounded(text: fmt::Arguments<'_>, bytes_max: usize) -> String {
     let mut out = Bounded { text: String::new(), bytes_max };
     let whole = out.write_fmt(text).is_ok();
     if !whole {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use afflux_wire::Status;
@@ -12,11 +12,14 @@ use crate::Result;
 use crate::context::{EdgeId, JobSettings, TaskContext};
 use crate::graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
 use crate::guarantee::{Declared, Delivery, Guarantee, Recall, SinkGuarantee, guarantee};
+use crate::poison::OnPoison;
 use crate::snapshot::{Schema, readable};
 use crate::source::{IoContext, Source, Split};
 use crate::stage::Next;
-use crate::stream::SourceStream;
-use crate::task::Work;
+use crate::stage::fused::{Fused, Whole};
+use crate::stage::sieve::Letter;
+use crate::stream::{SourceStream, Stream};
+use crate::task::{Chain, Work};
 
 /// Makes the chain up to a point, given what comes behind it.
 pub(crate) type Open<T> = Arc<dyn Fn(&TaskContext, Next<T>) -> Result<Box<dyn Work>> + Send + Sync>;
@@ -24,6 +27,8 @@ pub(crate) type Open<T> = Arc<dyn Fn(&TaskContext, Next<T>) -> Result<Box<dyn Wo
 pub(crate) type Factory = Arc<dyn Fn(&TaskContext) -> Result<Box<dyn Work>> + Send + Sync>;
 /// Makes the stage that takes what a source diverts.
 pub(crate) type Aside<T> = Arc<dyn Fn(&TaskContext) -> Result<Next<T>> + Send + Sync>;
+/// The edges that end in the dead letters, once all chains are known.
+type LetterEdges = Arc<OnceLock<Vec<EdgeId>>>;
 type SplitsFn = Arc<dyn Fn(&IoContext) -> Result<Vec<Split>> + Send + Sync>;
 
 #[derive(Default)]
@@ -41,6 +46,8 @@ struct Draft {
     required: Option<Guarantee>,
     /// Tasks asked for behind the next exchange, by the chain that will end in it.
     wanted: BTreeMap<u32, u32>,
+    /// The chain of the dead letters, and the edges that lead there once the pipeline is finished.
+    letters: Option<(u32, LetterEdges)>,
 }
 
 /// A state of a plan: what its rows are read as.
@@ -92,6 +99,8 @@ pub struct Plan {
     warnings: Arc<Vec<String>>,
     states: Arc<Vec<StateSpec>>,
     guarantees: Arc<Vec<SinkGuarantee>>,
+    /// The edges to the dead letters, by the chain they begin in.
+    letters: Arc<BTreeMap<u32, EdgeId>>,
 }
 
 /// Between two rounds of confirmations: how long a message stays unacknowledged that has been dealt with.
@@ -128,7 +137,13 @@ impl Flow {
     pub fn source<S: Source>(&self, name: &str, source: S) -> SourceStream<S> {
         let chain = self.new_chain(self.settings.parallelism.max(1));
         self.add_operator(name, OperatorKind::Source, source.kind(), chain);
-        SourceStream { flow: self.clone(), name: name.to_owned(), chain, source: Arc::new(source) }
+        SourceStream {
+            flow: self.clone(),
+            name: name.to_owned(),
+            chain,
+            source: Arc::new(source),
+            show: None,
+        }
     }
 
     pub(crate) fn add_source(&self, source: SourceSpec) {
@@ -283,16 +298,57 @@ impl Flow {
         self.draft.borrow_mut().states.push(spec);
     }
 
+    /// The records that the job goes on without, of every operator of the pipeline: where the setting
+    /// `pipeline.on_poison` is `set_aside`, what has killed its operator `pipeline.poison_failures` times in
+    /// a row comes here and is never worked on again. The record is the one that came into the task of that
+    /// operator, as JSON: behind the last exchange in front of it, or as the source gave it
+    /// ([`shown`](crate::SourceStream::shown)). One task takes them all; they have no event time.
+    ///
+    /// ```
+    /// use afflux_stream::{Flow, JobSettings, generate};
+    /// let flow = Flow::new("p", JobSettings::default());
+    /// flow.source("numbers", generate(9, |i| i)).shown().untimed().map(|i| 100 / (i + 1)).count("n");
+    /// flow.dead_letters("dead-letters").count("dead"); // or a sink of JSON lines, to be fed again by `replay`
+    /// flow.finish().unwrap();
+    /// ```
+    pub fn dead_letters(&self, name: &str) -> Stream<Letter> {
+        let chain = self.new_chain(1);
+        self.add_operator(name, OperatorKind::Transform, "records set aside", chain);
+        let edges = LetterEdges::default();
+        if self.draft.borrow_mut().letters.replace((chain, Arc::clone(&edges))).is_some() {
+            self.refuse(Status::invalid(format!(
+                "pipeline {}: `dead_letters` was asked for twice, the second time as `{name}`: a pipeline has one \
+                 such stream; use `tee` for two consumers",
+                self.pipeline()
+            )));
+        }
+        let operator = name.to_owned();
+        let open: Open<Letter> = Arc::new(move |cx, first| {
+            let input = cx.input::<Letter>(edges.get().map_or(&[][..], Vec::as_slice))?;
+            // So that it is counted like any other.
+            let first = Box::new(Fused::new(Arc::new(Whole::default()), cx.meter.operator(&operator), first));
+            Ok(Box::new(Chain::new(Box::new(input), first, cx)))
+        });
+        Stream::new(self.clone(), chain, false, open)
+    }
+
     /// The finished pipeline.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for two steps of one name, a stream that ends nowhere, or no source.
     pub fn finish(self) -> Result<Plan> {
-        let draft = self.draft.take();
+        let mut draft = self.draft.take();
+        let letters = letter_edges(&mut draft);
         if let Some(status) = draft.errors.into_iter().next() {
             return Err(status);
         }
         let pipeline = &draft.graph.pipeline;
+        if self.settings.poison.policy == OnPoison::SetAside && draft.letters.is_none() {
+            return Err(Status::precondition(format!(
+                "pipeline {pipeline}: pipeline.on_poison is `set_aside`, and there is no stream that takes what is \
+                 set aside: add `flow.dead_letters(\"dead-letters\")` with a sink, or set it to `fail`"
+            )));
+        }
         if draft.graph.chains.is_empty() {
             return Err(Status::invalid(format!("pipeline {pipeline} has no source")));
         }
@@ -344,6 +400,7 @@ impl Flow {
             warnings: Arc::new(draft.warnings),
             states: Arc::new(draft.states),
             guarantees: Arc::new(guarantees),
+            letters: Arc::new(letters),
         })
     }
 }
@@ -426,6 +483,11 @@ impl Plan {
         self.graph.chains.iter().map(|c| c.parallelism).collect()
     }
 
+    /// The edge from a chain to the dead letters.
+    pub(crate) fn letters(&self, chain: u32) -> Option<EdgeId> {
+        self.letters.get(&chain).copied()
+    }
+
     pub(crate) fn sources(&self) -> &[SourceSpec] {
         &self.sources
     }
@@ -462,6 +524,22 @@ impl Plan {
         }
         Ok(dealt)
     }
+}
+
+/// Links every chain to the dead letters but those that work on them.
+fn letter_edges(draft: &mut Draft) -> BTreeMap<u32, EdgeId> {
+    let Some((letters, edges)) = &draft.letters else { return BTreeMap::new() };
+    let behind = draft.graph.downstream(*letters);
+    let mut found = BTreeMap::new();
+    for from_chain in (0..draft.graph.chains.len() as u32).filter(|chain| !behind.contains(chain)) {
+        let index = draft.graph.edges.len() as u32;
+        let (to_chain, exchange) = (*letters, Exchange::Gather);
+        draft.graph.edges.push(Edge { index, from_chain, to_chain, exchange });
+        found.insert(from_chain, EdgeId { edge: index, from_chain, to_chain });
+    }
+    // Set once: a draft is finished once.
+    let _ = edges.set(found.values().copied().collect());
+    found
 }
 
 /// What each output promises.

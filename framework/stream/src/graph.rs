@@ -140,6 +140,17 @@ impl Graph {
         seen
     }
 
+    /// The chain, and all that records reach from it.
+    pub(crate) fn downstream(&self, chain: u32) -> BTreeSet<u32> {
+        let (mut open, mut seen) = (vec![chain], BTreeSet::new());
+        while let Some(chain) = open.pop() {
+            if seen.insert(chain) {
+                open.extend(self.edges.iter().filter(|e| e.from_chain == chain).map(|e| e.to_chain));
+            }
+        }
+        seen
+    }
+
     /// Graphviz source.
     pub fn to_dot(&self) -> String {
         let mut dot = format!("digraph \"{}\" {{\n  rankdir=LR; node [shape=box];\n", self.pipeline);

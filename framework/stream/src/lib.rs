@@ -32,6 +32,7 @@ mod opened;
 mod operator;
 mod partitioning;
 mod pattern;
+mod poison;
 mod process;
 mod rank;
 mod sink;
@@ -84,6 +85,7 @@ pub use meter::{
 pub use operator::{KeyedOperator, OperatorCx, Output, SideOutputs, SideTag};
 pub use partitioning::{PARTITIONS_MAX, Partitioning, WEIGHTS_SUM_MAX};
 pub use pattern::{AfterMatch, Matched, Matching, PARTIAL_MATCHES_MAX, PATTERN_STAGES_MAX, Pattern, Times};
+pub use poison::{Aside, Kill, Ledger, OnPoison, POSITION_TEXT_BYTES_MAX, PoisonSettings, Streak, Suspect};
 pub use process::{Lasting, OperatorSpec, Process, Processing};
 pub use rank::{Change, Deduplicate, Distinct, DistinctSet, Ranking, Top, TopN, distinct, top_n};
 pub use sink::{LAST_EPOCH, Sink, SinkWriter};

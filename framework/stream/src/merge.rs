@@ -84,8 +84,9 @@ pub(crate) fn merge<T: Record>(
             }),
         );
     }
-    let open: Open<T> =
-        Arc::new(move |cx, first| Ok(Box::new(Chain::new(Box::new(cx.input_of::<T>(&edges)?), first, cx))));
+    let open: Open<T> = Arc::new(move |cx, first| {
+        Ok(Box::new(Chain::of_records(Box::new(cx.input_of::<T>(&edges)?), first, cx)?))
+    });
     Stream::new(flow, chain, timed, open)
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Re
 use serde::{Deserialize, Serialize};
 
 use crate::errors::DeadReason;
+use crate::poison::{Origin, is_of};
 
 use snapshots::SnapshotMeter;
 pub use snapshots::SnapshotReading;
@@ -48,6 +49,7 @@ pub(crate) struct Meter {
     unread: AtomicU64,
     dead_errors: AtomicU64,
     dead_timeouts: AtomicU64,
+    dead_poison: AtomicU64,
     future: AtomicU64,
     /// Of an operator that asks; nobody reads them of another.
     asks: AtomicBool,
@@ -104,6 +106,7 @@ impl Meter {
         let counter = match reason {
             DeadReason::Error => &self.dead_errors,
             DeadReason::Timeout => &self.dead_timeouts,
+            DeadReason::Poison => &self.dead_poison,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -271,6 +274,8 @@ pub struct TaskMeter {
     feeds: AtomicBool,
     pub(crate) watermark_out_ms: AtomicI64,
     operators: parking_lot::Mutex<Vec<(String, Arc<Meter>)>>,
+    /// Where the row in hand was read, where rows are looked at one by one.
+    pub(crate) origin: parking_lot::Mutex<Option<Origin>>,
     pub(crate) time: TimeMeter,
     pub(crate) watermark_ms: AtomicI64,
     pub(crate) input_done: AtomicU64,
@@ -314,6 +319,9 @@ pub struct OperatorReading {
     /// Dead letters for which no answer came in time.
     #[serde(default)]
     pub dead_timeouts: u64,
+    /// Dead letters of records that killed the operator again and again.
+    #[serde(default)]
+    pub dead_poison: u64,
     /// Records that were diverted because their event time was too far in the future.
     #[serde(default)]
     pub future: u64,
@@ -382,6 +390,14 @@ impl TaskMeter {
         operators.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
+    /// A record was set aside that had killed this operator.
+    pub(crate) fn poisoned(&self, operator: &str) {
+        let operators = self.operators.lock();
+        if let Some((_, meter)) = operators.iter().find(|(name, _)| is_of(operator, name)) {
+            meter.dead_letter(DeadReason::Poison);
+        }
+    }
+
     pub(crate) fn split(&self, meter: &Arc<SplitMeter>) {
         self.splits.lock().push(Arc::clone(meter));
     }
@@ -420,6 +436,7 @@ impl TaskMeter {
                     unread: m.unread.load(Relaxed),
                     dead_errors: m.dead_errors.load(Relaxed),
                     dead_timeouts: m.dead_timeouts.load(Relaxed),
+                    dead_poison: m.dead_poison.load(Relaxed),
                     future: m.future.load(Relaxed),
                     asking: m.asked(),
                 })

@@ -13,6 +13,7 @@ use crate::gate::split::OpenSplit;
 use crate::source::{IoContext, Source, Split};
 use crate::stage::Next;
 use crate::stage::ahead::AheadStage;
+use crate::stage::sieve::sieved;
 use crate::stream::{SourceStream, Stream};
 use crate::task::Chain;
 
@@ -23,7 +24,7 @@ impl<S: Source> SourceStream<S> {
         time: Option<TimePolicy<S::Item>>,
         aside: Option<Aside<S::Item>>,
     ) -> Stream<S::Item> {
-        let Self { flow, name, chain, source } = self;
+        let Self { flow, name, chain, source, show } = self;
         let lister = Arc::clone(&source);
         flow.add_source(SourceSpec {
             operator: name.clone(),
@@ -58,7 +59,9 @@ impl<S: Source> SourceStream<S> {
                 clock: cx.clock.clone(),
                 meter,
                 task: Arc::clone(&cx.meter),
+                single: cx.watch.rows,
             };
+            let first = sieved(first, cx, show)?;
             Ok(Box::new(Chain::new(Box::new(SourceInput::new(parts)), first, cx)))
         });
         Stream::new(flow, chain, timed, open)

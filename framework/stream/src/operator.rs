@@ -323,7 +323,7 @@ impl SideOutputs {
         });
         self.makers.0.lock().push((tag.name, maker));
         let open: Open<T> = Arc::new(move |cx, first| {
-            Ok(Box::new(Chain::new(Box::new(cx.forward_input::<T>(edge)?), first, cx)))
+            Ok(Box::new(Chain::of_records(Box::new(cx.forward_input::<T>(edge)?), first, cx)?))
         });
         Stream::new(flow.clone(), side, self.timed, open)
     }

@@ -18,6 +18,7 @@ use crate::guarantee::Delivery;
 use crate::key::Key;
 use crate::keyed::{ByRef, ByValue};
 use crate::keyed_stream::KeyedStream;
+use crate::poison::{Show, show};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::stage::count::Count;
@@ -45,6 +46,27 @@ pub struct SourceStream<S: Source> {
     pub(crate) name: String,
     pub(crate) chain: u32,
     pub(crate) source: Arc<S>,
+    /// How its records are shown, where that was asked for.
+    pub(crate) show: Option<Show<S::Item>>,
+}
+
+impl<S: Source> SourceStream<S>
+where
+    S::Item: Serialize,
+{
+    /// Lets records of this source be shown, as JSON, when they kill an operator in front of the first
+    /// exchange, and be [set aside](Flow::dead_letters). Without it only split and position are told.
+    /// Records behind an exchange are shown in any case.
+    ///
+    /// ```
+    /// use afflux_stream::{Flow, JobSettings, generate};
+    /// let flow = Flow::new("p", JobSettings::default());
+    /// flow.source("numbers", generate(9, |i| i)).shown().untimed().count("n");
+    /// flow.finish().unwrap();
+    /// ```
+    pub fn shown(self) -> Self {
+        Self { show: Some(show), ..self }
+    }
 }
 
 /// A stream of records. `P` is the stateless work that is not yet a stage, so that adjacent

@@ -19,9 +19,12 @@ use crate::batch::{Batch, Mark};
 use crate::context::TaskContext;
 use crate::gate::input::Input;
 use crate::meter::{Doing, TaskMeter, culprit};
+use crate::poison::{Kill, killed, show};
 use crate::sink::LAST_EPOCH;
 use crate::snapshot::{Increment, Part, TaskSnapshot, is_round};
+use crate::stage::sieve::sieved;
 use crate::stage::{Next, SNAPSHOT_BUDGET, Turn};
+use crate::stream::Record;
 
 /// Longest stretch of work in one poll, so that a neighbour on the thread gets its turn.
 const WORK_PER_POLL: Duration = Duration::from_micros(50);
@@ -39,6 +42,8 @@ pub enum TaskEvent {
     Closed,
     /// It cannot go on.
     Failed(Status),
+    /// Something in it panicked.
+    Panicked(Box<Kill>),
 }
 
 /// Takes what a task tells.
@@ -81,6 +86,8 @@ pub(crate) trait Work {
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()>;
     /// The next snapshot leaves nothing out.
     fn unstored(&mut self);
+    /// How many records it has taken.
+    fn rows(&self) -> u64;
 }
 
 /// An input and the stages it drives.
@@ -111,6 +118,8 @@ pub(crate) struct Chain<T> {
     durable: bool,
     /// Snapshots begun and told of.
     snapshots: (u64, u64),
+    /// Records taken.
+    rows: u64,
 }
 
 impl<T> Chain<T> {
@@ -132,7 +141,16 @@ impl<T> Chain<T> {
             last: None,
             durable: false,
             snapshots: (0, 0),
+            rows: 0,
         }
+    }
+
+    /// A chain behind an exchange, whose records can be shown.
+    pub(crate) fn of_records(input: Box<dyn Input<T>>, first: Next<T>, cx: &TaskContext) -> Result<Self>
+    where
+        T: Record,
+    {
+        Ok(Self::new(input, sieved(first, cx, Some(show))?, cx))
     }
 
     /// Ready when no barrier is held back.
@@ -248,6 +266,7 @@ impl<T> Work for Chain<T> {
                 Self::wait(writing)
             }
             Poll::Ready(None) => {
+                self.rows += self.batch.len() as u64;
                 self.first.batch(&mut self.batch, turn)?;
                 self.batch.clear();
                 Poll::Ready(Ok(false))
@@ -318,15 +337,27 @@ impl<T> Work for Chain<T> {
             self.increment = Increment::First;
         }
     }
+    fn rows(&self) -> u64 {
+        self.rows
+    }
 }
 
-/// The error of a task in which something panicked.
-pub(crate) fn panicked(payload: &(dyn Any + Send), meter: &TaskMeter) -> Status {
+/// A panic in a task that had taken so many records.
+pub(crate) fn panicked(payload: &(dyn Any + Send), meter: &TaskMeter, rows: u64) -> Kill {
     let Panic { message } = Panic::from_payload(payload);
-    Status::internal(match culprit() {
-        Some(operator) => format!("operator {operator} panicked: {message}"),
-        None => format!("a task of the operators {} panicked: {message}", meter.names()),
-    })
+    killed(culprit(), meter.names(), &message, rows)
+}
+
+/// Why a task cannot go on.
+enum End {
+    Error(Status),
+    Panic(Box<Kill>),
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> Self {
+        Self::Error(status)
+    }
 }
 
 /// The actor around a chain.
@@ -375,9 +406,13 @@ impl Task {
     }
 
     /// Runs what may panic; a panic becomes an error that names the operator, where it is known.
-    fn guarded<R>(&mut self, work: impl FnOnce(&mut dyn Work, &TaskMeter) -> R) -> Result<R> {
+    fn guarded<R>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Work, &TaskMeter) -> R,
+    ) -> std::result::Result<R, End> {
         let (chain, meter) = (&mut *self.work, &*self.meter);
-        catch_unwind(AssertUnwindSafe(|| work(chain, meter))).map_err(|payload| panicked(&*payload, meter))
+        let done = catch_unwind(AssertUnwindSafe(|| work(chain, meter)));
+        done.map_err(|payload| End::Panic(Box::new(panicked(&*payload, meter, self.work.rows()))))
     }
 
     /// Ready when a task that stayed has committed its last output.
@@ -390,7 +425,8 @@ impl Task {
                 (self.report)(TaskEvent::Closed);
                 Poll::Ready(Err(StopReason::Finished))
             }
-            Ok(Poll::Ready(Err(status))) | Err(status) => self.fail(status),
+            Ok(Poll::Ready(Err(status))) => self.fail(status.into()),
+            Err(end) => self.fail(end),
         }
     }
 
@@ -409,11 +445,25 @@ impl Task {
         }
     }
 
-    fn fail(&mut self, status: Status) -> Poll<std::result::Result<(), StopReason>> {
+    fn fail(&mut self, end: End) -> Poll<std::result::Result<(), StopReason>> {
         self.finished = true;
         self.staying = false;
-        (self.report)(TaskEvent::Failed(status.clone()));
-        Poll::Ready(Err(StopReason::Failed(status)))
+        Poll::Ready(Err(StopReason::Failed(self.tell(end))))
+    }
+
+    /// Tells of the end.
+    fn tell(&self, end: End) -> Status {
+        match end {
+            End::Error(status) => {
+                (self.report)(TaskEvent::Failed(status.clone()));
+                status
+            }
+            End::Panic(kill) => {
+                let status = Status::internal(kill.to_string());
+                (self.report)(TaskEvent::Panicked(kill));
+                status
+            }
+        }
     }
 }
 
@@ -437,8 +487,8 @@ impl Actor for Task {
                 let mut task = Context::from_waker(&waker);
                 let mut turn = Turn { task: &mut task, full: false, snapshot: None, now: self.clock.now() };
                 let completed = self.guarded(|work, _| work.completed(epoch, &mut turn));
-                if let Err(status) = completed.flatten() {
-                    (self.report)(TaskEvent::Failed(status));
+                if let Err(end) = completed.and_then(|done| done.map_err(End::from)) {
+                    self.tell(end);
                 }
             }
         }
@@ -460,7 +510,7 @@ impl Actor for Task {
             let (began, snapshots) = (now, self.work.snapshots());
             let polled = match self.guarded(|work, meter| work.poll(&mut turn, meter)) {
                 Ok(polled) => polled,
-                Err(status) => return self.fail(status),
+                Err(end) => return self.fail(end),
             };
             now = self.clock.now();
             self.took(now.duration_since(began), snapshots);
@@ -474,9 +524,10 @@ impl Actor for Task {
                 Poll::Ready(Ok(true)) => {
                     self.account(start, now, Doing::Idle);
                     let mut turn = Turn { task, full: false, snapshot: None, now };
-                    let last = match self.guarded(|work, _| work.last_words(&mut turn)).flatten() {
-                        Ok(last) => last,
-                        Err(status) => return self.fail(status),
+                    let last = match self.guarded(|work, _| work.last_words(&mut turn)) {
+                        Ok(Ok(last)) => last,
+                        Ok(Err(status)) => return self.fail(status.into()),
+                        Err(end) => return self.fail(end),
                     };
                     self.finished = true;
                     self.staying = self.work.stays();
@@ -486,7 +537,7 @@ impl Actor for Task {
                     }
                     return Poll::Ready(Err(StopReason::Finished));
                 }
-                Poll::Ready(Err(status)) => return self.fail(status),
+                Poll::Ready(Err(status)) => return self.fail(status.into()),
                 Poll::Pending => {
                     let doing = if self.work.backpressured() { Doing::Backpressured } else { Doing::Idle };
                     self.account(start, now, doing);

@@ -235,7 +235,7 @@ impl<T: Record> Guard<T> for SideAhead {
         let aside: Aside<T> = Arc::new(move |cx| Ok(Box::new(cx.forward_output::<T>(edge)?)));
         let believed = source.open(Some(time), Some(aside));
         let open: Open<T> = Arc::new(move |cx, first| {
-            Ok(Box::new(Chain::new(Box::new(cx.forward_input::<T>(edge)?), first, cx)))
+            Ok(Box::new(Chain::of_records(Box::new(cx.forward_input::<T>(edge)?), first, cx)?))
         });
         (believed, Stream::new(flow, side, true, open))
     }

@@ -302,7 +302,7 @@ impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> Aggregation<T, F, A> {
             let edge = flow.new_edge(chain, side, Exchange::Forward);
             *late_edge.lock() = Some(edge);
             let open: Open<T> = Arc::new(move |cx, first| {
-                Ok(Box::new(Chain::new(Box::new(cx.forward_input::<T>(edge)?), first, cx)))
+                Ok(Box::new(Chain::of_records(Box::new(cx.forward_input::<T>(edge)?), first, cx)?))
             });
             Stream::new(flow, side, true, open)
         }));

@@ -274,6 +274,7 @@ fn a_full_disk_stops_the_input_of_a_job_which_stays_up_and_goes_on_by_itself() {
             allow_orphaned_state: false,
             listed_parallelism: 0,
             started_ms: 0,
+            poison: afflux_stream::Ledger::default(),
         };
         let executor = Executor {
             threads: Arc::new(Threads::inline_slots(2).unwrap()),

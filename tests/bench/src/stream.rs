@@ -215,6 +215,7 @@ pub(crate) fn drive<S: serde::Serialize>(
         listed_parallelism: 0,
         allow_orphaned_state: false,
         started_ms: 0,
+        poison: afflux_stream::Ledger::default(),
     };
     prepare(&deployment, &node);
     afflux_actor::system(|| async move {
@@ -277,6 +278,7 @@ pub(crate) fn drive<S: serde::Serialize>(
                     checkpoints.finished();
                 }
                 Some((id, TaskEvent::Failed(status))) => return Err(format!("task {id}: {status}")),
+                Some((id, TaskEvent::Panicked(kill))) => return Err(format!("task {id}: {kill}")),
                 Some((id, TaskEvent::Snapshot(snapshot))) => {
                     checkpoints.take(id, &snapshot, left, &running).await?;
                 }

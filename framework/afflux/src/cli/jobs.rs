@@ -98,6 +98,9 @@ pub(crate) fn text(job: &JobInfo) -> String {
     if job.attempt > 1 {
         text.push_str(&format!("  attempt {}\n", job.attempt));
     }
+    for record in &job.set_aside {
+        text.push_str(&format!("  set aside: {record}\n"));
+    }
     for failure in &job.failures {
         text.push_str(&format!("  lost {failure}\n"));
     }

@@ -17,7 +17,7 @@ use afflux_stream::job::{
     Action, AttemptRecord, CheckpointFile, Coordinator, Deployment, Event, JobSpec, JobState, Prepare,
     RewindPoint, Storage, TaskId, deal_again, place,
 };
-use afflux_stream::{Epochs, JobSettings, Plan};
+use afflux_stream::{Epochs, JobSettings, Ledger, Plan};
 use afflux_wire::{Attempt, Code, NodeId, Status};
 
 use super::checkpoint_metrics::Phase;
@@ -25,6 +25,7 @@ use super::counts::JobCounts;
 use super::job_metrics::JobMetrics;
 use super::pipelines::Pipelines;
 use super::settings::job_settings;
+use super::slots::{Follow, Slots};
 use super::standing::Standing;
 use super::table::{Entry, JobTable};
 use super::worker::Worker;
@@ -57,7 +58,7 @@ pub(super) const JOIN_SETTLES: Duration = Duration::from_secs(1);
 #[derive(Service)]
 #[service(name = "afflux.job-reports", version = "1.0")]
 pub enum JobReports {
-    /// A task has `finished`, or has committed its last output after that (`closed`), `failed` (`epoch` is the code, `body` the message), has `saved` its
+    /// A task has `finished`, or has committed its last output after that (`closed`), `failed` (`epoch` is the code, `body` the message), has `panicked` (`body` is the panic as JSON), has `saved` its
     /// part of an epoch (`body` is the file as JSON) or could not (`save_failed`), or has passed the
     /// barrier of a round of confirmations (`confirmed`). `UNAVAILABLE`: tell it again, this desk does
     /// not know the job yet; `ABORTED`: the attempt is over.
@@ -130,6 +131,8 @@ pub struct DeskParts {
     pub metrics: JobMetrics,
     /// What is started without being asked for.
     pub standing: Standing,
+    /// When jobs are rescaled by themselves.
+    pub follow: Follow,
 }
 
 /// Coordinates jobs. One lives on the node that leads.
@@ -153,17 +156,21 @@ pub struct Desk {
     /// Counts steps, for those who wait for one.
     changed: watch::Sender<u64>,
     leading: AtomicBool,
+    /// The slots there are, for the jobs that follow them.
+    pub(super) slots: Mutex<Slots>,
 }
 
 impl Desk {
     /// A desk, which begins to find out what jobs there are.
     pub fn open(parts: DeskParts) -> Arc<Self> {
         let table = JobTable::taking_over();
+        let slots = Mutex::new(Slots::new(&(parts.nodes)(), parts.clock.now()));
         let desk = Arc::new(Self {
             parts,
             table: Mutex::new(table),
             changed: watch::Sender::new(0),
             leading: AtomicBool::new(true),
+            slots,
         });
         let taking = Arc::clone(&desk);
         desk.parts.io.spawn_with(move || async move { taking.take_over().await });
@@ -225,6 +232,7 @@ impl Desk {
         let mut table = self.table.lock();
         let Some(entry) = table.jobs.get_mut(job) else { return };
         let before = entry.coordinator.state().clone();
+        let poisoned = entry.coordinator.set_aside().len();
         let actions = change(entry);
         let deployment = Arc::clone(entry.coordinator.deployment());
         if let Some((stored, tasks)) = entry.coordinator.progress() {
@@ -233,6 +241,10 @@ impl Desk {
         }
         note(job, &before, entry);
         entry.history.note(&before, &entry.coordinator, now_ms);
+        for aside in entry.coordinator.set_aside().iter().skip(poisoned) {
+            tracing::error!(job, operator = aside.operator, record = %aside.record, "a record is set aside");
+            self.parts.metrics.set_aside(&deployment.pipeline, &aside.operator);
+        }
         for action in &actions {
             match action {
                 Action::Stop(..) => entry.asked_to_stop(),
@@ -424,6 +436,7 @@ impl Desk {
             listed_parallelism,
             restore: point.epoch,
             restore_from: point.job,
+            poison: wanted.poison.clone(),
             ..last.clone()
         };
         self.note_attempt(&deployment).await?;
@@ -600,6 +613,11 @@ impl Desk {
                 Event::SaveFailed(attempt, epoch)
             }
             "confirmed" => Event::TaskConfirmed(attempt, epoch, task),
+            "panicked" => {
+                let kill = serde_json::from_str(&body)
+                    .map_err(|e| Status::invalid(format!("a task's panic cannot be read: {e}")))?;
+                Event::TaskPanicked(attempt, task, Box::new(kill))
+            }
             _ => {
                 let code = Code::from_number(u8::try_from(epoch).unwrap_or(0));
                 let event = Event::TaskFailed(attempt, task, Status::new(code, body));
@@ -613,26 +631,6 @@ impl Desk {
         };
         self.feed(job, event);
         Ok(())
-    }
-
-    /// Gives running jobs that want them the slots there are now.
-    async fn rescale_by_itself(self: Arc<Self>) {
-        self.parts.clock.sleep(JOIN_SETTLES).await;
-        let slots: u32 = (self.parts.nodes)().iter().map(|(_, slots)| *slots).sum();
-        let wanting: Vec<String> = {
-            let table = self.table.lock();
-            let wants = |entry: &Entry| {
-                let settings = &entry.coordinator.deployment().settings;
-                settings.rescale_auto && settings.parallelism != slots
-            };
-            table.jobs.iter().filter(|(_, e)| wants(e)).map(|(id, _)| id.clone()).collect()
-        };
-        if slots > 0 && self.parts.storage.is_some() {
-            for job in wanting {
-                tracing::info!(job, slots, "a node has joined: the job is rescaled");
-                self.feed(&job, Event::Rescale(slots));
-            }
-        }
     }
 }
 
@@ -723,6 +721,7 @@ impl JobsShared for JobDesk {
             listed_parallelism,
             allow_orphaned_state: request.allow_orphaned_state,
             started_ms: now_ms,
+            poison: Ledger::default(),
         };
         if let Some(storage) = &desk.parts.storage {
             // Noted before any job is begun: a next leader would take this one for one of an earlier cluster.
@@ -858,12 +857,14 @@ impl JobReportsShared for JobDesk {
         for job in jobs {
             self.desk.feed(&job, Event::NodeDown(NodeId::new(node.as_str()), reason.clone()));
         }
+        let desk = Arc::clone(&self.desk);
+        self.desk.parts.io.spawn_with(move || desk.follow_slots(Duration::ZERO));
         Ok(())
     }
 
     async fn node_up(&self, _: &mut Cx, _: String) -> Result<(), Fault<NoError>> {
         let desk = Arc::clone(&self.desk);
-        self.desk.parts.io.spawn_with(move || desk.rescale_by_itself());
+        self.desk.parts.io.spawn_with(move || desk.follow_slots(JOIN_SETTLES));
         Ok(())
     }
 }

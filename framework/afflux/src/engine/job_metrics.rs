@@ -26,6 +26,7 @@ pub struct JobMetrics {
     bytes: HistogramVec,
     last_completed: GaugeVec,
     fallbacks: IntCounterVec,
+    poison: IntCounterVec,
 }
 
 impl JobMetrics {
@@ -74,7 +75,15 @@ impl JobMetrics {
                 ),
                 &["pipeline"],
             )?,
+            poison: IntCounterVec::new(
+                opts(
+                    "poison_records_total",
+                    "Records that killed their operator again and again and that jobs go on without.",
+                ),
+                &["pipeline", "operator"],
+            )?,
         };
+        registry.register(Box::new(metrics.poison.clone()))?;
         registry.register(Box::new(metrics.jobs.clone()))?;
         registry.register(Box::new(metrics.storeless.clone()))?;
         registry.register(Box::new(metrics.restarts.clone()))?;
@@ -123,6 +132,11 @@ impl JobMetrics {
     /// Another attempt begins.
     pub(super) fn restarted(&self, pipeline: &str, cause: &str) {
         self.restarts.with_label_values(&[pipeline, cause]).inc();
+    }
+
+    /// A job goes on without a record.
+    pub(super) fn set_aside(&self, pipeline: &str, operator: &str) {
+        self.poison.with_label_values(&[pipeline, operator]).inc();
     }
 
     /// A damaged checkpoint was passed over.

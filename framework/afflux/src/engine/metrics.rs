@@ -24,6 +24,7 @@ struct Sums {
     errors: u64,
     dead_errors: u64,
     dead_timeouts: u64,
+    dead_poison: u64,
     future: u64,
     busy_s: f64,
     idle_s: f64,
@@ -253,6 +254,7 @@ fn take(totals: &mut Totals, task: &Task, reading: &TaskReading, now_ms: Option<
         sums.errors += operator.errors;
         sums.dead_errors += operator.dead_errors;
         sums.dead_timeouts += operator.dead_timeouts;
+        sums.dead_poison += operator.dead_poison;
         sums.future += operator.future;
         if let Some(asking) = operator.asking {
             sums.retries += asking.retries;
@@ -384,7 +386,9 @@ impl Collector for OperatorMetrics {
                 let counter = counter.with_label_values(&labels);
                 counter.inc_by((value - counter.get()).max(0.0));
             }
-            for (reason, value) in [("error", sums.dead_errors), ("timeout", sums.dead_timeouts)] {
+            let dead =
+                [("error", sums.dead_errors), ("timeout", sums.dead_timeouts), ("poison", sums.dead_poison)];
+            for (reason, value) in dead {
                 // Most operators can have none: a series is made by the first.
                 if value > 0 {
                     let counter = self.dead.with_label_values(&[pipeline.as_str(), operator, reason]);

@@ -14,6 +14,7 @@ mod job_metrics;
 mod metrics;
 mod pipelines;
 mod settings;
+mod slots;
 mod standing;
 mod state_metrics;
 mod table;
@@ -28,6 +29,7 @@ pub use desk::{Desk, DeskParts, JobDesk, JobDeskMail, JobReports, JobReportsClie
 pub use job_metrics::JobMetrics;
 pub use metrics::OperatorMetrics;
 pub use pipelines::{Builder, Pipelines};
+pub use slots::Follow;
 pub use standing::Standing;
 pub(crate) use state_metrics::StateMetrics;
 pub use teller::Told;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use afflux_stream::job::RestartStrategy;
-use afflux_stream::{JobSettings, OnError, StateBackend};
+use afflux_stream::{JobSettings, OnError, OnPoison, StateBackend};
 use afflux_wire::Status;
 
 use crate::node::guarantee_named;
 
 /// Keys that a job's request may set.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 20] = [
     "pipeline.parallelism",
     "pipeline.linger_ms",
     "pipeline.chaining",
@@ -26,6 +26,10 @@ const KEYS: [&str; 16] = [
     "restart.window_ms",
     "replay",
     "state.backend",
+    "pipeline.on_poison",
+    "pipeline.poison_failures",
+    "pipeline.poison_records_max",
+    "pipeline.poison_show",
 ];
 
 /// Reads texts over `defaults`.
@@ -109,6 +113,34 @@ pub(super) fn job_settings(
                     _ => restart.window_ms = number,
                 }
             }
+            "pipeline.on_poison" => {
+                settings.poison.policy = match value.as_str() {
+                    "fail" => OnPoison::Fail,
+                    "set_aside" => OnPoison::SetAside,
+                    _ => return Err(wrong("`fail` or `set_aside`")),
+                };
+            }
+            "pipeline.poison_failures" => {
+                settings.poison.failures = value
+                    .parse()
+                    .ok()
+                    .filter(|n| (2..=1_000).contains(n))
+                    .ok_or_else(|| wrong("a number from 2 to 1000"))?;
+            }
+            "pipeline.poison_records_max" => {
+                settings.poison.records_max = value
+                    .parse()
+                    .ok()
+                    .filter(|n| (1..=1_000).contains(n))
+                    .ok_or_else(|| wrong("a number from 1 to 1000"))?;
+            }
+            "pipeline.poison_show" => {
+                settings.poison.show = match value.as_str() {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(wrong("`on` or `off`")),
+                };
+            }
             "source.on_error" => {
                 settings.on_error = match value.as_str() {
                     "fail" => OnError::Fail,
@@ -163,6 +195,8 @@ mod tests {
         assert_eq!(read("state.backend", "disk").unwrap().state_backend, StateBackend::Disk);
         assert!(read("state.backend", "tape").unwrap_err().message.contains("`disk`"));
         assert_eq!(read("replay", "20000x").unwrap().replay, Some(20000.0));
+        assert_eq!(read("pipeline.on_poison", "set_aside").unwrap().poison.policy, OnPoison::SetAside);
+        assert!(read("pipeline.poison_failures", "1").unwrap_err().message.contains("from 2 to 1000"));
         assert!(read("replay", "fast").unwrap_err().message.contains("20000x"));
         assert!(read("source.on_eror", "skip").unwrap_err().message.contains("`source.on_error`"));
     }

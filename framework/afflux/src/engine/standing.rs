@@ -23,11 +23,37 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Between two tries to start one.
 const START_AGAIN: Duration = Duration::from_secs(5);
 
+/// How many tasks a pipeline is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tasks {
+    /// As the other settings say.
+    Any,
+    /// So many, whatever nodes join.
+    Fixed(u32),
+    /// One a slot, and those of nodes that join.
+    Slots,
+}
+
+impl Tasks {
+    /// The settings of a request that say so.
+    fn settings(self) -> Vec<(String, String)> {
+        let set = |key: &str, value: String| (key.to_owned(), value);
+        match self {
+            Tasks::Any => Vec::new(),
+            Tasks::Fixed(tasks) => vec![
+                set("pipeline.parallelism", tasks.to_string()),
+                set("pipeline.rescale", "manual".to_owned()),
+            ],
+            Tasks::Slots => vec![set("pipeline.rescale", "auto".to_owned())],
+        }
+    }
+}
+
 /// What is started without being asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Standing {
-    /// Pipelines, and the parallelism of those that have one of their own.
-    pipelines: Vec<(String, Option<u32>)>,
+    /// Pipelines, and how many tasks each is given.
+    pipelines: Vec<(String, Tasks)>,
     /// Nodes that are waited for.
     nodes_min: usize,
 }
@@ -42,12 +68,13 @@ impl Standing {
         for word in &settings.pipeline_start {
             let wrong = |why: String| Error::usage(format!("pipeline.start: `{word}`: {why}"));
             let (name, tasks) = match word.split_once('=') {
-                None => (word.as_str(), None),
+                None => (word.as_str(), Tasks::Any),
+                Some((name, tasks)) if tasks.trim() == "auto" => (name.trim(), Tasks::Slots),
                 Some((name, tasks)) => match tasks.trim().parse::<u32>() {
-                    Ok(tasks) if tasks > 0 => (name.trim(), Some(tasks)),
+                    Ok(tasks) if tasks > 0 => (name.trim(), Tasks::Fixed(tasks)),
                     _ => {
                         return Err(wrong(format!("`{tasks}` is no number of tasks"))
-                            .hint("write NAME, or NAME=TASKS with at least one task"));
+                            .hint("write NAME, NAME=auto, or NAME=TASKS with at least one task"));
                     }
                 },
             };
@@ -81,7 +108,7 @@ impl Desk {
         }
     }
 
-    async fn start_one(self: Arc<Self>, pipeline: String, tasks: Option<u32>) {
+    async fn start_one(self: Arc<Self>, pipeline: String, tasks: Tasks) {
         let clock = &self.parts.clock;
         let until = clock.now() + NODES_WAIT_MAX;
         while self.is_leading()
@@ -107,16 +134,15 @@ impl Desk {
     }
 
     /// The job that is there, or a new one.
-    async fn start_once(&self, pipeline: &str, tasks: Option<u32>) -> std::result::Result<String, Status> {
+    async fn start_once(&self, pipeline: &str, tasks: Tasks) -> std::result::Result<String, Status> {
         let restore = match self.job_of(pipeline).await? {
             Found::Job(job) => return Ok(job),
             Found::Left(job) => Some(job),
             Found::Nothing => None,
         };
-        let settings = tasks.map(|tasks| ("pipeline.parallelism".to_owned(), tasks.to_string()));
         let request = JobRequest {
             pipeline: pipeline.to_owned(),
-            settings: settings.into_iter().collect(),
+            settings: tasks.settings().into_iter().collect(),
             restore,
             ..JobRequest::default()
         };
@@ -170,8 +196,11 @@ mod tests {
 
     #[test]
     fn a_pipeline_may_have_a_parallelism_of_its_own() {
-        let standing = of(&["hourly", "daily=4"]).unwrap();
-        assert_eq!(standing.pipelines, [("hourly".to_owned(), None), ("daily".to_owned(), Some(4))]);
+        let standing = of(&["hourly", "daily=4", "hourly=auto"]).unwrap();
+        let tasks: Vec<Tasks> = standing.pipelines.iter().map(|(_, tasks)| *tasks).collect();
+        assert_eq!(tasks, [Tasks::Any, Tasks::Fixed(4), Tasks::Slots]);
+        let fixed: Vec<(String, String)> = Tasks::Fixed(4).settings();
+        assert!(fixed.contains(&("pipeline.rescale".to_owned(), "manual".to_owned())), "{fixed:?}");
         assert_eq!(standing.nodes_min, 1);
         assert_eq!(of(&[]).unwrap().pipelines, []);
     }
@@ -181,7 +210,7 @@ mod tests {
         for (word, part) in [
             ("hourli", "did you mean `hourly`?"),
             ("hourly=0", "at least one task"),
-            ("hourly=auto", "no number"),
+            ("hourly=all", "no number"),
         ] {
             let error = of(&[word]).unwrap_err();
             assert_eq!(error.exit_code(), 2);

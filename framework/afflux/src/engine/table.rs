@@ -228,7 +228,11 @@ impl Entry {
             self.looks.pop_front();
         }
         let state = self.coordinator.state().as_str().to_owned();
-        Some(Why { job: job.to_owned(), state, ..why })
+        let named = |failure: &&str| failure.contains(&format!("operator {operator} panicked"));
+        let failures = self.coordinator.history().filter(named).map(str::to_owned).collect();
+        let aside = self.coordinator.set_aside().iter().filter(|aside| aside.operator == operator);
+        let set_aside = aside.map(ToString::to_string).collect();
+        Some(Why { job: job.to_owned(), state, failures, set_aside, ..why })
     }
 
     pub(super) fn take(&mut self, node: &NodeId, share: Share) {
@@ -282,6 +286,7 @@ impl Entry {
             restarts: self.coordinator.restarts(),
             restartable: self.coordinator.restartable(),
             failures: self.coordinator.history().map(str::to_owned).collect(),
+            set_aside: self.coordinator.set_aside().iter().map(ToString::to_string).collect(),
         }
     }
 

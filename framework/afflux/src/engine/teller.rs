@@ -87,7 +87,9 @@ impl Teller {
                 Some(()) = telling.next() => continue,
             };
             let (done, after) = oneshot::channel();
-            let before = last.insert(id, after).filter(|_| !matches!(event, TaskEvent::Failed(_)));
+            let before = last
+                .insert(id, after)
+                .filter(|_| !matches!(event, TaskEvent::Failed(_) | TaskEvent::Panicked(_)));
             let this = &self;
             telling.push(async move {
                 if let Some(before) = before {
@@ -105,6 +107,10 @@ impl Teller {
         let (kind, epoch, body) = match event {
             TaskEvent::Finished(last) => ("finished", 0, serde_json::to_string(&last).unwrap_or_default()),
             TaskEvent::Closed => ("closed", 0, String::new()),
+            TaskEvent::Panicked(kill) => {
+                let code = u64::from(Code::Internal.number());
+                ("panicked", code, serde_json::to_string(&kill).unwrap_or_default())
+            }
             TaskEvent::Failed(status) => ("failed", u64::from(status.code.number()), status.message),
             TaskEvent::Snapshot(snapshot) if is_round(snapshot.epoch) => {
                 ("confirmed", snapshot.epoch, String::new())

@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use afflux_actor::{Clock, Serves, ServiceEntry, Spec};
 use afflux_mesh::{PeerEvent, PeerState};
 use afflux_registry::{Fence, InstanceState, Registry};
 use afflux_stream::job::{Executor, RestartSettings, RestartStrategy, Storage};
-use afflux_stream::{Guarantee, JobSettings, OnError, StateBackend, StateRoot};
+use afflux_stream::{Guarantee, JobSettings, OnError, OnPoison, PoisonSettings, StateBackend, StateRoot};
 use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::Node;
 use super::hosted::Stop;
 use crate::engine::{
-    Desk, DeskParts, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, Standing, StateMetrics,
-    WorkerActor, WorkerParts,
+    Desk, DeskParts, Follow, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, Standing,
+    StateMetrics, WorkerActor, WorkerParts,
 };
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -48,6 +49,16 @@ pub(crate) fn defaults(settings: &Settings) -> JobSettings {
             backoff_multiplier: settings.restart_backoff_multiplier,
             failures_max: settings.restart_failures_max,
             window_ms: settings.restart_window_ms,
+        },
+        poison: PoisonSettings {
+            policy: if settings.pipeline_on_poison == "set_aside" {
+                OnPoison::SetAside
+            } else {
+                OnPoison::Fail
+            },
+            failures: settings.pipeline_poison_failures,
+            records_max: settings.pipeline_poison_records_max,
+            show: settings.pipeline_poison_show == "on",
         },
         rescale_auto: settings.pipeline_rescale == "auto",
         state_backend: if settings.state_backend == "disk" {
@@ -184,6 +195,10 @@ impl Node {
         let (own_build, io, clock) = (build.clone(), self.io().clone(), clock.clone());
         let (wall, links) = (clock.clone(), inner.mesh.clone());
         let registry = Arc::clone(&inner.registry);
+        let follow = Follow {
+            leave: Duration::from_millis(inner.settings.pipeline_rescale_leave_ms),
+            cooldown: Duration::from_millis(inner.settings.pipeline_rescale_cooldown_ms),
+        };
         // A job runs on nodes of one build only, and a lost link overrides the registry.
         let nodes: Arc<dyn Fn() -> Vec<(NodeId, u32)> + Send + Sync> = Arc::new(move || {
             let view = watcher.latest();
@@ -235,6 +250,7 @@ impl Node {
             },
             metrics: metrics.clone(),
             standing: standing.clone(),
+            follow,
         };
         let node = self.clone();
         self.lead(DESK_LOCK.to_owned(), move |fence| {

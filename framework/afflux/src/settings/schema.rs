@@ -220,9 +220,21 @@ settings! {
     restart_failures_max: u64 = "restart.failures_max", Kind::Integer { min: 0, max: 1_000_000 }, "10" unit "failures";
     /// For how long a failure counts.
     restart_window_ms: u64 = "restart.window_ms", Kind::Integer { min: 1, max: 604_800_000 }, "600000" unit "ms";
-    /// Whether a job takes the slots of nodes that join: `auto`, from a checkpoint as soon as one has joined, or `manual`, by `rescale` alone.
+    /// Whether a job follows the slots there are: `auto`, from a checkpoint a second after a node has joined, and when one has left for `pipeline.rescale_leave_ms`; or `manual`, by `rescale` alone.
     pipeline_rescale: String = "pipeline.rescale", Kind::Choice(&["manual", "auto"]), "manual";
-    /// Pipelines that the node that coordinates jobs starts by itself where it finds no job of theirs: `NAME`, or `NAME=TASKS` with a parallelism of its own.
+    /// How long the slots of a node that has left count as if it were there, for `pipeline.rescale = auto`: a node that comes back within it changes nothing.
+    pipeline_rescale_leave_ms: u64 = "pipeline.rescale_leave_ms", Kind::Integer { min: 0, max: 86_400_000 }, "60000" unit "ms";
+    /// Between two rescales of a job by itself.
+    pipeline_rescale_cooldown_ms: u64 = "pipeline.rescale_cooldown_ms", Kind::Integer { min: 0, max: 86_400_000 }, "30000" unit "ms";
+    /// What a job does when one record has killed its operator (a panic) again and again: `fail` with an error that names it, or `set_aside`: the record goes to the pipeline's dead letters and the job goes on without it.
+    pipeline_on_poison: String = "pipeline.on_poison", Kind::Choice(&["fail", "set_aside"]), "fail";
+    /// Attempts that die over one record within `restart.window_ms` before `pipeline.on_poison` holds.
+    pipeline_poison_failures: u64 = "pipeline.poison_failures", Kind::Integer { min: 2, max: 1_000 }, "3" unit "failures";
+    /// Records that one job sets aside; with one more it fails.
+    pipeline_poison_records_max: u64 = "pipeline.poison_records_max", Kind::Integer { min: 1, max: 1_000 }, "100" unit "records";
+    /// Whether errors show the record that killed an operator, cut at 256 bytes; off: where it was read, and a digest.
+    pipeline_poison_show: String = "pipeline.poison_show", Kind::Choice(&["on", "off"]), "on";
+    /// Pipelines that the node that coordinates jobs starts by itself where it finds no job of theirs: `NAME`, `NAME=TASKS` with a parallelism of its own that stays, or `NAME=auto`, which follows the slots there are as `pipeline.rescale = auto` does.
     pipeline_start: Vec<String> = "pipeline.start", Kind::List, "";
     /// Nodes that are waited for before that, for a minute at most.
     pipeline_start_nodes_min: u64 = "pipeline.start_nodes_min", Kind::Integer { min: 1, max: 100_000 }, "1" unit "nodes";

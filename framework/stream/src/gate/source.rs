@@ -106,6 +106,8 @@ pub(crate) struct SourceParts<T> {
     pub(crate) clock: Clock,
     pub(crate) meter: Arc<Meter>,
     pub(crate) task: Arc<TaskMeter>,
+    /// Rows that are read one by one, so that each has a position of its own.
+    pub(crate) single: u64,
 }
 
 /// A source task's input.
@@ -266,7 +268,11 @@ impl<T> SourceInput<T> {
             board.wait(self.parts.subtask, turn.task);
             (ceiling, again) = self.ceiling(turn.now);
         }
-        let rows_max = if self.pace.is_some() { PACED_ROWS_MAX } else { BATCH_ROWS_MAX };
+        let rows_max = match self.pace {
+            _ if self.parts.single > 0 => 1,
+            Some(_) => PACED_ROWS_MAX,
+            None => BATCH_ROWS_MAX,
+        };
         let _at = self.parts.meter.enter();
         let count = self.parts.splits.len();
         for _ in 0..count {
@@ -281,6 +287,7 @@ impl<T> SourceInput<T> {
             if split.ended || split.latest > ceiling {
                 continue;
             }
+            let position = (parts.single > 0).then(|| split.reader.position());
             match split.reader.poll_read(turn.task, &mut self.held, rows_max) {
                 Poll::Pending => {}
                 Poll::Ready(Err(mut status)) => {
@@ -300,6 +307,10 @@ impl<T> SourceInput<T> {
                             ReadState::End => split.tell(None),
                         }
                         continue;
+                    }
+                    if let Some(position) = position {
+                        parts.single = parts.single.saturating_sub(self.held.len() as u64);
+                        *parts.task.origin.lock() = Some((split.split.id.clone(), position));
                     }
                     if let Some(time) = &parts.time {
                         let wall = calendar_ms(&parts.clock);
@@ -427,7 +438,10 @@ impl<T> Input<T> for SourceInput<T> {
         if self.poll_due(turn).is_pending() {
             return Poll::Pending;
         }
-        self.batches += 1;
+        // Watermarks keep their distance in rows.
+        if self.parts.single.is_multiple_of(BATCH_ROWS_MAX as u64) {
+            self.batches += 1;
+        }
         std::mem::swap(into, &mut self.held);
         Poll::Ready(Ok(None))
     }

@@ -26,6 +26,8 @@ use afflux_wire::{Attempt, Code, NodeId, Status};
 use super::deployment::{Deployment, TaskId};
 use super::restart::is_final;
 use super::storage::{CheckpointFile, Manifest};
+use crate::errors::{RECORD_TEXT_BYTES_MAX, bounded};
+use crate::poison::{Aside, Kill, Ledger, OnPoison, Streak};
 use crate::snapshot::{ROUND, TaskSnapshot, is_round};
 
 /// Failures that are remembered to be told.
@@ -79,6 +81,8 @@ pub enum Event {
     TaskClosed(Attempt, TaskId),
     /// A task cannot go on.
     TaskFailed(Attempt, TaskId, Status),
+    /// Something in a task panicked.
+    TaskPanicked(Attempt, TaskId, Box<Kill>),
     /// A task's part of an epoch is stored.
     TaskSaved(Attempt, u64, CheckpointFile),
     /// A task has passed the barrier of a round of confirmations.
@@ -141,6 +145,8 @@ pub struct Prepare {
     pub parallelism: Option<u32>,
     /// Epochs of this job from here on are damaged: an earlier one is to be taken.
     pub below: Option<u64>,
+    /// What it has to know of records that kill their operator.
+    pub poison: Ledger,
 }
 
 /// What a coordinator finds that takes over an attempt at work.
@@ -188,6 +194,8 @@ pub struct Coordinator {
     history: VecDeque<String>,
     /// Epochs from here on turned out to be damaged.
     damaged_from: Option<u64>,
+    /// Records that kill their operator.
+    poison: Ledger,
 }
 
 /// Between two attempts.
@@ -209,6 +217,7 @@ impl Coordinator {
             nodes: BTreeSet::new(),
             deploying: BTreeSet::new(),
             tasks: BTreeSet::new(),
+            poison: deployment.poison.clone(),
             deployment: Arc::clone(&deployment),
             finished: BTreeMap::new(),
             closed: BTreeSet::new(),
@@ -367,10 +376,7 @@ impl Coordinator {
 
     /// The attempt is lost: the next one, or the end.
     fn rewind(&mut self, mut cause: Status) -> Vec<Action> {
-        if self.history.len() == HISTORY_MAX {
-            self.history.pop_front();
-        }
-        self.history.push_back(format!("attempt {}: {}", self.deployment.attempt.0, cause.message));
+        self.remember(&cause.message);
         if !self.restartable() || is_final(&cause) {
             return self.fail(cause);
         }
@@ -395,6 +401,62 @@ impl Coordinator {
             actions.push(Action::Wait(restarting.attempt, pause));
         }
         actions
+    }
+
+    fn remember(&mut self, cause: &str) {
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(format!("attempt {}: {cause}", self.deployment.attempt.0));
+    }
+
+    /// One record has killed its operator as often as is looked on: the job goes on without it, or fails.
+    fn poisoned(&mut self, status: Status, kill: Kill, streak: Streak) -> Vec<Action> {
+        let settings = &self.deployment.settings.poison;
+        let Streak { operator, record: Some(record), times } = streak else { return self.rewind(status) };
+        if !self.restartable() {
+            return self.rewind(status);
+        }
+        let full = self.poison.aside.len() as u64 >= settings.records_max;
+        let cure = match (settings.policy, &kill.bound) {
+            (OnPoison::Fail, _) => "mend the operator, or set pipeline.on_poison = set_aside: such records go \
+                 to the dead letters of the pipeline (`flow.dead_letters`) then, and the job goes on without them"
+                .to_owned(),
+            (OnPoison::SetAside, Some(bound)) => format!("it cannot be set aside: {bound}"),
+            (OnPoison::SetAside, None) if full => format!(
+                "{} records are set aside already (pipeline.poison_records_max): something else than single \
+                 records is wrong with the operator",
+                settings.records_max
+            ),
+            (OnPoison::SetAside, None) => {
+                let error = bounded(format_args!("{}", kill.message), RECORD_TEXT_BYTES_MAX);
+                self.poison.aside.push(Aside { operator, record, error, times });
+                // What it has cost is none of the budget: the job gets on.
+                self.failures = self.failures.saturating_sub(times.saturating_sub(1));
+                let actions = self.rewind(status);
+                self.failures = self.failures.saturating_sub(1);
+                return actions;
+            }
+        };
+        let message = format!(
+            "{}; this record has killed it {times} times (pipeline.poison_failures = {}): {cure}",
+            status.message, settings.failures
+        );
+        self.remember(&message);
+        self.fail(Status::precondition(message))
+    }
+
+    /// What happened to a task, for people.
+    fn at_task(&self, task: TaskId, what: &str) -> String {
+        let chain = self.deployment.graph.chains.get(task.chain as usize);
+        let name = chain.map(|c| c.operators.join(" → ")).unwrap_or_default();
+        let node = self.node_of(task).map(|n| format!(" on node {n}")).unwrap_or_default();
+        format!("task {task} ({name}){node}: {what}")
+    }
+
+    /// Records that the job goes on without, the latest last.
+    pub fn set_aside(&self) -> &[Aside] {
+        &self.poison.aside
     }
 
     /// Earlier failures but the last, for a message.
@@ -465,7 +527,8 @@ impl Coordinator {
             {
                 restarting.preparing = true;
                 let (attempt, parallelism) = (restarting.attempt, restarting.parallelism);
-                vec![Action::Prepare(Prepare { attempt, parallelism, below })]
+                let poison = self.poison.clone();
+                vec![Action::Prepare(Prepare { attempt, parallelism, below, poison })]
             }
             _ => Vec::new(),
         }
@@ -531,11 +594,18 @@ impl Coordinator {
                 }
                 // A task that only lost its neighbour is not the cause: the neighbour's own report
                 // or its node's end is, and is on its way.
-                let chain = self.deployment.graph.chains.get(task.chain as usize);
-                let name = chain.map(|c| c.operators.join(" → ")).unwrap_or_default();
-                let node = self.node_of(task).map(|n| format!(" on node {n}")).unwrap_or_default();
-                status.message = format!("task {task} ({name}){node}: {}", status.message);
+                status.message = self.at_task(task, &status.message);
                 self.rewind(status)
+            }
+            Event::TaskPanicked(attempt, task, kill) => {
+                if attempt != self.deployment.attempt || !self.at_work() {
+                    return Vec::new();
+                }
+                let status = Status::internal(self.at_task(task, &kill.to_string()));
+                match self.poison.struck(&kill, self.deployment.settings.poison.failures) {
+                    Some(streak) => self.poisoned(status, *kill, streak),
+                    None => self.rewind(status),
+                }
             }
             Event::NodeDown(node, reason) => {
                 if !self.nodes.contains(&node) {
@@ -570,6 +640,9 @@ impl Coordinator {
             }
             Event::FailureForgotten => {
                 self.failures = self.failures.saturating_sub(1);
+                if self.failures == 0 {
+                    self.poison.forget();
+                }
                 Vec::new()
             }
             Event::Prepared(attempt, prepared) => {
@@ -801,6 +874,7 @@ mod tests {
             listed_parallelism: 0,
             allow_orphaned_state: false,
             started_ms: 0,
+            poison: Ledger::default(),
         };
         let (mut coordinator, _) = Coordinator::new(Arc::new(deployment));
         coordinator.step(Event::Deployed(Attempt(1), node, Ok(())));
@@ -941,7 +1015,8 @@ mod tests {
         assert_eq!(stops(&actions), ["a"], "only the living are asked");
         assert!(actions.contains(&Action::Wait(Attempt(2), Duration::from_millis(100))));
         assert_eq!(job.step(Event::BackoffOver(Attempt(2))), [], "node a has not stopped yet");
-        let prepare = Prepare { attempt: Attempt(2), parallelism: None, below: None };
+        let prepare =
+            Prepare { attempt: Attempt(2), parallelism: None, below: None, poison: Ledger::default() };
         assert_eq!(job.step(Event::Stopped(Attempt(1), node("a"))), [Action::Prepare(prepare)]);
         assert_eq!(job.step(Event::Stopped(Attempt(1), node("a"))), [], "it is asked for once");
         let actions = job.step(Event::Prepared(Attempt(2), Ok(next(&job, 2, &["a"]))));
@@ -993,6 +1068,98 @@ mod tests {
         }
     }
 
+    fn struck(attempt: u64, id: Option<u64>) -> Event {
+        let record = id.map(|id| crate::poison::Suspect { id, ..Default::default() });
+        let kill = Kill { operator: "n".into(), certain: true, record, ..Kill::default() };
+        Event::TaskPanicked(Attempt(attempt), task(0), Box::new(kill))
+    }
+
+    /// The next attempt, as what is wanted of it says.
+    fn begun(job: &mut Coordinator, attempt: u64) {
+        job.step(Event::Stopped(Attempt(attempt - 1), node("a")));
+        let prepare = job.step(Event::BackoffOver(Attempt(attempt)));
+        let [Action::Prepare(wanted)] = &prepare[..] else { panic!("{prepare:?}") };
+        let deployment =
+            Deployment { poison: wanted.poison.clone(), ..(*next(job, attempt, &["a"])).clone() };
+        job.step(Event::Prepared(Attempt(attempt), Ok(Arc::new(deployment))));
+        job.step(Event::Deployed(Attempt(attempt), node("a"), Ok(())));
+    }
+
+    fn with_poison(poison: crate::poison::PoisonSettings, failures_max: u64) -> Coordinator {
+        let restart = crate::job::RestartSettings { failures_max, ..Default::default() };
+        let mut job = restartable(&["a"], restart);
+        let mut deployment = (*job.deployment).clone();
+        deployment.settings.poison = poison;
+        job.deployment = Arc::new(deployment);
+        job
+    }
+
+    #[test]
+    fn a_record_that_kills_its_operator_three_times_is_left_out_and_costs_no_budget() {
+        let poison = crate::poison::PoisonSettings {
+            policy: OnPoison::SetAside,
+            records_max: 2,
+            ..Default::default()
+        };
+        let mut job = with_poison(poison, 4);
+        let mut attempt = 1;
+        for record in [7, 8] {
+            for id in [None, Some(record), Some(record)] {
+                job.step(struck(attempt, id));
+                attempt += 1;
+                begun(&mut job, attempt);
+            }
+            assert_eq!(job.set_aside().last().map(|aside| aside.record.id), Some(record));
+            assert_eq!(job.deployment().poison.aside, job.set_aside(), "the next attempt is told");
+            // Nobody calls for it: the window begins anew with what is left.
+            job.poison.forget();
+        }
+        // A new coordinator knows it as well.
+        let (adopted, _) = Coordinator::adopt(Arc::clone(job.deployment()), &Adopted::default());
+        assert_eq!(adopted.set_aside().len(), 2);
+        for id in [None, Some(9)] {
+            job.step(struck(attempt, id));
+            attempt += 1;
+            begun(&mut job, attempt);
+        }
+        job.step(struck(attempt, Some(9)));
+        let JobState::Failed(status) = job.state() else { panic!("{:?}", job.state()) };
+        assert!(status.message.contains("2 records are set aside already"), "{}", status.message);
+    }
+
+    #[test]
+    fn a_poison_fails_the_job_unless_the_policy_says_otherwise_and_can() {
+        let mut job = with_poison(Default::default(), 10);
+        job.step(struck(1, None));
+        begun(&mut job, 2);
+        job.step(struck(2, Some(7)));
+        begun(&mut job, 3);
+        // A failure of another kind between two of them changes nothing.
+        job.step(Event::TaskFailed(Attempt(3), task(0), Status::internal("a link")));
+        begun(&mut job, 4);
+        job.step(struck(4, Some(7)));
+        let JobState::Failed(status) = job.state() else { panic!("{:?}", job.state()) };
+        for part in [
+            "killed it 3 times (pipeline.poison_failures = 3)",
+            "digest 0000000000000007",
+            "pipeline.on_poison = set_aside",
+        ] {
+            assert!(status.message.contains(part), "`{part}` is missing: {}", status.message);
+        }
+    }
+
+    #[test]
+    fn a_panic_that_does_not_come_again_is_forgotten_with_its_window() {
+        let mut job = with_poison(Default::default(), 10);
+        for attempt in 1..9 {
+            job.step(struck(attempt, (attempt > 1).then_some(7)));
+            begun(&mut job, attempt + 1);
+            job.step(Event::FailureForgotten);
+            assert_eq!(job.state(), &JobState::Running);
+        }
+        assert_eq!(job.set_aside(), []);
+    }
+
     #[test]
     fn what_would_fail_again_and_jobs_that_do_not_restart_fail_at_once() {
         let mut job = restartable(&["a"], crate::job::RestartSettings::default());
@@ -1018,7 +1185,8 @@ mod tests {
         let damaged = Status::new(Code::DataLoss, "file 0-0 is damaged");
         job.step(Event::Deployed(Attempt(2), node("a"), Err(damaged.clone())));
         job.step(Event::Stopped(Attempt(2), node("a")));
-        let prepare = Prepare { attempt: Attempt(3), parallelism: None, below: Some(7) };
+        let prepare =
+            Prepare { attempt: Attempt(3), parallelism: None, below: Some(7), poison: Ledger::default() };
         assert_eq!(job.step(Event::BackoffOver(Attempt(3))), [Action::Prepare(prepare)]);
         job.step(Event::Prepared(Attempt(3), Err(damaged)));
         assert!(matches!(job.state(), JobState::Failed(_)), "a beginning would repeat output");
@@ -1033,7 +1201,8 @@ mod tests {
         let actions = job.step(Event::Committed(1, Ok(())));
         assert_eq!(actions.first(), Some(&Action::Completed(node("a"), 1)), "its output is committed");
         assert_eq!(stops(&actions), ["a"]);
-        let prepare = Prepare { attempt: Attempt(2), parallelism: Some(3), below: None };
+        let prepare =
+            Prepare { attempt: Attempt(2), parallelism: Some(3), below: None, poison: Ledger::default() };
         assert_eq!(job.step(Event::Stopped(Attempt(1), node("a"))), [Action::Prepare(prepare)]);
         assert_eq!(job.history().count(), 0);
     }

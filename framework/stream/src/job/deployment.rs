@@ -8,6 +8,7 @@ use afflux_wire::{Attempt, NodeId};
 
 use crate::context::{JobSettings, Placement};
 use crate::graph::Graph;
+use crate::poison::Ledger;
 use crate::source::Split;
 
 /// One of the parallel copies of a chain.
@@ -60,6 +61,9 @@ pub struct Deployment {
     /// When the job was submitted, in milliseconds since 1970.
     #[serde(default)]
     pub started_ms: i64,
+    /// What the job knows of records that kill their operator.
+    #[serde(default)]
+    pub poison: Ledger,
 }
 
 impl Deployment {

@@ -114,6 +114,9 @@ impl Executor {
                 .and_then(|tasks| tasks.get(id.subtask as usize))
                 .cloned()
                 .unwrap_or_default();
+            let chain = plan.graph().chains.get(id.chain as usize);
+            let operators = chain.map_or(&[][..], |chain| &chain.operators);
+            let watch = deployment.poison.watch(operators, plan.settings().poison.show);
             let context = TaskContext {
                 job: Arc::clone(&job),
                 pipeline: Arc::clone(&pipeline),
@@ -134,6 +137,8 @@ impl Executor {
                 meter: Arc::clone(&meter),
                 backend: backend.clone(),
                 report: Arc::clone(&told),
+                watch: Arc::new(watch),
+                letters: plan.letters(id.chain),
             };
             let width = widths.get(id.chain as usize).copied().unwrap_or(1);
             let slot = if width == 1 { id.chain } else { id.subtask } as usize;
@@ -144,7 +149,10 @@ impl Executor {
             }
             let handle = self.threads.slot(slot).spawn(spec, move || {
                 let made = catch_unwind(AssertUnwindSafe(|| factory(&context)));
-                let made = made.unwrap_or_else(|payload| Err(panicked(&*payload, &context.meter)));
+                let made = made.unwrap_or_else(|payload| {
+                    let kill = panicked(&*payload, &context.meter, 0);
+                    Err(Status::internal(kill.to_string()))
+                });
                 let made = made.map(|work| {
                     Task::new(work, Arc::clone(&context.meter), Arc::clone(&told), context.clock.clone())
                 });

@@ -15,6 +15,7 @@ use super::executor::{Executor, Running};
 use crate::Result;
 use crate::flow::Plan;
 use crate::meter::TaskReading;
+use crate::poison::Ledger;
 use crate::snapshot::{ROUND, Restore, TaskSnapshot, is_round};
 use crate::state::StateRoot;
 use crate::task::TaskEvent;
@@ -81,6 +82,7 @@ pub fn start_attempt(
         listed_parallelism: 0,
         allow_orphaned_state: false,
         started_ms: 0,
+        poison: Ledger::default(),
     };
     let executor = Executor {
         threads,
@@ -232,6 +234,9 @@ impl LocalRun {
             Some((id, TaskEvent::Failed(mut status))) => {
                 status.message = format!("task {id}: {}", status.message);
                 return Err(status);
+            }
+            Some((id, TaskEvent::Panicked(kill))) => {
+                return Err(Status::internal(format!("task {id}: {kill}")));
             }
             Some((id, TaskEvent::Finished(last))) => {
                 self.finished.insert(id, last);

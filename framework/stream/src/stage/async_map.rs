@@ -29,6 +29,7 @@ use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
 use crate::errors::DeadReason;
 use crate::key::KeyGroup;
 use crate::meter::Meter;
+use crate::poison::at_work_on_any;
 use crate::snapshot::{Restore, is_round};
 
 /// State name of what had not left at the barrier.
@@ -234,6 +235,8 @@ where
     /// Asks as many questions as may be on their way, and takes in the answers that have come.
     fn progress(&mut self, turn: &mut Turn<'_, '_>) {
         let _at = self.parts.meter.enter();
+        // Many records are asked about at once.
+        at_work_on_any();
         loop {
             while self.questions.len() < self.parts.terms.in_flight
                 && let Some(position) = self.next_to_ask()

@@ -17,6 +17,7 @@ pub(crate) mod fused;
 pub(crate) mod process;
 pub(crate) mod reduce;
 pub(crate) mod running;
+pub(crate) mod sieve;
 pub(crate) mod tell;
 pub(crate) mod try_map;
 pub(crate) mod window;

@@ -15,6 +15,7 @@ use crate::key::Key;
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::operator::{KeyedOperator, OperatorCx, Output, Sides};
+use crate::poison::at_work_on_any;
 use crate::snapshot::Restore;
 use crate::state::{Backend, KeyedState, State, StateEntry};
 use crate::time::{Timestamp, millis_since_epoch};
@@ -334,6 +335,7 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
     /// Fires what the watermark has reached, then passes it on: `false`. `true`: there is more.
     fn fire(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
         let Some(watermark) = self.passing else { return Ok(false) };
+        at_work_on_any();
         let _at = self.core.parts.meter.enter();
         let now = self.now();
         let next = self.core.upcoming(watermark)?;
@@ -418,6 +420,7 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
 
     /// Fires some of what the clock has reached: `true` when something was.
     pub(crate) fn fire_clock(&mut self, turn: &mut Turn<'_, '_>) -> Result<bool> {
+        at_work_on_any();
         let _at = self.core.parts.meter.enter();
         let now = self.now();
         let next = self.core.upcoming_of_clock(now)?;

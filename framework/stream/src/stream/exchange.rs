@@ -17,7 +17,7 @@ use crate::task::Chain;
 /// The stream behind a forward edge.
 pub(super) fn forwarded<T: Record>(flow: Flow, timed: bool, edge: EdgeId) -> Stream<T> {
     let open: Open<T> = Arc::new(move |cx, first| {
-        Ok(Box::new(Chain::new(Box::new(cx.forward_input::<T>(edge)?), first, cx)))
+        Ok(Box::new(Chain::of_records(Box::new(cx.forward_input::<T>(edge)?), first, cx)?))
     });
     Stream::new(flow, edge.to_chain, timed, open)
 }
@@ -158,8 +158,9 @@ impl<T: Record> Stream<T, Whole<T>> {
         let open = self.open;
         self.flow
             .close(self.chain, Arc::new(move |cx| open(cx, Box::new(cx.output::<T>(edge, routing(cx))?))));
-        let open: Open<T> =
-            Arc::new(move |cx, first| Ok(Box::new(Chain::new(Box::new(cx.input::<T>(&[edge])?), first, cx))));
+        let open: Open<T> = Arc::new(move |cx, first| {
+            Ok(Box::new(Chain::of_records(Box::new(cx.input::<T>(&[edge])?), first, cx)?))
+        });
         Stream::new(self.flow, chain, self.timed, open)
     }
 
