@@ -3,14 +3,14 @@
 use serde::Serialize;
 
 use crate::Result;
-use crate::snapshot::{Block, BlockWriter, Role, TaskSnapshot};
+use crate::snapshot::{Block, BlockWriter, LaterRows, ReadRows, Role, TaskSnapshot};
 use afflux_wire::Status;
 
 /// A block is closed when it has this many bytes; the row that crosses the line still belongs to it.
 pub(crate) const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Rows of one state, in blocks.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Blocks {
     open: BlockWriter,
     /// Keys that are gone.
@@ -19,6 +19,8 @@ pub(crate) struct Blocks {
     failed: Option<Status>,
     /// Blocks of the present snapshot that have been handed over.
     handed: u64,
+    /// Tables whose rows are read when the snapshot is stored.
+    later: Vec<Box<dyn ReadRows>>,
 }
 
 impl Blocks {
@@ -57,6 +59,7 @@ impl Blocks {
     pub(crate) fn append(&mut self, mut other: Blocks) {
         other.close_open();
         self.closed.append(&mut other.closed);
+        self.later.append(&mut other.later);
         self.failed = self.failed.take().or(other.failed);
     }
 
@@ -69,8 +72,36 @@ impl Blocks {
         }
     }
 
-    /// Hands closed blocks over; at the end the open one too, and where there was none an empty one, so
-    /// that a snapshot names every state.
+    /// Adds the rows of a table that are read when the snapshot is stored, behind all others.
+    #[cfg(feature = "disk")]
+    pub(crate) fn read_later(&mut self, table: Box<dyn ReadRows>) {
+        self.later.push(table);
+    }
+
+    /// Takes closed blocks out; at the end the open one too, and where there was none an empty one, so that
+    /// a snapshot names every state.
+    ///
+    /// # Errors
+    /// When a row could not be encoded.
+    pub(crate) fn take(&mut self, last: bool) -> Result<Vec<Block>> {
+        if let Some(status) = self.failed.take() {
+            return Err(status);
+        }
+        if last {
+            self.close_open();
+            if self.closed.is_empty() && self.handed == 0 {
+                self.closed.push(self.open.finish(0, None));
+            }
+        }
+        let mut blocks = std::mem::take(&mut self.closed);
+        for block in &mut blocks {
+            block.id = self.handed;
+            self.handed += 1;
+        }
+        Ok(blocks)
+    }
+
+    /// Hands closed blocks over; at the end all that is left, to be read later where it is on disk.
     ///
     /// # Errors
     /// When a row could not be encoded.
@@ -80,21 +111,19 @@ impl Blocks {
         snapshot: &mut TaskSnapshot,
         (operator, state, subtask): (&str, &str, u32),
     ) -> Result<()> {
-        if let Some(mut status) = self.failed.take() {
+        let later = last && !self.later.is_empty();
+        let blocks = self.take(last && !later).map_err(|mut status| {
             status.message = format!("{operator}/{state}: {}", status.message);
-            return Err(status);
+            status
+        })?;
+        for block in blocks {
+            snapshot.block(operator, state, subtask, block);
         }
-        if last {
-            self.close_open();
-            if self.closed.is_empty() && self.handed == 0 {
-                self.closed.push(self.open.finish(0, None));
-            }
-        }
-        for block in self.closed.drain(..) {
-            snapshot.block(operator, state, subtask, Block { id: self.handed, ..block });
-            self.handed += 1;
-        }
-        if last {
+        if later {
+            let tables = std::mem::take(&mut self.later);
+            let rows = LaterRows::new(std::mem::take(self), tables);
+            snapshot.later((operator, state, subtask), rows);
+        } else if last {
             self.handed = 0;
         }
         Ok(())

@@ -90,8 +90,8 @@ pub use process::{Lasting, OperatorSpec, Process, Processing};
 pub use rank::{Change, Deduplicate, Distinct, DistinctSet, Ranking, Top, TopN, distinct, top_n};
 pub use sink::{LAST_EPOCH, Sink, SinkWriter};
 pub use snapshot::{
-    Block, BlockWriter, Content, Field, Form, Increment, LAYOUT, LAYOUT_CHANGES, NESTING_MAX, Part, PartKind,
-    ROUND, Restore, Role, SHAPES_MAX, Schema, Shape, TaskSnapshot, is_round,
+    Block, BlockWriter, Content, Field, Form, Increment, LAYOUT, LAYOUT_CHANGES, LaterRows, NESTING_MAX,
+    Part, PartKind, ROUND, Restore, Role, SHAPES_MAX, Schema, Shape, TaskSnapshot, is_round,
 };
 pub use source::{IoContext, OnError, ReadState, Source, Split, SplitReader};
 pub use stage::fused::{Filter, Map, Step, Whole};

@@ -9,6 +9,7 @@
 mod decode;
 mod encode;
 mod fault;
+mod later;
 mod shape;
 
 use std::ops::Range;
@@ -25,6 +26,8 @@ use afflux_wire::{Code, Status};
 
 use decode::Decoder;
 use encode::Encoder;
+pub use later::LaterRows;
+pub(crate) use later::{ReadRows, Reader};
 pub use shape::{Field, Form, NESTING_MAX, SHAPES_MAX, Schema, Shape};
 
 /// Rows kept as samples of a block's schema at most.
@@ -163,15 +166,18 @@ pub struct Part {
     pub left: Option<u64>,
     /// Its rows.
     pub blocks: Vec<Block>,
+    /// The rows behind those of all blocks, where they are still on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none", skip_deserializing)]
+    pub later: Option<LaterRows>,
 }
 
 impl Part {
-    /// Its rows, for people.
+    /// Its rows, for people; without those that are still on disk.
     pub fn rows(&self) -> u64 {
         self.left.unwrap_or_else(|| self.blocks.iter().map(|block| block.rows).sum())
     }
 
-    /// Bytes of all blocks.
+    /// Bytes of all blocks; without rows that are still on disk.
     pub fn len(&self) -> u64 {
         self.blocks.iter().map(Block::len).sum()
     }
@@ -365,6 +371,24 @@ impl TaskSnapshot {
         (part.version, part.since, part.left) = (LAYOUT_CHANGES, Some(since), Some(left));
     }
 
+    /// Says that the last rows of a part are still on disk.
+    pub(crate) fn later(&mut self, (operator, state, subtask): (&str, &str, u32), rows: LaterRows) {
+        self.part(operator, state, subtask, PartKind::Rows).later = Some(rows);
+    }
+
+    /// Reads the rows that are still on disk into memory: for whoever keeps a snapshot without a
+    /// [`job::Storage`](crate::job::Storage), which reads them block by block. Blocks while it reads.
+    ///
+    /// # Errors
+    /// When the disk cannot be read, or they have been read before.
+    pub fn gather(&mut self) -> Result<()> {
+        for part in &mut self.parts {
+            let Some(later) = part.later.take() else { continue };
+            part.blocks.extend(later.take()?.read(u64::MAX)?);
+        }
+        Ok(())
+    }
+
     fn part(&mut self, operator: &str, state: &str, subtask: u32, kind: PartKind) -> &mut Part {
         let is = |p: &Part| p.operator == operator && p.state == state && p.subtask == subtask;
         // Blocks of a part mostly come one after the other.
@@ -379,6 +403,7 @@ impl TaskSnapshot {
                 since: None,
                 left: None,
                 blocks: Vec::new(),
+                later: None,
             });
             self.parts.len() - 1
         });

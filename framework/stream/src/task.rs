@@ -193,6 +193,9 @@ impl<T> Chain<T> {
                 if let Some((since, align)) = self.since.take() {
                     let bytes = snapshot.parts.iter().map(Part::len).sum();
                     meter.snapshots.taken(align, turn.now.duration_since(since), bytes);
+                    for later in snapshot.parts.iter().filter_map(|part| part.later.as_ref()) {
+                        later.count(meter.snapshots.later());
+                    }
                 }
                 (self.report)(TaskEvent::Snapshot(snapshot));
             }

@@ -143,7 +143,7 @@ impl<K: Key> Timers<K> {
         match self {
             Self::Memory(timers) => timers.write(snapshot, operator, subtask, budget),
             #[cfg(feature = "disk")]
-            Self::Disk(timers) => timers.write(snapshot, operator, subtask, budget),
+            Self::Disk(timers) => timers.write(snapshot, operator, subtask),
         }
     }
 

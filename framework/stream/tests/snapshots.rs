@@ -188,6 +188,7 @@ fn raw(schema: &Arc<Schema>, bytes: Vec<u8>, rows: u64) -> Restore {
         since: None,
         left: None,
         blocks: vec![Block { id: 0, rows, groups: None, role: Default::default(), content }],
+        later: None,
     };
     Restore::new([TaskSnapshot { parts: vec![part], ..TaskSnapshot::new(1) }])
 }

@@ -26,6 +26,8 @@ pub(crate) struct Watch {
     pub(crate) after_records: u64,
     /// The run ends after so many checkpoints; 0: with its input.
     pub(crate) epochs_max: usize,
+    /// No more checkpoints than these begin; 0: any number.
+    pub(crate) begun_max: usize,
     /// Checkpoints refer to files of earlier ones, which stay.
     pub(crate) incremental: bool,
 }
@@ -103,7 +105,9 @@ impl Checkpoints {
 
     /// Ready when there is something to do.
     pub(crate) async fn due(&self) {
-        if self.storage.is_none() || self.under.is_some() {
+        let begun = usize::try_from(self.epoch).unwrap_or(usize::MAX);
+        let enough = self.watch.begun_max > 0 && begun >= self.watch.begun_max;
+        if self.storage.is_none() || self.under.is_some() || enough {
             return std::future::pending().await;
         }
         let at = if self.began.is_some() { self.next } else { Instant::now() + LOOK };
@@ -183,9 +187,10 @@ impl Checkpoints {
             .began
             .map_or(0.0, |(at, records)| (taken(running) - records) as f64 / at.elapsed().as_secs_f64());
         let _ = std::fs::remove_dir_all(&self.dir);
-        let snapshots = running.tasks.iter().map(|t| t.meter.read().snapshots);
-        let turn_max_ms = snapshots.map(|s| s.turn_max_s * 1e3).fold(0.0, f64::max);
-        Seen { epochs: self.done, calm_rate: self.calm_rate, rate, turn_max_ms }
+        let snapshots = || running.tasks.iter().map(|t| t.meter.read().snapshots);
+        let turn_max_ms = snapshots().map(|s| s.turn_max_s * 1e3).fold(0.0, f64::max);
+        let pause_max_ms = snapshots().map(|s| s.pause_max_s * 1e3).fold(0.0, f64::max);
+        Seen { epochs: self.done, calm_rate: self.calm_rate, rate, turn_max_ms, pause_max_ms }
     }
 }
 
@@ -194,10 +199,12 @@ impl Checkpoints {
 pub(crate) struct Seen {
     pub(crate) epochs: Vec<Epoch>,
     /// Records per second before the first, and from then on.
-    calm_rate: f64,
-    rate: f64,
+    pub(crate) calm_rate: f64,
+    pub(crate) rate: f64,
     /// The longest turn of any task at any time.
-    turn_max_ms: f64,
+    pub(crate) turn_max_ms: f64,
+    /// The longest turn of any task from the barrier to the end of a snapshot.
+    pub(crate) pause_max_ms: f64,
 }
 
 /// The `share` largest of these numbers begin here: 0.5 the median, 1 the maximum.
@@ -364,6 +371,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         after_records: params.keys,
         epochs_max: params.epochs,
         incremental: params.incremental,
+        ..Watch::default()
     };
     let share = work(&plan, parallelism, (0, 1), watch, |_| Ok(Vec::new()))?;
     let epochs = &share.seen.epochs;

@@ -103,6 +103,8 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
     let parallelism = args.count("parallelism", 1)? as u32;
     let cache_mb: u64 = args.number("cache", 256)?;
     let every_ms: u64 = args.number("checkpoint-ms", 0)?;
+    // 0: as many as there is time for.
+    let epochs_max: usize = args.number("epochs", 0)?;
     args.finish()?;
     let directory = std::env::temp_dir().join(format!("afflux-bench-state-{}", std::process::id()));
     let settings = JobSettings {
@@ -123,7 +125,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
         }
     });
     // Checkpoints begin when every key is there.
-    let watch = Watch { every_ms, after_records: keys, ..Watch::default() };
+    let watch = Watch { every_ms, after_records: keys, begun_max: epochs_max, ..Watch::default() };
     let ran = drive(
         &plan,
         parallelism,
@@ -158,6 +160,9 @@ pub(crate) fn run(mut args: Args) -> Result<(), String> {
             "records_per_s": (records as f64 / ran.wall_s).round(),
             "rss_mb": ran.rss_mb,
             "epochs": ran.seen.epochs,
+            "pause_max_ms": ran.seen.pause_max_ms,
+            "turn_max_ms": ran.seen.turn_max_ms,
+            "calm_records_per_s": ran.seen.calm_rate.round(),
             "disk_mb": disk_bytes.load(Relaxed) >> 20,
         })
         .to_string(),

@@ -242,7 +242,8 @@ impl LocalRun {
                 self.finished.insert(id, last);
             }
             Some((_, TaskEvent::Closed)) => self.closed += 1,
-            Some((id, TaskEvent::Snapshot(snapshot))) => {
+            Some((id, TaskEvent::Snapshot(mut snapshot))) => {
+                snapshot.gather()?;
                 self.snapshots.entry(snapshot.epoch).or_default().insert(id, snapshot);
             }
         }

@@ -13,6 +13,7 @@ mod place;
 mod reach;
 mod retain;
 mod savepoint;
+mod streamed;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub use compare::{StateChange, StateLook};
 use file::{Index, Places};
 pub use manifest::{CheckpointFile, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, StateInfo, StoredJob};
 pub use retain::RETAIN_DEFAULT;
+pub use streamed::{UPLOAD_PART_BYTES, UPLOAD_PARTS_MAX};
 pub use verify::Damage;
 
 /// Tries to write one object.
@@ -213,7 +215,8 @@ impl Storage {
     }
 
     /// Writes one task's part of an epoch. Blocks that have not changed since an earlier epoch of the
-    /// same attempt are referred to, not written again.
+    /// same attempt are referred to, not written again. Rows that are still on disk are read and written
+    /// some at a time, at most [`UPLOAD_PARTS_MAX`] times [`UPLOAD_PART_BYTES`] in memory.
     ///
     /// # Errors
     /// Names the object and what failed; `RESOURCE_EXHAUSTED` when there is no room.
@@ -227,19 +230,31 @@ impl Storage {
         let epoch = snapshot.epoch;
         let name = format!("epoch-{epoch:08}/{}-{}-a{attempt}.state", task.chain, task.subtask);
         let who = (job.to_owned(), task);
-        let written = {
+        let path = Path::from(format!("{job}/{name}"));
+        let refused = |why: String| {
+            Status::internal(format!("the state of task {task} of job {job} in epoch {epoch}: {why}"))
+        };
+        let on_disk = snapshot.parts.iter().any(|part| part.later.is_some());
+        let mut layout = file::Layout::new(epoch, &name);
+        let known = {
             let known = self.known.lock();
             let known = known.get(&who).filter(|known| known.attempt == attempt);
             let last = known.and_then(|known| known.epochs.last_key_value());
             let last = last.filter(|(before, _)| **before < epoch).map(|(_, places)| places);
-            file::lay_out(snapshot, &name, last, |earlier| known.and_then(|k| k.epochs.get(&earlier)))
+            let earlier = |earlier: u64| known.and_then(|k| k.epochs.get(&earlier));
+            for part in &snapshot.parts {
+                layout.part(part, last, &earlier).map_err(refused)?;
+            }
+            last.filter(|_| on_disk).map(|last| last.of_later(snapshot))
         };
-        let written = written.map_err(|why| {
-            Status::internal(format!("the state of task {task} of job {job} in epoch {epoch}: {why}"))
-        })?;
-        let path = Path::from(format!("{job}/{name}"));
-        let options = PutOptions::from(PutMode::Overwrite);
-        self.write(&path, PutPayload::from_iter(written.chunks), options).await?;
+        let written = if on_disk {
+            self.put_later(&path, snapshot, layout, known).await?
+        } else {
+            let mut written = layout.finish(snapshot).map_err(refused)?;
+            let payload = PutPayload::from_iter(std::mem::take(&mut written.chunks));
+            self.write(&path, payload, PutOptions::from(PutMode::Overwrite)).await?;
+            written
+        };
         let mut all = self.known.lock();
         if all.len() >= TASKS_KNOWN_MAX && !all.contains_key(&who) {
             // Whoever that was writes everything once more.

@@ -1,6 +1,7 @@
 //! What snapshots cost a task: how long barriers waited for each other, how long it wrote, how long one
 //! turn took meanwhile.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotMeter {
     taken: AtomicU64,
-    bytes: AtomicU64,
+    bytes: Arc<AtomicU64>,
     align_ns: AtomicU64,
     write_ns: AtomicU64,
-    last_bytes: AtomicU64,
+    last_bytes: Arc<AtomicU64>,
     last_align_ns: AtomicU64,
     last_write_ns: AtomicU64,
     last_pause_ns: AtomicU64,
@@ -36,6 +37,11 @@ impl SnapshotMeter {
         self.last_bytes.store(bytes, Relaxed);
         self.last_align_ns.store(ns(align), Relaxed);
         self.last_write_ns.store(ns(write), Relaxed);
+    }
+
+    /// Where bytes are counted that come after the snapshot is [`taken`](Self::taken), from disk.
+    pub(crate) fn later(&self) -> [Arc<AtomicU64>; 2] {
+        [Arc::clone(&self.bytes), Arc::clone(&self.last_bytes)]
     }
 
     /// The longest turn of the task so far.

@@ -85,7 +85,7 @@ where
 
 impl<T, F, R> Stage<T> for Reduce<T, F, R>
 where
-    T: Clone + Serialize + DeserializeOwned,
+    T: Clone + Serialize + DeserializeOwned + 'static,
     F: KeyOf<T>,
     R: Fn(T, T) -> T,
 {

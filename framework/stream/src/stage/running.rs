@@ -89,7 +89,7 @@ where
 impl<T, F, C, A, E, Acc, Out> Stage<T> for RunningStage<T, F, Running<C, A, E>, Acc, Out>
 where
     F: KeyOf<T>,
-    Acc: Serialize,
+    Acc: Serialize + 'static,
     C: Fn() -> Acc,
     A: Fn(&mut Acc, &T),
     E: Fn(&F::Key, &Acc) -> Out,

@@ -338,10 +338,9 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
                 }
             }
             if self.out.len() >= BATCH_ROWS_MAX {
+                // A window may have as many rows as there are keys: control comes between batches.
                 self.push(turn)?;
-                if turn.full {
-                    return Ok(true);
-                }
+                return Ok(true);
             }
         }
         self.push(turn)?;

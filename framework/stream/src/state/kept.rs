@@ -197,7 +197,10 @@ impl<K: Key, V> Kept<K, V> {
     ///
     /// # Errors
     /// When the disk cannot be read or written.
-    pub(crate) fn write(&mut self, budget: &mut usize) -> Result<Option<Blocks>> {
+    pub(crate) fn write(&mut self, budget: &mut usize) -> Result<Option<Blocks>>
+    where
+        V: 'static,
+    {
         match self {
             Self::Memory(table) => Ok(table.write(budget)),
             #[cfg(feature = "disk")]

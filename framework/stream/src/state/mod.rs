@@ -188,7 +188,10 @@ impl<K: Key, V> KeyedState<K, V> {
         operator: &str,
         subtask: u32,
         budget: &mut usize,
-    ) -> Result<bool> {
+    ) -> Result<bool>
+    where
+        V: 'static,
+    {
         let name = (operator, self.name, subtask);
         if let Some(mut blocks) = self.table.write(budget)? {
             blocks.hand_over(true, snapshot, name)?;

@@ -26,7 +26,8 @@ fn on_disk(directory: &tempfile::TempDir) -> Timers<u64> {
     }
 }
 
-fn restored(mut timers: Timers<u64>, snapshot: TaskSnapshot) -> Timers<u64> {
+fn restored(mut timers: Timers<u64>, mut snapshot: TaskSnapshot) -> Timers<u64> {
+    snapshot.gather().unwrap();
     timers.restore(&Restore::new([snapshot]), "op", (0, 1)).unwrap();
     timers
 }
@@ -99,8 +100,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn saved(snapshot: TaskSnapshot) -> Vec<(i64, u64)> {
+fn saved(mut snapshot: TaskSnapshot) -> Vec<(i64, u64)> {
     let mut saved = Vec::new();
+    snapshot.gather().unwrap();
     Restore::new([snapshot]).rows("op", "timers", None, |_, (key, at)| saved.push((at, key))).unwrap();
     saved
 }

@@ -26,7 +26,7 @@ const THREADS: [(&str, &str); 2] = [
     ),
     (
         "framework/stream/src/state/disk/tree.rs",
-        "writes and merges files of state beside its task, one job a tree",
+        "reads, writes and merges files of state beside its task: one errand and two jobs a tree",
     ),
 ];
 

@@ -85,6 +85,14 @@ struct Place {
 pub(super) struct Places(BTreeMap<Key, Place>);
 
 impl Places {
+    /// Those of the parts whose last rows are on disk.
+    pub(super) fn of_later(&self, snapshot: &TaskSnapshot) -> Places {
+        let parts = snapshot.parts.iter().filter(|part| part.later.is_some());
+        Places(
+            parts.flat_map(|part| self.part(part)).map(|(key, place)| (key.clone(), place.clone())).collect(),
+        )
+    }
+
     /// The blocks of a part, in their order.
     fn part(&self, part: &Part) -> impl Iterator<Item = (&Key, &Place)> {
         let of = |id| (part.operator.clone(), part.state.clone(), part.subtask, id);
@@ -110,15 +118,41 @@ pub(super) fn lay_out<'p>(
     last: Option<&Places>,
     earlier: impl Fn(u64) -> Option<&'p Places>,
 ) -> Result<Written, String> {
-    let name: Arc<str> = Arc::from(name);
-    let mut out = Out { chunks: Vec::new(), bytes: 0, hasher: crc32fast::Hasher::new() };
-    let mut head = MAGIC.to_vec();
-    head.extend_from_slice(&VERSION.to_be_bytes());
-    out.push(Bytes::from(head));
-    let mut index = Index { epoch: snapshot.epoch, ..Index::default() };
-    let (mut refers, mut states, mut places) = (BTreeSet::new(), Vec::new(), Places::default());
+    let mut layout = Layout::new(snapshot.epoch, name);
     for part in &snapshot.parts {
-        let mut entry = PartEntry {
+        layout.part(part, last, &earlier)?;
+    }
+    layout.finish(snapshot)
+}
+
+/// A file that is being laid out.
+pub(super) struct Layout {
+    epoch: u64,
+    name: Arc<str>,
+    out: Out,
+    index: Index,
+    refers: BTreeSet<String>,
+    places: Places,
+}
+
+impl Layout {
+    pub(super) fn new(epoch: u64, name: &str) -> Self {
+        let mut out = Out { chunks: Vec::new(), bytes: 0, hasher: crc32fast::Hasher::new() };
+        let mut head = MAGIC.to_vec();
+        head.extend_from_slice(&VERSION.to_be_bytes());
+        out.push(Bytes::from(head));
+        let index = Index { epoch, ..Index::default() };
+        Self { epoch, name: Arc::from(name), out, index, refers: BTreeSet::new(), places: Places::default() }
+    }
+
+    /// Adds a part with the blocks that it has.
+    pub(super) fn part<'p>(
+        &mut self,
+        part: &Part,
+        last: Option<&Places>,
+        earlier: &impl Fn(u64) -> Option<&'p Places>,
+    ) -> Result<(), String> {
+        self.index.parts.push(PartEntry {
             operator: part.operator.clone(),
             state: part.state.clone(),
             subtask: part.subtask,
@@ -126,30 +160,21 @@ pub(super) fn lay_out<'p>(
             kind: part.kind,
             left: part.left,
             blocks: Vec::with_capacity(part.blocks.len()),
-        };
-        let mut put = |key: Key, mut place: Place, entry: &mut PartEntry| {
-            let elsewhere = *place.file != *name;
-            if elsewhere {
-                refers.insert(place.file.to_string());
-            }
-            place.entry.schema = index.number(&place.schema);
-            place.entry.file = elsewhere.then(|| place.file.to_string());
-            entry.blocks.push(place.entry.clone());
-            places.0.insert(key, place);
-        };
+        });
+        let at = self.index.parts.len() - 1;
         let mut blocks: Vec<Cow<'_, Block>> = part.blocks.iter().map(Cow::Borrowed).collect();
         if let Some(since) = part.since {
-            let mut next = 0;
+            let mut next = None;
             for (key, place) in earlier(since).into_iter().flat_map(|places| places.part(part)) {
-                next = key.3 + 1;
-                put(key.clone(), place.clone(), &mut entry);
+                next = Some(key.3 + 1);
+                self.put(at, key.clone(), place.clone());
             }
-            if entry.blocks.is_empty() {
+            let Some(next) = next else {
                 return Err(format!(
                     "state {}/{} is said to follow that of epoch {since}, which is not known",
                     part.operator, part.state
                 ));
-            }
+            };
             // What has gone goes first: a key that has come again since then is among the rows.
             blocks.retain(|block| block.rows > 0);
             blocks.sort_by_key(|block| block.role != Role::Gone);
@@ -162,67 +187,117 @@ pub(super) fn lay_out<'p>(
             }
         }
         for block in &blocks {
-            let block = &**block;
-            let key = (part.operator.clone(), part.state.clone(), part.subtask, block.id);
-            let mut place = match &block.content {
+            let key = key_of(part, block.id);
+            let known = match &block.content {
                 Content::Earlier { epoch, .. } => {
                     let known = earlier(*epoch).and_then(|places| places.0.get(&key));
-                    known.cloned().ok_or_else(|| {
+                    Some(known.ok_or_else(|| {
                         format!(
                             "block {} of state {}/{} is said to be as in epoch {epoch}, which is not known \
                              to hold it",
                             block.id, part.operator, part.state
                         )
-                    })?
+                    })?)
                 }
-                Content::Rows { schema, bytes } => {
-                    let hash = if bytes.len() >= SHARED_BYTES_MIN { xxh3_128(bytes) } else { 0 };
-                    let known = last.and_then(|places| places.0.get(&key)).filter(|known| {
-                        hash != 0
-                            && known.hash == hash
-                            && known.entry.bytes == bytes.len() as u64
-                            && known.epoch.saturating_add(REFERRED_EPOCHS_MAX) > snapshot.epoch
-                            && known.schema.extends(schema)
-                    });
-                    match known {
-                        Some(known) => known.clone(),
-                        None => {
-                            let entry = BlockEntry {
-                                offset: out.bytes,
-                                bytes: bytes.len() as u64,
-                                crc32: crc32fast::hash(bytes),
-                                ..BlockEntry::default()
-                            };
-                            out.push(bytes.clone());
-                            let (file, schema) = (Arc::clone(&name), Arc::clone(schema));
-                            Place { epoch: snapshot.epoch, file, entry, schema, hash }
-                        }
+                Content::Rows { .. } => last.and_then(|places| places.0.get(&key)),
+            };
+            self.block(at, key, block, known);
+        }
+        Ok(())
+    }
+
+    /// Adds a block that was read later to the part of this number. `known` is where the block of its id was
+    /// last written.
+    pub(super) fn later(&mut self, at: usize, part: &Part, block: &Block, known: Option<&Places>) {
+        let key = key_of(part, block.id);
+        let known = known.and_then(|places| places.0.get(&key));
+        self.block(at, key, block, known);
+    }
+
+    /// Adds a block: as it is known, or written here.
+    fn block(&mut self, at: usize, key: Key, block: &Block, known: Option<&Place>) {
+        let mut place = match (&block.content, known) {
+            (Content::Earlier { .. }, Some(known)) => known.clone(),
+            // Not known: refused before.
+            (Content::Earlier { .. }, None) => return,
+            (Content::Rows { schema, bytes }, known) => {
+                let hash = if bytes.len() >= SHARED_BYTES_MIN { xxh3_128(bytes) } else { 0 };
+                let known = known.filter(|known| {
+                    hash != 0
+                        && known.hash == hash
+                        && known.entry.bytes == bytes.len() as u64
+                        && known.epoch.saturating_add(REFERRED_EPOCHS_MAX) > self.epoch
+                        && known.schema.extends(schema)
+                });
+                match known {
+                    Some(known) => known.clone(),
+                    None => {
+                        let entry = BlockEntry {
+                            offset: self.out.bytes,
+                            bytes: bytes.len() as u64,
+                            crc32: crc32fast::hash(bytes),
+                            ..BlockEntry::default()
+                        };
+                        self.out.push(bytes.clone());
+                        let (file, schema) = (Arc::clone(&self.name), Arc::clone(schema));
+                        Place { epoch: self.epoch, file, entry, schema, hash }
                     }
                 }
-            };
-            place.entry.id = block.id;
-            place.entry.rows = block.rows;
-            place.entry.groups = block.groups.clone();
-            place.entry.role = block.role;
-            put(key, place, &mut entry);
-        }
-        states.push(StateInfo {
-            operator: part.operator.clone(),
-            state: part.state.clone(),
-            kind: part.kind,
-            rows: part.rows(),
-            bytes: entry.blocks.iter().map(|block| block.bytes).sum(),
-        });
-        index.parts.push(entry);
+            }
+        };
+        place.entry.id = block.id;
+        place.entry.rows = block.rows;
+        place.entry.groups = block.groups.clone();
+        place.entry.role = block.role;
+        self.put(at, key, place);
     }
-    let index = rmp_serde::to_vec_named(&index).map_err(|e| format!("the index cannot be encoded: {e}"))?;
-    let mut foot = (index.len() as u64).to_be_bytes().to_vec();
-    foot.extend_from_slice(&crc32fast::hash(&index).to_be_bytes());
-    foot.extend_from_slice(MAGIC);
-    out.push(Bytes::from(index));
-    out.push(Bytes::from(foot));
-    let crc32 = out.hasher.finalize();
-    Ok(Written { chunks: out.chunks, bytes: out.bytes, crc32, refers, states, places })
+
+    fn put(&mut self, at: usize, key: Key, mut place: Place) {
+        let elsewhere = *place.file != *self.name;
+        if elsewhere {
+            self.refers.insert(place.file.to_string());
+        }
+        place.entry.schema = self.index.number(&place.schema);
+        place.entry.file = elsewhere.then(|| place.file.to_string());
+        if let Some(part) = self.index.parts.get_mut(at) {
+            part.blocks.push(place.entry.clone());
+        }
+        self.places.0.insert(key, place);
+    }
+
+    /// What is laid out and not yet taken, in its order.
+    pub(super) fn chunks(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.out.chunks)
+    }
+
+    /// Ends the file with its index. The chunks are what was not taken before.
+    pub(super) fn finish(mut self, snapshot: &TaskSnapshot) -> Result<Written, String> {
+        let states = self.index.parts.iter().zip(&snapshot.parts).map(|(entry, part)| {
+            let here = || entry.blocks.iter().map(|block| block.rows).sum();
+            StateInfo {
+                operator: entry.operator.clone(),
+                state: entry.state.clone(),
+                kind: entry.kind,
+                rows: if part.later.is_some() { here() } else { part.rows() },
+                bytes: entry.blocks.iter().map(|block| block.bytes).sum(),
+            }
+        });
+        let states = states.collect();
+        let index =
+            rmp_serde::to_vec_named(&self.index).map_err(|e| format!("the index cannot be encoded: {e}"))?;
+        let mut foot = (index.len() as u64).to_be_bytes().to_vec();
+        foot.extend_from_slice(&crc32fast::hash(&index).to_be_bytes());
+        foot.extend_from_slice(MAGIC);
+        self.out.push(Bytes::from(index));
+        self.out.push(Bytes::from(foot));
+        let crc32 = self.out.hasher.finalize();
+        let (refers, places) = (self.refers, self.places);
+        Ok(Written { chunks: self.out.chunks, bytes: self.out.bytes, crc32, refers, states, places })
+    }
+}
+
+fn key_of(part: &Part, id: u64) -> Key {
+    (part.operator.clone(), part.state.clone(), part.subtask, id)
 }
 
 struct Out {
@@ -331,6 +406,7 @@ impl Index {
                 since: None,
                 left: entry.left,
                 blocks,
+                later: None,
             });
         }
         Ok(parts)

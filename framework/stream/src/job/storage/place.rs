@@ -166,6 +166,15 @@ impl Storage {
         Ok(())
     }
 
+    /// Does what may wait for a disk where no other work waits for it.
+    pub(super) async fn beside<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|e| Status::internal(format!("reading state for {}: {e}", self.place)))
+    }
+
     /// Flushes an object that was written to the disk, where that is ours to do.
     pub(super) async fn sync(&self, path: &Path) -> Result<()> {
         let Some(directory) = &self.directory else { return Ok(()) };

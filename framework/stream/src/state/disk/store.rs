@@ -77,9 +77,6 @@ impl Store {
     pub(super) fn counters(&self) -> &DiskCounters {
         &self.counters
     }
-    pub(super) fn bytes_written(&self) -> u64 {
-        self.counters.bytes_written.load(Relaxed)
-    }
 
     /// A new directory for a tree.
     pub(super) fn directory_for(&self, name: &str) -> PathBuf {

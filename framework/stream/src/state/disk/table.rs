@@ -8,13 +8,15 @@ use std::task::{Context, Poll, ready};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::errand::Errand;
 use super::slab::{Keys, Row, Slab};
 use super::store::{Store, Wait};
-use super::tree::{self, Rows, Tree};
+use super::tree::{self, Rows, Shared, Tree, Writes};
 use crate::Result;
 use crate::block::Blocks;
 use crate::key::{Key, KeyBytes, KeyGroup};
 use crate::keyed::KeyOf;
+use crate::snapshot::ReadRows;
 use crate::table::WriteRow;
 use afflux_wire::{Code, Status};
 
@@ -30,8 +32,10 @@ const WRITES_PER_TURN: usize = 256;
 const AT_ONCE_ROWS_MAX: usize = 4096;
 /// Rows that one step of a snapshot writes.
 const WRITES_PER_STEP: usize = 64;
-/// What reading a row costs beside its bytes, in bytes.
-const ROW_COST: usize = 64;
+/// Bytes that have come together before they are written without a look-up.
+const WRITES_BYTES_MIN: usize = 64 << 10;
+/// Bytes that may come together, but for one row or 256 more, while an errand is under way.
+const WRITES_BYTES_MAX: usize = 1 << 20;
 
 /// A row that was read.
 type Decoded<K, V> = std::result::Result<(K, V), rmp_serde::decode::Error>;
@@ -76,9 +80,11 @@ struct Cut<K, V> {
 enum At {
     /// The held generations are being written.
     Writing,
-    /// The tree holds the state as it was; its rows are being read.
-    Reading(Rows),
-    /// All rows are there.
+    /// They are with an errand, which then looks at the tree as it is.
+    Asked,
+    /// The tree holds the state as it was.
+    There(Rows),
+    /// All rows are there, or are read later.
     End,
 }
 
@@ -95,6 +101,50 @@ impl<K, V> CutRows<K, V> {
     }
 }
 
+/// The rows of a tree as they were at a barrier.
+struct TableRows<K, V> {
+    rows: Rows,
+    decode: fn(&[u8]) -> Decoded<K, V>,
+    write: WriteRow<K, V>,
+    tag: i64,
+    name: String,
+    /// Its files stay meanwhile.
+    _tree: Arc<Shared>,
+}
+
+impl<K: Key, V> ReadRows for TableRows<K, V> {
+    fn read(&mut self, blocks: &mut Blocks, mut bytes: usize) -> Result<bool> {
+        while bytes > 0 {
+            let Some(item) = self.rows.next() else { return Ok(false) };
+            let entry = (self.decode)(&tree::row(item)?.1).map_err(|e| damaged(&self.name, &e))?;
+            bytes = bytes.saturating_sub((self.write)(blocks, self.tag, &entry).max(1));
+        }
+        Ok(true)
+    }
+}
+
+/// A key to be looked up in the tree.
+struct Missing<K> {
+    place: Vec<u8>,
+    hash: u64,
+    key: K,
+}
+
+/// What an errand has done: keys and what was found, the tree as it is then where that was asked.
+struct Done<K> {
+    found: Vec<(u64, K, Option<lsm_tree::Slice>)>,
+    rows: Option<Rows>,
+    /// For the next writes.
+    writes: Writes,
+}
+
+/// An errand under way.
+struct Away<K> {
+    done: Errand<Done<K>>,
+    /// Whether it looks keys up.
+    looks: bool,
+}
+
 /// See the [module](super).
 pub(crate) struct DiskTable<K, V> {
     name: String,
@@ -107,12 +157,18 @@ pub(crate) struct DiskTable<K, V> {
     tree: Option<Tree>,
     /// Keys that were forgotten and may be in the tree.
     removed: Keys<K>,
+    /// What the next errand writes.
+    writes: Writes,
+    errand: Option<Away<K>>,
+    /// Keys that were looked up for the present batch and are not there.
+    absent: Keys<K>,
+    /// An errand has come back that looked keys up.
+    arrived: bool,
     cut: Option<Cut<K, V>>,
     /// What a row is encoded to, by and large.
     row_bytes: u64,
     wait: Option<Wait>,
     key_bytes: KeyBytes,
-    bytes: Vec<u8>,
 }
 
 impl<K, V> Drop for DiskTable<K, V> {
@@ -140,11 +196,14 @@ impl<K: Key, V> DiskTable<K, V> {
             older: VecDeque::new(),
             tree: None,
             removed: Keys::new(),
+            writes: Writes::default(),
+            errand: None,
+            absent: Keys::new(),
+            arrived: false,
             cut: None,
             row_bytes: 32,
             wait: None,
             key_bytes: KeyBytes::default(),
-            bytes: Vec::new(),
         }
     }
 
@@ -165,39 +224,125 @@ impl<K: Key, V> DiskTable<K, V> {
     where
         K: 'k,
     {
-        let full = self.young.len() >= self.young_max();
+        ready!(self.poll_looked(task))?;
+        let arrived = std::mem::take(&mut self.arrived);
+        let full = !arrived && self.young.len() >= self.young_max();
         if full || self.tree.is_some() || !self.older.is_empty() {
             ready!(self.poll_writable(task))?;
         }
         self.bury();
         if full {
-            self.turn(false)?;
+            ready!(self.poll_room_for_young(task))?;
+            self.turn(false);
         }
         let mut come = 0;
-        let mut missing: Vec<(Vec<u8>, u64, K)> = Vec::new();
+        let mut missing: Vec<Missing<K>> = Vec::new();
         for (hash, key) in keys {
-            if self.young.find(hash, &key).is_some() {
+            if self.young.find(hash, &key).is_some() || self.absent.contains(hash, &key) {
                 continue;
             }
             come += 1;
-            if !self.recall(hash, &key)? && self.tree.is_some() && !self.removed.contains(hash, &key) {
-                let bytes = tree_key(hash, &*key, &mut self.key_bytes).to_vec();
-                missing.push((bytes, hash, key.into_owned()));
-            }
-        }
-        // In the order of the files: neighbours come from one block.
-        missing.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        missing.dedup_by(|a, b| a.0 == b.0);
-        if let Some(tree) = &self.tree {
-            for (bytes, hash, key) in missing {
-                if let Some(found) = tree.get(&bytes)? {
-                    let (_, value) = (self.codec.decode)(&found).map_err(|e| self.damaged(&e))?;
-                    self.young.insert(Row { hash, entry: (key, value) });
-                }
+            if !self.recall(hash, &key)? && self.is_on_disk() && !self.removed.contains(hash, &key) {
+                let place = tree_key(hash, &*key, &mut self.key_bytes).to_vec();
+                missing.push(Missing { place, hash, key: key.into_owned() });
             }
         }
         self.write(come * WRITES_PER_ROW + usize::from(come > 0) * WRITES_PER_TURN)?;
+        if !missing.is_empty() {
+            // In the order of the files: neighbours come from one block.
+            missing.sort_unstable_by(|a, b| a.place.cmp(&b.place));
+            missing.dedup_by(|a, b| a.place == b.place);
+            ready!(self.poll_back(task))?;
+            self.send(missing)?;
+            ready!(self.poll_looked(task))?;
+            self.arrived = false;
+        } else if self.writes.bytes() >= WRITES_BYTES_MIN {
+            self.collect()?;
+            if self.errand.is_none() {
+                self.send(Vec::new())?;
+            }
+        }
+        self.absent.clear();
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the errand under way, if any, is back.
+    fn poll_back(&mut self, task: &Context<'_>) -> Poll<Result<()>> {
+        let Some(away) = &self.errand else { return Poll::Ready(Ok(())) };
+        let done = ready!(away.done.poll(task));
+        Poll::Ready(self.came_back(done))
+    }
+
+    /// Ready when what was looked up is in memory.
+    fn poll_looked(&mut self, task: &Context<'_>) -> Poll<Result<()>> {
+        match &self.errand {
+            Some(Away { looks: true, .. }) => self.poll_back(task),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Takes in what an errand has done that is back.
+    fn collect(&mut self) -> Result<()> {
+        let done = self.errand.as_ref().and_then(|away| away.done.take());
+        done.map_or(Ok(()), |done| self.came_back(done))
+    }
+
+    fn came_back(&mut self, done: Result<Done<K>>) -> Result<()> {
+        let looked = self.errand.take().is_some_and(|away| away.looks);
+        let Done { found, rows, writes } = done?;
+        if self.writes.is_empty() {
+            self.writes = writes;
+        }
+        self.arrived |= looked;
+        for (hash, key, bytes) in found {
+            let Some(bytes) = bytes else {
+                self.absent.insert(hash, key);
+                continue;
+            };
+            let (_, value) = (self.codec.decode)(&bytes).map_err(|e| self.damaged(&e))?;
+            self.young.insert(Row { hash, entry: (key, value) });
+        }
+        if let (Some(rows), Some(cut)) = (rows, &mut self.cut) {
+            cut.at = At::There(rows);
+        }
+        Ok(())
+    }
+
+    /// Sends an errand: what has come together is written, then these keys are looked up. None is under way.
+    fn send(&mut self, missing: Vec<Missing<K>>) -> Result<()> {
+        let looks = !missing.is_empty();
+        let cut = self.is_cut_due();
+        if !looks && !cut && self.writes.is_empty() {
+            return Ok(());
+        }
+        let tree = self.tree.get_or_insert_with(|| Tree::new(&self.store, &self.name));
+        let writes = std::mem::take(&mut self.writes);
+        let done = tree.errand(move |tree| look_up(tree, writes, missing, cut));
+        self.errand = Some(Away { done, looks });
+        if cut {
+            if let Some(cut) = &mut self.cut {
+                cut.at = At::Asked;
+            }
+            // Before anything younger is written: a key may be there again.
+            self.bury();
+        }
+        Ok(())
+    }
+
+    /// Writes what has come together, on this thread.
+    fn send_and_wait(&mut self) -> Result<()> {
+        if let Some(away) = &self.errand {
+            let done = away.done.wait();
+            self.came_back(done)?;
+        }
+        match &self.tree {
+            Some(tree) => self.writes.apply(tree.shared()),
+            None if self.writes.is_empty() => Ok(()),
+            None => {
+                let tree = self.tree.insert(Tree::new(&self.store, &self.name));
+                self.writes.apply(tree.shared())
+            }
+        }
     }
 
     fn damaged(&self, error: &rmp_serde::decode::Error) -> Status {
@@ -222,12 +367,11 @@ impl<K: Key, V> DiskTable<K, V> {
             .find_map(|(age, older)| older.rows.find(hash, key).map(|at| (age, at)));
         let Some((age, at)) = found else { return Ok(false) };
         let Some(older) = self.older.get(age) else { return Ok(false) };
-        if older.held && at as usize >= older.next {
-            self.open()?;
-            let (Some(older), Some(tree)) = (self.older.get(age), &self.tree) else { return Ok(false) };
-            if let Some(row) = older.rows.at(at) {
-                put(tree, &self.codec, row, &mut self.key_bytes, &mut self.bytes, &self.name)?;
-            }
+        if older.held
+            && at as usize >= older.next
+            && let Some(row) = older.rows.at(at)
+        {
+            put(&mut self.writes, &self.codec, row, &mut self.key_bytes, &self.name)?;
         }
         if let Some(row) = self.older.get_mut(age).and_then(|older| older.rows.take(at)) {
             self.young.insert(row);
@@ -235,24 +379,24 @@ impl<K: Key, V> DiskTable<K, V> {
         Ok(true)
     }
 
-    fn open(&mut self) -> Result<()> {
-        if self.tree.is_none() {
-            self.tree = Some(Tree::create(&self.store, &self.name)?);
-        }
-        Ok(())
-    }
-
     /// Tells the tree which keys were forgotten, unless a snapshot still needs them there.
     fn bury(&mut self) {
         if self.removed.is_empty() || self.is_held() {
             return;
         }
-        let tree = &self.tree;
-        for (hash, key) in self.removed.drain() {
-            if let Some(tree) = tree {
-                tree.remove(tree_key(hash, &key, &mut self.key_bytes));
-            }
+        if !self.is_on_disk() {
+            // Nothing was ever written: what is in older generations is found in none of them any more.
+            self.removed.clear();
+            return;
         }
+        for (hash, key) in self.removed.drain() {
+            self.writes.remove(tree_key(hash, &key, &mut self.key_bytes));
+        }
+    }
+
+    /// Whether rows may be in the tree, or are on their way there.
+    fn is_on_disk(&self) -> bool {
+        self.tree.is_some() || !self.writes.is_empty()
     }
 
     /// Whether a snapshot needs the tree as it is.
@@ -260,35 +404,48 @@ impl<K: Key, V> DiskTable<K, V> {
         matches!(self.cut, Some(Cut { at: At::Writing, .. }))
     }
 
-    /// The young generation becomes an older one.
-    fn turn(&mut self, held: bool) -> Result<()> {
-        let places = self.young.places();
-        let rows = std::mem::replace(&mut self.young, Slab::with_capacity(places));
-        self.older.push_back(Older { rows, next: 0, held });
-        while self.older.len() > OLDER_MAX {
-            if let Some(written) = self.older.iter().position(Older::is_written) {
-                self.older.remove(written);
-            } else if held && self.older.len() == OLDER_MAX + 1 {
-                // A barrier does not wait for what a full generation left to write.
-                break;
-            } else {
-                // Nearly always written by now: see WRITES_PER_ROW.
-                self.write(WRITES_PER_TURN)?;
-            }
-        }
-        Ok(())
+    /// Whether all that a snapshot needs is written or with the next errand.
+    fn is_cut_due(&self) -> bool {
+        self.is_held() && !self.older.iter().any(|older| older.held)
     }
 
-    /// Writes up to so many rows of older generations to the tree.
+    /// Ready when the young generation may become an older one: all but one of those are written.
+    fn poll_room_for_young(&mut self, task: &Context<'_>) -> Poll<Result<()>> {
+        // Nearly always so by now: see WRITES_PER_ROW.
+        while self.unwritten() >= OLDER_MAX {
+            if self.writes.bytes() >= WRITES_BYTES_MAX || self.is_cut_due() {
+                ready!(self.poll_back(task))?;
+                self.send(Vec::new())?;
+            }
+            self.write(WRITES_PER_TURN)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn unwritten(&self) -> usize {
+        self.older.iter().filter(|older| !older.is_written()).count()
+    }
+
+    /// The young generation becomes an older one.
+    fn turn(&mut self, held: bool) {
+        let rows = std::mem::replace(&mut self.young, Slab::new());
+        self.older.push_back(Older { rows, next: 0, held });
+        // A barrier does not wait for what a full generation left to write.
+        while self.older.len() > OLDER_MAX
+            && let Some(written) = self.older.iter().position(Older::is_written)
+        {
+            self.older.remove(written);
+        }
+    }
+
+    /// Encodes up to so many rows of older generations for the next errand.
     fn write(&mut self, mut rows: usize) -> Result<()> {
-        while rows > 0 && self.older.iter().any(|older| !older.is_written()) {
-            self.open()?;
-            let Some(tree) = &self.tree else { return Ok(()) };
+        // What is younger than a barrier comes after the errand that looks at the tree for it.
+        while rows > 0 && self.writes.bytes() < WRITES_BYTES_MAX && !self.is_cut_due() {
             let Some(older) = self.older.iter_mut().find(|older| !older.is_written()) else { break };
             while rows > 0 && !older.is_written() {
                 if let Some(row) = older.rows.at(older.next as u32) {
-                    let bytes =
-                        put(tree, &self.codec, row, &mut self.key_bytes, &mut self.bytes, &self.name)?;
+                    let bytes = put(&mut self.writes, &self.codec, row, &mut self.key_bytes, &self.name)?;
                     self.row_bytes = (self.row_bytes * 63 + bytes as u64) / 64;
                 }
                 rows -= 1;
@@ -297,23 +454,8 @@ impl<K: Key, V> DiskTable<K, V> {
             if older.is_written() {
                 older.held = false;
             }
-            self.settle();
         }
         Ok(())
-    }
-
-    /// Goes over to reading when all that a snapshot needs is in the tree.
-    fn settle(&mut self) {
-        if self.is_held()
-            && !self.older.iter().any(|older| older.held)
-            && let Some(tree) = &self.tree
-        {
-            let read = tree.rows();
-            if let Some(cut) = &mut self.cut {
-                cut.at = At::Reading(read);
-            }
-            self.bury();
-        }
     }
 
     /// Begins a snapshot of the values as they are now. Its rows are what `write` makes
@@ -330,7 +472,7 @@ impl<K: Key, V> DiskTable<K, V> {
         }
         self.bury();
         let mut rows = CutRows { write, tag, blocks: Blocks::default() };
-        if self.tree.is_none() && self.older.is_empty() && self.young.len() <= AT_ONCE_ROWS_MAX {
+        if !self.is_on_disk() && self.older.is_empty() && self.young.len() <= AT_ONCE_ROWS_MAX {
             for row in self.young.iter() {
                 rows.push(&row.entry);
             }
@@ -343,10 +485,8 @@ impl<K: Key, V> DiskTable<K, V> {
         }
         self.cut = Some(Cut { at: At::Writing, rows });
         if !self.young.is_empty() {
-            self.turn(true)?;
+            self.turn(true);
         }
-        self.open()?;
-        self.settle();
         Ok(())
     }
 
@@ -360,34 +500,46 @@ impl<K: Key, V> DiskTable<K, V> {
         self.cut.as_mut().map(|cut| &mut cut.rows.blocks)
     }
 
-    /// Goes on with the snapshot until the budget (bytes) is spent: its rows when they are all there. The
-    /// room on the disk is not looked at: no more is written than memory held.
-    pub(crate) fn write_cut(&mut self, budget: &mut usize) -> Result<Option<Blocks>> {
+    /// Goes on with the snapshot until the budget (bytes) is spent: its rows, of which most are read later,
+    /// when the tree has them all. The room on the disk is not looked at: no more is written than memory held.
+    pub(crate) fn write_cut(&mut self, budget: &mut usize) -> Result<Option<Blocks>>
+    where
+        V: 'static,
+    {
         loop {
+            self.collect()?;
             let Some(cut) = &mut self.cut else { return Ok(None) };
-            match &mut cut.at {
+            match std::mem::replace(&mut cut.at, At::End) {
                 At::End => return Ok(self.cut.take().map(|cut| cut.rows.blocks)),
-                _ if *budget == 0 => return Ok(None),
-                At::Writing => {
-                    if let Some(tree) = &self.tree
-                        && tree.is_behind()?
-                    {
-                        return Ok(None);
+                At::There(rows) => {
+                    if let Some(tree) = &self.tree {
+                        let (decode, write, tag) = (self.codec.decode, cut.rows.write, cut.rows.tag);
+                        let (name, tree) = (self.name.clone(), Arc::clone(tree.shared()));
+                        let rows = TableRows { rows, decode, write, tag, name, _tree: tree };
+                        cut.rows.blocks.read_later(Box::new(rows));
                     }
-                    let before = self.store.bytes_written();
-                    self.write(WRITES_PER_STEP)?;
-                    let written = self.store.bytes_written().wrapping_sub(before);
-                    *budget = budget.saturating_sub(usize::try_from(written).unwrap_or(usize::MAX).max(1024));
+                    continue;
                 }
-                At::Reading(read) => match read.next() {
-                    Some(item) => {
-                        let entry =
-                            (self.codec.decode)(&tree::row(item)?.1).map_err(|e| damaged(&self.name, &e))?;
-                        let bytes = cut.rows.push(&entry);
-                        *budget = budget.saturating_sub(bytes + ROW_COST);
-                    }
-                    None => cut.at = At::End,
-                },
+                at => cut.at = at,
+            }
+            if *budget == 0 || matches!(cut.at, At::Asked) {
+                return Ok(None);
+            }
+            if let Some(tree) = &self.tree
+                && tree.is_behind()?
+            {
+                return Ok(None);
+            }
+            let before = self.writes.bytes();
+            self.write(WRITES_PER_STEP)?;
+            let written = self.writes.bytes().saturating_sub(before);
+            *budget = budget.saturating_sub(written.max(1024));
+            let full = self.writes.bytes() >= WRITES_BYTES_MAX;
+            if full || self.is_cut_due() {
+                if self.errand.is_some() {
+                    return Ok(None);
+                }
+                self.send(Vec::new())?;
             }
         }
     }
@@ -397,7 +549,11 @@ impl<K: Key, V> DiskTable<K, V> {
         let hash = key.key_hash();
         if self.young.len() >= self.young_max() {
             self.store.check_room()?;
-            self.turn(false)?;
+            while self.unwritten() >= OLDER_MAX {
+                self.write(WRITES_PER_TURN)?;
+                self.send_and_wait()?;
+            }
+            self.turn(false);
         }
         match self.young.find(hash, &key).and_then(|at| self.young.at_mut(at)) {
             Some(row) => row.entry.1 = value,
@@ -407,8 +563,11 @@ impl<K: Key, V> DiskTable<K, V> {
         }
         if !self.older.is_empty() {
             self.write(WRITES_PER_ROW)?;
-            if let Some(tree) = &self.tree {
-                tree.catch_up()?;
+            if self.writes.bytes() >= WRITES_BYTES_MIN {
+                self.send_and_wait()?;
+                if let Some(tree) = &self.tree {
+                    tree.catch_up()?;
+                }
             }
         }
         Ok(())
@@ -439,7 +598,8 @@ impl<K: Key, V> DiskTable<K, V> {
 
     fn place(&mut self, at: u32) -> Place<'_, K, V> {
         // A forgotten key has to be forgotten on disk, too, where it may be.
-        let removed = (self.tree.is_some() || !self.older.is_empty()).then_some(&mut self.removed);
+        let elsewhere = self.is_on_disk() || !self.older.is_empty();
+        let removed = elsewhere.then_some(&mut self.removed);
         Place { young: &mut self.young, removed, at }
     }
 
@@ -467,9 +627,7 @@ impl<K: Key, V> DiskTable<K, V> {
     /// Takes all rows out, some at a time.
     pub(crate) fn into_emptied(mut self) -> Emptied<K, V> {
         self.cut = None;
-        self.bury();
-        let read = self.tree.as_ref().map(Tree::rows);
-        Emptied { read, next: 0, table: self }
+        Emptied { begun: false, read: None, next: 0, table: self }
     }
 }
 
@@ -483,19 +641,32 @@ fn encode<K: Key, V>(codec: &Codec<K, V>, row: &Row<K, V>, out: &mut Vec<u8>, na
         .map_err(|e| Status::internal(format!("state {name} cannot be encoded: {e}")))
 }
 
-/// Writes a row to the tree: its bytes.
+/// Adds a row to those that are to be written: its bytes.
 fn put<K: Key, V>(
-    tree: &Tree,
+    writes: &mut Writes,
     codec: &Codec<K, V>,
     row: &Row<K, V>,
     key: &mut KeyBytes,
-    bytes: &mut Vec<u8>,
     name: &str,
 ) -> Result<usize> {
-    bytes.clear();
-    encode(codec, row, bytes, name)?;
-    tree.put(tree_key(row.hash, &row.entry.0, key), bytes);
-    Ok(bytes.len())
+    let key = tree_key(row.hash, &row.entry.0, key);
+    writes.put(key, |bytes| encode(codec, row, bytes, name))
+}
+
+/// What an errand does.
+fn look_up<K: Key>(
+    tree: &Arc<Shared>,
+    mut writes: Writes,
+    missing: Vec<Missing<K>>,
+    cut: bool,
+) -> Result<Done<K>> {
+    writes.apply(tree)?;
+    let rows = if cut { Some(tree.rows()?) } else { None };
+    let mut found = Vec::with_capacity(missing.len());
+    for Missing { place, hash, key } in missing {
+        found.push((hash, key, tree.get(&place)?));
+    }
+    Ok(Done { found, rows, writes })
 }
 
 /// The value of one key, in its place.
@@ -525,6 +696,7 @@ impl<K: Key, V> Place<'_, K, V> {
 
 /// The rows of a table that is no longer needed.
 pub(crate) struct Emptied<K, V> {
+    begun: bool,
     read: Option<Rows>,
     /// The next place of the generation that is being emptied.
     next: usize,
@@ -534,6 +706,12 @@ pub(crate) struct Emptied<K, V> {
 impl<K: Key, V> Emptied<K, V> {
     /// Gives up to `rows` rows to `take`; `false`: there are no more.
     pub(crate) fn next(&mut self, mut rows: usize, mut take: impl FnMut(K, V)) -> Result<bool> {
+        if !std::mem::replace(&mut self.begun, true) {
+            let table = &mut self.table;
+            table.bury();
+            table.send_and_wait()?;
+            self.read = table.tree.as_ref().map(|tree| tree.shared().rows()).transpose()?;
+        }
         while rows > 0 {
             if let Some(read) = &mut self.read {
                 let Some(item) = read.next() else {

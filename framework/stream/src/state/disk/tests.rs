@@ -36,6 +36,7 @@ fn go_on(
     let name = ("op", "values", 0);
     if let Some(mut blocks) = table.write_cut(&mut budget).unwrap() {
         blocks.hand_over(true, snapshot, name).unwrap();
+        snapshot.gather().unwrap();
         let mut rows = BTreeMap::new();
         let restore = Restore::new([std::mem::take(snapshot)]);
         let each =
@@ -225,4 +226,81 @@ fn a_write_that_fails_ends_the_work_with_the_directory_and_the_cure() {
     let status = failed.expect("it went on writing");
     assert!(status.message.contains(&*directory.path().to_string_lossy()), "{status}");
     assert!(status.message.contains("cannot be written") && status.message.contains("state.dir"), "{status}");
+}
+
+#[test]
+fn a_checkpoint_of_state_on_disk_is_what_it_was_at_the_barrier_though_writes_go_on_while_it_is_stored() {
+    use crate::job::{Manifest, Storage, TaskId, UPLOAD_PART_BYTES, UPLOAD_PARTS_MAX};
+    const KEYS: u64 = 80_000;
+    let large = |key: u64| vec![u64::MAX - key; 40];
+    let (directory, store) = store(1 << 20);
+    let at_barrier: BTreeMap<u64, Vec<u64>> = (0..KEYS).map(|key| (key, large(key))).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let mut table = Table::new(&store, "values", Codec::new());
+        for keys in (0..KEYS).collect::<Vec<_>>().chunks(500) {
+            std::future::poll_fn(|task| {
+                table.poll_prepare(task, keys.iter().map(|k| (k.key_hash(), Cow::Borrowed(k))))
+            })
+            .await
+            .unwrap();
+            for key in keys {
+                table.entry(key.key_hash(), Cow::Borrowed(key), || large(*key));
+            }
+        }
+        let mut snapshot = TaskSnapshot::new(1);
+        table.begin(|blocks, _, row| blocks.push(row), 0).unwrap();
+        let mut blocks = loop {
+            if let Some(blocks) = table.write_cut(&mut { 1 << 20 }).unwrap() {
+                break blocks;
+            }
+            tokio::task::yield_now().await;
+        };
+        blocks.hand_over(true, &mut snapshot, ("op", "values", 0)).unwrap();
+        assert!(snapshot.parts[0].later.is_some() && serde_json::to_string(&snapshot).is_err());
+        let storage = Storage::open("memory:streamed-table", &[]).unwrap();
+        let mut storing = Some(Box::pin(storage.put("j", 1, TaskId::default(), &snapshot)));
+        let (mut file, mut key) = (None, 0_u64);
+        while file.is_none() || key < 20_000 {
+            let keys: Vec<u64> = (key..key + 500).map(|key| key % KEYS).collect();
+            std::future::poll_fn(|task| {
+                if let Some(Poll::Ready(done)) = storing.as_mut().map(|storing| storing.as_mut().poll(task)) {
+                    file = Some(done.unwrap());
+                    storing = None;
+                }
+                table.poll_prepare(task, keys.iter().map(|k| (k.key_hash(), Cow::Borrowed(k))))
+            })
+            .await
+            .unwrap();
+            for key in keys {
+                if key.is_multiple_of(3) {
+                    if let Some(place) = table.find(key.key_hash(), &key) {
+                        place.remove();
+                    }
+                } else {
+                    table.entry(key.key_hash(), Cow::Owned(key), Vec::new).parts().1.push(1);
+                }
+            }
+            key += 500;
+        }
+        let file = file.unwrap();
+        assert!(
+            file.bytes as usize > UPLOAD_PARTS_MAX * UPLOAD_PART_BYTES,
+            "{} bytes are no test",
+            file.bytes
+        );
+        // What is stored needs nothing of the table.
+        drop(table);
+        let manifest = Manifest { job: "j".into(), epoch: 1, files: vec![file], ..Manifest::default() };
+        storage.commit(&manifest).await.unwrap();
+        let (_, restore) = storage.read("j", 1).await.unwrap();
+        let mut rows = BTreeMap::new();
+        let each =
+            |_, (key, value): (u64, Vec<u64>)| assert!(rows.insert(key, value).is_none(), "key {key} twice");
+        restore.rows("op", "values", None, each).unwrap();
+        same(&rows, &at_barrier);
+    });
+    drop(runtime);
+    drop(store);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "files of state are left");
 }

@@ -5,15 +5,16 @@
 //! the later half goes to the tree, and when none is left in memory the next ones are taken out of it.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::store::{Store, Wait};
-use super::tree::{self, Rows, Tree};
+use super::tree::{self, Rows, Shared, Tree};
 use crate::Result;
 use crate::block::Blocks;
 use crate::key::{Key, KeyBytes};
-use crate::snapshot::TaskSnapshot;
+use crate::snapshot::{ReadRows, TaskSnapshot};
 use afflux_wire::{Code, Status};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,16 +25,28 @@ const LOADED_PART: usize = 8;
 /// Timers remembered to be on disk, so that the same request again is not written again: a life that is prolonged
 /// with each record asks for the same moment mostly.
 const RECENT_TIMERS: usize = 1024;
-/// What reading a timer for a snapshot costs beside its bytes, in bytes.
-const ROW_COST: usize = 64;
 /// Bytes of a place that are its moment.
 const MOMENT_BYTES: usize = 8;
 
-/// A snapshot under way.
-struct Cut {
-    blocks: Blocks,
-    /// What is on disk, as it was at the barrier.
-    rows: Option<Rows>,
+/// What is on disk, as it was at the barrier.
+struct TimerRows<K> {
+    rows: Rows,
+    name: &'static str,
+    /// Its files stay meanwhile.
+    _tree: Arc<Shared>,
+    _key: PhantomData<fn() -> K>,
+}
+
+impl<K: Key> ReadRows for TimerRows<K> {
+    fn read(&mut self, blocks: &mut Blocks, mut bytes: usize) -> Result<bool> {
+        while bytes > 0 {
+            let Some(item) = self.rows.next() else { return Ok(false) };
+            let (place, key) = tree::row(item)?;
+            let written = blocks.push(&(decode::<K>(&key, self.name)?, moment_of(&place)));
+            bytes = bytes.saturating_sub(written.max(1));
+        }
+        Ok(true)
+    }
 }
 
 /// See the [module](self).
@@ -48,7 +61,8 @@ pub(crate) struct DiskTimers<K> {
     tree: Option<Tree>,
     /// Places that are certainly in the tree, each where its hash puts it.
     recent: Box<[Vec<u8>]>,
-    cut: Option<Cut>,
+    /// The rows of a snapshot that has begun.
+    cut: Option<Blocks>,
     /// What went wrong where nobody could be told.
     failed: Option<Status>,
     wait: Option<Wait>,
@@ -154,7 +168,7 @@ impl<K: Key> DiskTimers<K> {
             Some(tree) => tree,
             none => {
                 self.recent = vec![Vec::new(); RECENT_TIMERS].into();
-                none.insert(Tree::create(&self.store, self.name)?)
+                none.insert(Tree::new(&self.store, self.name))
             }
         };
         let Some(first) = self.near.keys().nth(self.near_max / 2).cloned() else { return Ok(()) };
@@ -170,7 +184,7 @@ impl<K: Key> DiskTimers<K> {
         match (&self.horizon, &self.tree) {
             (Some(horizon), Some(tree)) if place >= horizon.as_slice() => {
                 forget(&mut self.recent, place);
-                tree.remove(place);
+                self.failed = self.failed.take().or(tree.shared().remove(place).err());
             }
             _ => drop(self.near.remove(place)),
         }
@@ -186,11 +200,11 @@ impl<K: Key> DiskTimers<K> {
             return Ok(());
         }
         let mut last = None;
-        for item in tree.rows_from(horizon) {
+        for item in tree.shared().rows_from(horizon)? {
             let (place, key) = tree::row(item)?;
             self.near.insert(place.to_vec(), decode(&key, self.name)?);
             forget(&mut self.recent, &place);
-            tree.remove(&place);
+            tree.shared().remove(&place)?;
             if self.near.len() >= self.near_max / LOADED_PART {
                 last = Some(place.to_vec());
                 break;
@@ -225,7 +239,7 @@ impl<K: Key> DiskTimers<K> {
         Ok(due.map(|(_, key)| key.clone()).collect())
     }
 
-    /// What is in memory is written at once: it is little. The tree is read little by little, as it is now.
+    /// What is in memory is written at once: it is little. The tree is read later, as it is now.
     pub(crate) fn begin(&mut self) -> Result<()> {
         self.check()?;
         if self.cut.is_some() {
@@ -235,41 +249,26 @@ impl<K: Key> DiskTimers<K> {
         for (place, key) in &self.near {
             blocks.push(&(key, moment_of(place)));
         }
-        let rows = match (&self.tree, &self.horizon) {
-            (Some(tree), Some(horizon)) => Some(tree.rows_from(horizon)),
-            _ => None,
-        };
-        self.cut = Some(Cut { blocks, rows });
+        if let (Some(tree), Some(horizon)) = (&self.tree, &self.horizon) {
+            let (rows, name) = (tree.shared().rows_from(horizon)?, self.name);
+            let tree = Arc::clone(tree.shared());
+            blocks.read_later(Box::new(TimerRows::<K> { rows, name, _tree: tree, _key: PhantomData }));
+        }
+        self.cut = Some(blocks);
         Ok(())
     }
 
+    /// Hands the snapshot over that has begun: what is on disk is read by whoever stores it.
     pub(crate) fn write(
         &mut self,
         snapshot: &mut TaskSnapshot,
         operator: &str,
         subtask: u32,
-        budget: &mut usize,
     ) -> Result<bool> {
-        let Some(cut) = &mut self.cut else { return Ok(true) };
-        while let Some(rows) = &mut cut.rows {
-            if *budget == 0 {
-                break;
-            }
-            match rows.next() {
-                Some(item) => {
-                    let (place, key) = tree::row(item)?;
-                    let bytes = cut.blocks.push(&(decode::<K>(&key, self.name)?, moment_of(&place)));
-                    *budget = budget.saturating_sub(bytes + ROW_COST);
-                }
-                None => cut.rows = None,
-            }
+        if let Some(mut blocks) = self.cut.take() {
+            blocks.hand_over(true, snapshot, (operator, self.name, subtask))?;
         }
-        let through = cut.rows.is_none();
-        cut.blocks.hand_over(through, snapshot, (operator, self.name, subtask))?;
-        if through {
-            self.cut = None;
-        }
-        Ok(through)
+        Ok(true)
     }
 
     /// Writes what waits to be written, on this thread: for a restore, which may block.
@@ -296,8 +295,7 @@ fn put<K: Key>(tree: &Tree, place: &[u8], key: &K, bytes: &mut Vec<u8>, name: &s
     bytes.clear();
     rmp_serde::encode::write(bytes, key)
         .map_err(|e| Status::internal(format!("a key of {name} cannot be encoded: {e}")))?;
-    tree.put(place, bytes);
-    Ok(())
+    tree.shared().put(place, bytes)
 }
 
 fn decode<K: Key>(bytes: &[u8], name: &str) -> Result<K> {
