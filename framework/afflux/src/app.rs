@@ -36,7 +36,11 @@ pub struct App {
     hooks: Vec<Hook>,
     keyed: Vec<DeclaredKeyed>,
     protos: Vec<(String, String)>,
+    verdicts: Vec<(String, Verdict)>,
 }
+
+/// What says whether a pipeline has written what it should.
+type Verdict = Arc<dyn Fn() -> Result<String> + Send + Sync>;
 
 impl App {
     /// A program of this name, as it is typed.
@@ -48,6 +52,7 @@ impl App {
             keyed: Vec::new(),
             hooks: Vec::new(),
             protos: Vec::new(),
+            verdicts: Vec::new(),
         }
     }
 
@@ -131,6 +136,30 @@ impl App {
         self
     }
 
+    /// Has `dev` verify what a pipeline has written: when it has finished, this says so in a line that
+    /// is printed behind the summary, or fails the command. For programs whose input tells what has to
+    /// come out, such as a generated one. It runs where the registry of `dev` is: a second is no matter, but
+    /// after some the nodes would miss it.
+    ///
+    /// ```no_run
+    /// use afflux::{App, Error};
+    ///
+    /// fn verify() -> afflux::Result<String> {
+    ///     let rows = std::fs::read_to_string("out/bars.csv")?.lines().count();
+    ///     if rows == 61 { Ok("all bars are there".into()) } else { Err(Error::failed(format!("{rows} rows, expected 61"))) }
+    /// }
+    /// App::new("market").verify("market", verify);
+    /// ```
+    #[must_use]
+    pub fn verify(
+        mut self,
+        pipeline: &str,
+        check: impl Fn() -> Result<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.verdicts.push((pipeline.to_owned(), Arc::new(check)));
+        self
+    }
+
     /// Reads the command line of the process and does what it says.
     ///
     /// # Errors
@@ -149,6 +178,14 @@ impl App {
 
     pub(crate) fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Whether a finished pipeline has written what it should, each a line; none where nobody can say.
+    ///
+    /// # Errors
+    /// The first that has not.
+    pub(crate) fn verdicts(&self, pipeline: &str) -> Result<Vec<String>> {
+        self.verdicts.iter().filter(|(name, _)| name == pipeline).map(|(_, verdict)| verdict()).collect()
     }
 
     pub(crate) fn pipelines(&self) -> &Arc<Pipelines> {
@@ -223,6 +260,17 @@ mod tests {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(near), "{error}");
         }
+    }
+
+    #[test]
+    fn what_a_pipeline_has_written_is_verified_by_its_own_checks_only() {
+        let app = app()
+            .verify("hourly-delays", || Ok("all hours are there".to_owned()))
+            .verify("daily", || Err(Error::failed("out/daily.csv: line 3 is missing")));
+        assert_eq!(app.verdicts("hourly-delays").unwrap(), ["all hours are there"]);
+        let error = app.verdicts("daily").unwrap_err();
+        assert_eq!((error.exit_code(), error.message()), (1, "out/daily.csv: line 3 is missing"));
+        assert!(app.verdicts("monthly").unwrap().is_empty());
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub(crate) async fn launch(app: &App, global: &Global, args: &DevArgs) -> Result
     }
     let mut signals = Signals::catch()?;
     let mut cluster = Launcher::start(&settings, pipeline.clone().unwrap_or_default())?;
-    let result = cluster.run(global, args, &layers, pipeline.as_deref(), &mut signals).await;
+    let result = cluster.run(app, global, args, &layers, pipeline.as_deref(), &mut signals).await;
     let killed = cluster.stop(&settings).await;
     if !killed.is_empty() {
         say(&format!("killed, since they did not stop in time: {}", killed.join(", ")));
@@ -135,6 +135,7 @@ impl Launcher {
 
     async fn run(
         &mut self,
+        app: &App,
         global: &Global,
         args: &DevArgs,
         layers: &Layers,
@@ -161,7 +162,10 @@ impl Launcher {
             }
         }
         match pipeline {
-            Some(pipeline) => self.run_pipeline(global, args, layers, pipeline, signals).await?,
+            Some(pipeline) => {
+                self.run_pipeline(global, args, layers, pipeline, signals).await?;
+                app.verdicts(pipeline)?.iter().for_each(|line| say(line));
+            }
             None => say("no pipeline: serving until Ctrl-C"),
         }
         if args.hold || pipeline.is_none() {

@@ -28,7 +28,7 @@ const EDGES: [(&str, &[&str]); 8] = [
 ];
 
 /// What a service or an example may depend on, outside of its tests.
-const FOR_USERS: [&str; 3] = ["afflux", "afflux-connectors", "afflux-stream"];
+const FOR_USERS: [&str; 4] = ["afflux", "afflux-connectors", "afflux-rehearsal", "afflux-stream"];
 
 /// Foreign crates that only these of ours may depend on, tests included.
 const FOREIGN: [(&[&str], &[&str]); 5] = [
