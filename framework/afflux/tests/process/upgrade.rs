@@ -109,6 +109,14 @@ pub(super) fn an_upgrade_goes_on_with_the_new_build_or_returns_to_the_old_one() 
     let first = site.run();
     let old_build = site.build();
 
+    // What `rescale --auto` would do: it has seen all tasks, and says a number and why.
+    let auto = ["rescale", &first, "--auto", "--dry-run", "--interval", "0.5", "--max", "4", "--json"];
+    let auto = Dev::start(site.at(), &site.command(&auto));
+    let told = json(auto.until("is at work").last().unwrap());
+    assert!(told["job"] == first.as_str() && told["dry_run"] == true, "{told}");
+    auto.signal("SIGINT");
+    assert_eq!(auto.end().0, Some(0));
+
     let done = site.upgrade(&first, &site.roll("./new"), &[]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     let done = json(&text(&done.stdout));
