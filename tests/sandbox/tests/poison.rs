@@ -30,7 +30,7 @@ enum Where {
 /// Panics over the records that kill, so many times.
 fn taste(i: u64, here: bool, left: &AtomicU64) -> u64 {
     let kills = here && POISON.contains(&i);
-    if kills && left.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+    if kills && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
         panic!("it cannot be");
     }
     i
