@@ -382,6 +382,10 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
             }
         }
         self.core.push(turn)?;
+        if turn.full {
+            // Somebody downstream may have kept rows: the watermark must not overtake them.
+            return Ok(true);
+        }
         self.passing = None;
         self.core.pass(Mark::Watermark(watermark), turn)?;
         Ok(false)

@@ -344,6 +344,10 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             }
         }
         self.push(turn)?;
+        if turn.full {
+            // Somebody downstream may have kept rows: the watermark must not overtake them.
+            return Ok(true);
+        }
         self.purged = self.purged.max(watermark);
         self.passing = None;
         self.next.mark(Mark::Watermark(watermark), turn)?;
