@@ -173,17 +173,7 @@ impl Client {
                 Ok(info) => info,
                 Err(error) => {
                     tracing::debug!(node = %instance.node, %error, "a node does not answer");
-                    NodeInfo {
-                        id: instance.node.to_string(),
-                        incarnation: instance.incarnation.0,
-                        state: "unreachable".to_owned(),
-                        address: instance.address.clone(),
-                        admin: instance.admin.clone(),
-                        build: instance.build.clone(),
-                        slots: instance.slots,
-                        services: instance.services.iter().map(|s| s.name.clone()).collect(),
-                        ..NodeInfo::default()
-                    }
+                    NodeInfo::silent(instance)
                 }
             }
         });

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use afflux_actor::ServiceEntry;
+use afflux_registry::Instance;
 
 use crate::jobs::TaskPlace;
 use crate::load::NodeLoad;
@@ -38,6 +39,23 @@ pub struct NodeInfo {
     pub services: Vec<String>,
     /// Tasks that run here.
     pub tasks: Vec<TaskPlace>,
+}
+
+impl NodeInfo {
+    /// What the registry knows of a node that does not answer.
+    pub(crate) fn silent(instance: &Instance) -> Self {
+        Self {
+            id: instance.node.to_string(),
+            incarnation: instance.incarnation.0,
+            state: "unreachable".to_owned(),
+            address: instance.address.clone(),
+            admin: instance.admin.clone(),
+            build: instance.build.clone(),
+            slots: instance.slots,
+            services: instance.services.iter().map(|service| service.name.clone()).collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A method as it can be called.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use afflux_registry::{Instance, View};
+use afflux_registry::View;
 use afflux_wire::contract::Service;
 use futures_util::future::{join, join_all};
 use serde_json::Value;
@@ -73,7 +73,7 @@ impl Looker {
             (instance, info, load)
         });
         for (instance, info, load) in join_all(asked).await {
-            look.nodes.push(info.unwrap_or_else(|_| silent(instance)));
+            look.nodes.push(info.unwrap_or_else(|_| NodeInfo::silent(instance)));
             if let Ok(load) = load {
                 look.loads.insert(instance.node.to_string(), load);
             }
@@ -113,20 +113,5 @@ impl Looker {
             }
         }
         details
-    }
-}
-
-/// What is known of a node that does not answer.
-fn silent(instance: &Instance) -> NodeInfo {
-    NodeInfo {
-        id: instance.node.to_string(),
-        incarnation: instance.incarnation.0,
-        state: "unreachable".to_owned(),
-        address: instance.address.clone(),
-        admin: instance.admin.clone(),
-        build: instance.build.clone(),
-        slots: instance.slots,
-        services: instance.services.iter().map(|service| service.name.clone()).collect(),
-        ..NodeInfo::default()
     }
 }
