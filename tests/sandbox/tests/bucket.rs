@@ -56,7 +56,9 @@ fn a_job_that_loses_a_node_goes_on_from_its_checkpoint_in_a_bucket() {
             assert!(ended.attempt > 1 && ended.progress.records_in < NUMBERS, "it began anew, {backing}");
             let storage = Storage::open(&url, &options).unwrap();
             let last = storage.epochs(&job.id).await.unwrap().last().copied();
-            assert!(last.is_some() && last == ended.last_checkpoint, "{last:?}, {backing}");
+            // One may have been completed while the job ended, unheard.
+            let told = ended.last_checkpoint;
+            assert!(told.is_some() && last >= told, "{last:?} where {told:?} was told, {backing}");
             assert!(storage.job_end(&job.id).await.unwrap().is_some(), "{backing}");
             lost.close().await;
             cluster.close().await;
