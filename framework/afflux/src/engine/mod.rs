@@ -13,6 +13,7 @@ mod history;
 mod job_metrics;
 mod metrics;
 mod pipelines;
+mod requests;
 mod settings;
 mod slots;
 mod standing;
