@@ -124,6 +124,16 @@ await check("a savepoint wants the token, and is taken with it", async () => {
   return (await told.textContent()).trim();
 });
 
+await check("the overview shows what the program's own service answers", async () => {
+  await go(page, "");
+  const row = page.locator("section", { hasText: "The airports now" }).locator("tbody tr", { hasText: "JFK" }).first();
+  await row.waitFor();
+  const found = await findings(page);
+  assert(found.length === 0, found.join("\n"));
+  if (process.env.PICTURES) await page.screenshot({ path: `${process.env.PICTURES}/overview-figures.png`, fullPage: true });
+  return (await row.locator("th, td").allTextContents()).join(", ");
+});
+
 await check("a plan of 200 operators is laid out in time", async () => {
   const times = await page.evaluate(async (max) => {
     const app = document.querySelector("script[type=module]").src;
@@ -149,6 +159,22 @@ await check("a plan of 200 operators is laid out in time", async () => {
   const best = Math.min(...times);
   const told = `${times.map((ms) => ms.toFixed(0)).join(", ")} ms`;
   return best < LAYOUT_MS_AIM ? told : `${told}: ABOVE the aim of ${LAYOUT_MS_AIM} ms`;
+});
+
+await check("a node is drained: its bar, its leaving, and its coming back", async () => {
+  await go(page, "nodes");
+  page.once("dialog", (dialog) => dialog.accept());
+  const second = cluster.nodes[1];
+  await page.getByRole("button", { name: `Drain ${second.id}` }).click();
+  // One of its bars, or the word that it has begun, whichever is seen first: it may be quick.
+  await page.locator(`progress[aria-label$="by ${second.id}"], [role=status]:has-text("it has begun")`).first().waitFor();
+  await go(page, "events");
+  const left = page.locator("tr", { hasText: new RegExp(`${second.id} has left`) }).first();
+  await left.waitFor();
+  const back = page.locator("tr", { hasText: new RegExp(`${second.id} has joined`) });
+  await page.waitForFunction((id) => [...document.querySelectorAll("tr")].filter((row) => row.textContent.includes(`${id} has joined`)).length >= 2, second.id);
+  assert((await back.count()) >= 2, "it did not come back");
+  return (await left.textContent()).trim().slice(0, 120);
 });
 
 await check("a killed node appears among the events", async () => {

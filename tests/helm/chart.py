@@ -4,6 +4,7 @@
                                      docs/book/settings.md, and the table of values in the chart's README
   chart.py split RENDER DIR          a file for each object of a render that Kubernetes itself knows, and one for others
   chart.py rules RENDER              the groups of its PrometheusRule, for promtool
+  chart.py values PAGE DIR           the values for the chart in a page's blocks of YAML, a file each; prints their names
   chart.py toml RENDER               the afflux.toml of its ConfigMap
   chart.py restricted RENDER         the StatefulSet's and the test's pods, for an API server with Pod Security
 """
@@ -176,6 +177,15 @@ def main():
         print(" ".join(own))
     elif command == "rules":
         print(yaml.safe_dump(one(rest[0], "PrometheusRule")["spec"]))
+    elif command == "values":
+        known = yaml.safe_load((CHART / "values.yaml").read_text()).keys()
+        blocks = re.findall(r"^```yaml\n(.*?)^```", pathlib.Path(rest[0]).read_text(), re.M | re.S)
+        found = [text for text in blocks if known & yaml.safe_load(text).keys()]
+        for number, text in enumerate(found):
+            path = pathlib.Path(rest[1]) / f"values-{number}.yaml"
+            path.write_text(text)
+            print(path)
+        assert found, "there are no values in the page"
     elif command == "toml":
         configs = [found["data"]["afflux.toml"] for found in objects(rest[0]) if "afflux.toml" in found.get("data", {})]
         print(configs[0], end="")

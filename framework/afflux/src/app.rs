@@ -7,6 +7,8 @@ use afflux_actor::Serves;
 use afflux_stream::Flow;
 
 use crate::cli;
+use crate::contract::Service;
+use crate::dashboard::Tile;
 use crate::engine::Pipelines;
 use crate::error::{Error, Result, suggest};
 use crate::keyed::{DeclaredKeyed, KeyValue};
@@ -37,6 +39,7 @@ pub struct App {
     keyed: Vec<DeclaredKeyed>,
     protos: Vec<(String, String)>,
     verdicts: Vec<(String, Verdict)>,
+    tiles: Vec<Tile>,
 }
 
 /// What says whether a pipeline has written what it should.
@@ -53,6 +56,7 @@ impl App {
             hooks: Vec::new(),
             protos: Vec::new(),
             verdicts: Vec::new(),
+            tiles: Vec::new(),
         }
     }
 
@@ -136,6 +140,32 @@ impl App {
         self
     }
 
+    /// Shows what a method of a service answers on the overview of the dashboard, as a small table that is asked
+    /// for each second while somebody looks on: a row for each value of a list, a column for each field. The
+    /// method is unary and `readonly` and takes no parameters; anything else is an error when a node starts, and of
+    /// `check`. Whoever may see the dashboard sees it.
+    ///
+    /// ```
+    /// use afflux::App;
+    /// use afflux::macros::Service;
+    ///
+    /// /// Orders.
+    /// #[derive(Service)]
+    /// #[service(name = "shop.orders", version = "1.0")]
+    /// enum Orders {
+    ///     /// How many are open.
+    ///     #[rpc(returns = u64, readonly)]
+    ///     Open,
+    /// }
+    ///
+    /// let app = App::new("shop").tile::<Orders>("Open orders", "Open");
+    /// ```
+    #[must_use]
+    pub fn tile<S: Service>(mut self, title: &str, method: &str) -> Self {
+        self.tiles.push(Tile::of::<S>(title, method));
+        self
+    }
+
     /// Has `dev` verify what a pipeline has written: when it has finished, this says so in a line that
     /// is printed behind the summary, or fails the command. For programs whose input tells what has to
     /// come out, such as a generated one. It runs where the registry of `dev` is: a second is no matter, but
@@ -192,6 +222,11 @@ impl App {
         &self.pipelines
     }
 
+    /// What the overview of the dashboard shows of its services.
+    pub(crate) fn tiles(&self) -> &[Tile] {
+        &self.tiles
+    }
+
     pub(crate) fn service_names(&self) -> Vec<&str> {
         let services = self.services.iter().map(|service| service.name.as_str());
         services.chain(self.keyed.iter().map(|keyed| keyed.name.as_str())).collect()
@@ -233,7 +268,8 @@ impl App {
         let builder = self.services.iter().cloned().fold(builder, NodeBuilder::declare);
         let builder = self.keyed.iter().cloned().fold(builder, NodeBuilder::declare_keyed);
         let builder = self.hooks.iter().cloned().fold(builder, NodeBuilder::hook);
-        self.protos.iter().fold(builder, |builder, (name, text)| builder.proto(name, text))
+        let builder = self.protos.iter().fold(builder, |builder, (name, text)| builder.proto(name, text));
+        builder.tiles(self.tiles.clone())
     }
 }
 

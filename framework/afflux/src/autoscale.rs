@@ -17,6 +17,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+#[cfg(test)]
+mod played;
+#[cfg(test)]
+mod plot;
+
 /// Share of its time that a task may be at work.
 const UTILIZATION: f64 = 0.8;
 /// Most by which the input is thought to grow at once: what is known of a job is known near its present load.

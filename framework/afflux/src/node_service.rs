@@ -39,6 +39,9 @@ pub struct NodeInfo {
     pub services: Vec<String>,
     /// Tasks that run here.
     pub tasks: Vec<TaskPlace>,
+    /// What is left to be done before it goes, of a node that was asked to drain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainInfo>,
 }
 
 impl NodeInfo {
@@ -56,6 +59,24 @@ impl NodeInfo {
             ..Self::default()
         }
     }
+}
+
+/// What is left of a node that was asked to drain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DrainInfo {
+    /// `tasks` while jobs are handed over, `calls` while the last are answered, `leaving` behind that.
+    pub phase: String,
+    /// Tasks that still run here.
+    pub tasks: u32,
+    /// The most there were since it began.
+    pub tasks_max: u32,
+    /// Calls of others that are not answered yet.
+    pub calls: u64,
+    /// The most there were since it began.
+    pub calls_max: u64,
+    /// Jobs that could not be handed over, and why; each ends with the node, and goes on as after a loss.
+    pub kept: Vec<String>,
 }
 
 /// A method as it can be called.
@@ -180,6 +201,14 @@ pub enum NodeService {
         /// The name under which the actor was declared.
         name: String,
     },
+    /// Its calendar, in milliseconds since 1970: who asks compares it with its own.
+    #[rpc(returns = i64, idempotent, readonly, allow = "authenticated", deadline = "2s")]
+    Clock,
+    /// Leaves without losing anything: it takes no new work, hands its tasks to other nodes from a checkpoint
+    /// that is taken for it, answers the calls it has, and ends as by SIGTERM. Answers when that has begun;
+    /// `Info` says how far it is. A second request changes nothing.
+    #[rpc(returns = NodeInfo, idempotent, deadline = "5s")]
+    Drain,
     /// What it has counted since its start: calls, latencies, mailboxes, links.
     #[rpc(returns = NodeLoad, idempotent, readonly, allow = "authenticated", deadline = "2s")]
     Load,

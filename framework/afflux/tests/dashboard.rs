@@ -30,6 +30,7 @@ async fn start(id: &str, token: &str, checkpoints: Option<&Path>) -> Result<Node
         node_listen: "host:0".into(),
         node_slots: 1,
         admin_listen: "127.0.0.1:0".into(),
+        admin_hosts: vec!["ops.example".into()],
         drain_grace_ms: 100,
         token: token.into(),
         pipeline_start: checkpoints.map(|_| "endless=1".to_owned()).into_iter().collect(),
@@ -251,6 +252,73 @@ fn without_a_token_a_job_is_changed_from_this_machine_by_its_own_names_alone() {
 }
 
 #[test]
+fn what_it_shows_is_read_by_its_own_names_and_by_others_with_a_token_alone() {
+    run(|| async {
+        let asked = async |at: SocketAddr, host: &str, more: &str| {
+            let mut socket = TcpStream::connect(at).await.unwrap();
+            let head =
+                format!("GET /api/v1/nodes HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
+            socket.write_all(head.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            socket.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let node = start("a", "", None).await?;
+        let at = node.admin_address().unwrap();
+        for own in [at.to_string(), format!("localhost:{}", at.port()), "ops.example".to_owned()] {
+            let told = asked(at, &own, "").await;
+            assert!(told.starts_with("HTTP/1.1 200"), "{own}: {told}");
+        }
+        // A page of another site whose name was made to lead here: its browser says that name.
+        let told = asked(at, "rebound.example", "").await;
+        assert!(told.starts_with("HTTP/1.1 403") && told.contains("admin.hosts"), "{told}");
+        let mut stream = TcpStream::connect(at).await?;
+        stream.write_all(b"GET /api/v1/stream HTTP/1.1\r\nHost: rebound.example\r\n\r\n").await?;
+        let mut start_of = [0; 12];
+        stream.read_exact(&mut start_of).await?;
+        assert_eq!(&start_of[9..], b"403");
+        node.close().await;
+
+        let node = start("b", "secret", None).await?;
+        let at = node.admin_address().unwrap();
+        assert!(asked(at, "localhost", "").await.starts_with("HTTP/1.1 200"));
+        assert!(asked(at, "rebound.example", "").await.starts_with("HTTP/1.1 401"));
+        assert!(
+            asked(at, "rebound.example", "Authorization: Bearer wrong\r\n").await.starts_with("HTTP/1.1 401")
+        );
+        assert!(
+            asked(at, "rebound.example", "Authorization: Bearer secret\r\n")
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+        node.close().await;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_is_drained_by_who_has_the_token_and_the_last_one_is_not() {
+    run(|| async {
+        let node = start("a", "secret", None).await?;
+        let at = node.admin_address().unwrap();
+        let kind = "Content-Type: application/json\r\nContent-Length: 0\r\n";
+        let token = "Authorization: Bearer secret\r\n";
+        for (path, more, status, told) in [
+            ("a", kind.to_owned(), 401, "token"),
+            ("a", format!("{kind}{token}Sec-Fetch-Site: cross-site\r\n"), 403, "another site"),
+            ("b", format!("{kind}{token}"), 404, "no node `b`"),
+            ("a", format!("{kind}{token}"), 400, "the only node that is ready"),
+        ] {
+            let (got, _, body) = ask(at, &format!("POST /api/v1/nodes/{path}/drain"), &more).await;
+            assert!(got == status && body.contains(told), "{path} {more}: {got} {body}");
+        }
+        assert_eq!(json(at, "nodes").await[0]["state"], "ready", "nothing has begun");
+        node.close().await;
+        Ok(())
+    });
+}
+
+#[test]
 fn every_address_of_the_document_is_served_and_settings_show_no_secret() {
     run(|| async {
         let node = start("a", "hunter2", None).await?;
@@ -259,8 +327,11 @@ fn every_address_of_the_document_is_served_and_settings_show_no_secret() {
         let mut asked = 0;
         for (path, operations) in document["paths"].as_object().unwrap() {
             let Some(path) = path.strip_prefix("/api/v1/").filter(|path| *path != "stream") else { continue };
-            let path =
-                path.replace("{job}", "none").replace("{operator}", "none").replace("{parallelism}", "2");
+            let path = path
+                .replace("{job}", "none")
+                .replace("{operator}", "none")
+                .replace("{parallelism}", "2")
+                .replace("{node}", "none");
             for verb in operations.as_object().unwrap().keys() {
                 let request = format!("{} /api/v1/{path}", verb.to_uppercase());
                 let (status, _, body) = ask(at, &request, "").await;
@@ -268,7 +339,7 @@ fn every_address_of_the_document_is_served_and_settings_show_no_secret() {
                 asked += 1;
             }
         }
-        assert!(asked >= 16, "{asked} addresses");
+        assert!(asked >= 17, "{asked} addresses");
         let settings = json(at, "settings").await;
         let token = settings.as_array().unwrap().iter().find(|row| row["name"] == "token").unwrap();
         assert_eq!((&token["value"], &token["origin"]), (&Value::from("***"), &Value::from("--token")));

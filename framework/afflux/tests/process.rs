@@ -10,6 +10,8 @@ mod certs;
 mod harness;
 #[path = "process/logs.rs"]
 mod logs;
+#[path = "process/operate.rs"]
+mod operate;
 #[cfg(feature = "otlp")]
 #[path = "process/otlp.rs"]
 mod otlp;
@@ -432,7 +434,7 @@ fn http(port: u16, path: &str) -> String {
     use std::io::Write;
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = Vec::new();
     let _ = socket.read_to_end(&mut text);
     String::from_utf8_lossy(&text).into_owned()
@@ -463,7 +465,8 @@ fn wrong_use_is_exit_code_two_with_the_nearest_name() {
 }
 
 /// What the first argument of the program may be.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
+    "drain",
     "upgrade",
     "rescale",
     "logs",
@@ -526,6 +529,10 @@ fn main() -> ExitCode {
         (
             "an_upgrade_goes_on_with_the_new_build_or_returns_to_the_old_one",
             upgrade::an_upgrade_goes_on_with_the_new_build_or_returns_to_the_old_one,
+        ),
+        (
+            "what_a_cluster_needs_is_checked_and_a_node_is_drained",
+            operate::what_a_cluster_needs_is_checked_and_a_node_is_drained,
         ),
         (
             "bash_completes_commands_options_and_pipelines",

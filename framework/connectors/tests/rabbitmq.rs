@@ -598,3 +598,44 @@ fn nothing_is_lost_when_the_broker_restarts_in_the_middle() {
         assert_eq!(admin.ready("first").await, 0);
     });
 }
+
+#[test]
+#[ignore = "needs RabbitMQ"]
+fn a_broker_is_asked_before_a_job_is_begun_and_nothing_is_declared_by_that() {
+    on(async || {
+        let (server, there, missing) = (server(), unique("there"), unique("missing"));
+        let (rabbit, admin) = (Rabbit::at(url(&server)), Admin::of(&server).await);
+        fill(&rabbit, Queue::durable(&there), 3).await;
+        let asked = async |rabbit: &Rabbit, read: Queue, write: Queue| {
+            let flow = flow(OnError::Fail);
+            flow.source("in", rabbit.read(read).text()).untimed().sink("out", rabbit.write(write).text());
+            let mut told = Vec::new();
+            for (step, reaching) in flow.finish().unwrap().reaches() {
+                told.push((step, reaching.await));
+            }
+            told
+        };
+        let told = asked(&rabbit, Queue::durable(&there), Queue::durable(&missing)).await;
+        let (step, read) = &told[0];
+        let read = read.as_ref().unwrap();
+        assert!(step == "in" && read.contains(&format!("queue `{there}` has 3 messages")), "{read}");
+        assert!(!read.contains("guest:guest"), "the password is shown: {read}");
+        let (step, write) = &told[1];
+        let write = write.as_ref().unwrap();
+        assert!(step == "out" && write.contains("is not there yet and will be declared"), "{write}");
+        let told = asked(&rabbit, Queue::existing(&missing), Queue::durable(&there)).await;
+        let error = told[0].1.as_ref().unwrap_err();
+        assert!(error.message.contains(&missing) && error.message.contains("declare it first"), "{error}");
+        assert_eq!(admin.ready(&there).await, 3, "nothing was read");
+
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let away = Rabbit::at(format!("amqp://guest:secret@{closed}"));
+        let told = asked(&away, Queue::durable("q"), Queue::durable("q")).await;
+        for (_, answer) in told {
+            let error = answer.unwrap_err().message;
+            for part in ["RabbitMQ", &closed.to_string(), "start the broker"] {
+                assert!(error.contains(part) && !error.contains("secret"), "{part} is missing in {error}");
+            }
+        }
+    });
+}

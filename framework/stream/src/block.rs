@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::snapshot::{Block, BlockWriter, LaterRows, ReadRows, Role, TaskSnapshot};
+use crate::spare;
 use afflux_wire::Status;
 
 /// A block is closed when it has this many bytes; the row that crosses the line still belongs to it.
@@ -25,19 +26,35 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     /// Adds a row; returns its bytes.
+    #[inline]
     pub(crate) fn push<R: Serialize>(&mut self, row: &R) -> usize {
         if self.open.is_empty() {
-            self.open.reserve(BLOCK_BYTES + BLOCK_BYTES / 8);
+            self.begin();
         }
         let before = self.open.len();
         if let Err(status) = self.open.push(row) {
-            self.failed.get_or_insert(status);
+            self.fail(status);
         }
-        let bytes = self.open.len() - before;
-        if self.open.len() >= BLOCK_BYTES {
-            self.closed.push(self.open.finish(0, None));
+        let after = self.open.len();
+        if after >= BLOCK_BYTES {
+            self.close();
         }
-        bytes
+        after - before
+    }
+
+    #[cold]
+    fn begin(&mut self) {
+        self.open.begin(spare::buffer());
+    }
+
+    #[cold]
+    fn close(&mut self) {
+        self.closed.push(self.open.finish(0, None));
+    }
+
+    #[cold]
+    fn fail(&mut self, status: Status) {
+        self.failed.get_or_insert(status);
     }
 
     /// Adds a key that is gone; returns its bytes.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::batch::Batch;
+use crate::reach::Reaching;
 use crate::source::{IoContext, ReadState, Source, Split, SplitReader};
 use crate::stream::{Record, Stream};
 use crate::time::Timestamp;
@@ -184,6 +185,10 @@ impl<T: Send + 'static, S: Source<Item = DeadLetter<T>>> Source for Replay<S> {
     ) -> Result<Box<dyn SplitReader<T>>> {
         let letters = self.letters.open(split, position, cx)?;
         Ok(Box::new(Records { letters, read: Batch::default(), operator: self.operator.clone() }))
+    }
+
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        self.letters.reach(cx)
     }
 
     fn kind(&self) -> &'static str {

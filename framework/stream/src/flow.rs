@@ -13,6 +13,7 @@ use crate::context::{EdgeId, JobSettings, TaskContext};
 use crate::graph::{ChainInfo, Edge, Exchange, Graph, Operator, OperatorKind};
 use crate::guarantee::{Declared, Delivery, Guarantee, Recall, SinkGuarantee, guarantee};
 use crate::poison::OnPoison;
+use crate::reach::Reach;
 use crate::snapshot::{Schema, readable};
 use crate::source::{IoContext, Source, Split};
 use crate::stage::Next;
@@ -42,6 +43,8 @@ struct Draft {
     states: Vec<StateSpec>,
     /// Outputs and what becomes of a record that reaches them again.
     outputs: Vec<(String, Delivery)>,
+    /// Steps that may talk to somebody outside.
+    outside: Vec<(String, Reach)>,
     /// What every sink must give.
     required: Option<Guarantee>,
     /// Tasks asked for behind the next exchange, by the chain that will end in it.
@@ -99,6 +102,7 @@ pub struct Plan {
     warnings: Arc<Vec<String>>,
     states: Arc<Vec<StateSpec>>,
     guarantees: Arc<Vec<SinkGuarantee>>,
+    outside: Arc<Vec<(String, Reach)>>,
     /// The edges to the dead letters, by the chain they begin in.
     letters: Arc<BTreeMap<u32, EdgeId>>,
 }
@@ -246,6 +250,11 @@ impl Flow {
     /// Notes that records leave the pipeline at this step.
     pub(crate) fn add_output(&self, name: &str, delivery: Delivery) {
         self.draft.borrow_mut().outputs.push((name.to_owned(), delivery));
+    }
+
+    /// Notes who can be asked whether what a step talks to answers.
+    pub(crate) fn add_outside(&self, name: &str, reach: Reach) {
+        self.draft.borrow_mut().outside.push((name.to_owned(), reach));
     }
 
     /// Asks for this guarantee of every sink: [`Flow::finish`] refuses a pipeline that does not give it,
@@ -400,6 +409,7 @@ impl Flow {
             warnings: Arc::new(draft.warnings),
             states: Arc::new(draft.states),
             guarantees: Arc::new(guarantees),
+            outside: Arc::new(draft.outside),
             letters: Arc::new(letters),
         })
     }
@@ -486,6 +496,10 @@ impl Plan {
     /// The edge from a chain to the dead letters.
     pub(crate) fn letters(&self, chain: u32) -> Option<EdgeId> {
         self.letters.get(&chain).copied()
+    }
+
+    pub(crate) fn outside(&self) -> &[(String, Reach)] {
+        &self.outside
     }
 
     pub(crate) fn sources(&self) -> &[SourceSpec] {

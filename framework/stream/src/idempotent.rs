@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use crate::Result;
 use crate::batch::Batch;
 use crate::guarantee::Delivery;
+use crate::reach::Reaching;
 use crate::sink::{Sink, SinkWriter};
 use crate::source::IoContext;
 use crate::time::Timestamp;
@@ -100,6 +101,9 @@ where
     }
     fn restore(&self, states: &[(u32, Vec<u8>)], cx: &IoContext) -> Result<Box<dyn SinkWriter<T>>> {
         Ok(self.keyed(self.sink.restore(states, cx)?))
+    }
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        self.sink.reach(cx)
     }
     fn kind(&self) -> &'static str {
         self.sink.kind()

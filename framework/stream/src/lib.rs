@@ -35,9 +35,11 @@ mod pattern;
 mod poison;
 mod process;
 mod rank;
+mod reach;
 mod sink;
 mod snapshot;
 mod source;
+mod spare;
 mod stage;
 mod state;
 mod stream;
@@ -88,6 +90,7 @@ pub use pattern::{AfterMatch, Matched, Matching, PARTIAL_MATCHES_MAX, PATTERN_ST
 pub use poison::{Aside, Kill, Ledger, OnPoison, POSITION_TEXT_BYTES_MAX, PoisonSettings, Streak, Suspect};
 pub use process::{Lasting, OperatorSpec, Process, Processing};
 pub use rank::{Change, Deduplicate, Distinct, DistinctSet, Ranking, Top, TopN, distinct, top_n};
+pub use reach::Reaching;
 pub use sink::{LAST_EPOCH, Sink, SinkWriter};
 pub use snapshot::{
     Block, BlockWriter, Content, Field, Form, Increment, LAYOUT, LAYOUT_CHANGES, LaterRows, NESTING_MAX,

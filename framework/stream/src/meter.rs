@@ -283,6 +283,11 @@ pub struct TaskMeter {
     /// Records that are there and not read; `u64::MAX` when unknown.
     pub(crate) input_lag: AtomicU64,
     pub(crate) snapshots: SnapshotMeter,
+    /// Records that the task has taken, and had when the barrier of the last durable epoch passed.
+    pub(crate) taken: AtomicU64,
+    pub(crate) saved: AtomicU64,
+    /// Messages show no records and keys.
+    hides: bool,
 }
 
 /// What an operator that asks about every record has on its way.
@@ -367,11 +372,15 @@ pub struct TaskReading {
     /// What snapshots have cost it.
     #[serde(default)]
     pub snapshots: SnapshotReading,
+    /// Records that it has taken behind the last durable epoch: after a failure a source reads them again.
+    #[serde(default)]
+    pub unsaved: u64,
 }
 
 impl TaskMeter {
-    pub(crate) fn new() -> Arc<Self> {
-        let meter = Self::default();
+    /// `shows`: messages show records and keys.
+    pub(crate) fn new(shows: bool) -> Arc<Self> {
+        let meter = Self { hides: !shows, ..Self::default() };
         meter.watermark_ms.store(i64::MIN, Relaxed);
         meter.watermark_out_ms.store(i64::MIN, Relaxed);
         meter.input_lag.store(u64::MAX, Relaxed);
@@ -382,6 +391,11 @@ impl TaskMeter {
         let meter = Arc::new(Meter { name: name.to_owned(), ..Meter::default() });
         self.operators.lock().push((name.to_owned(), Arc::clone(&meter)));
         meter
+    }
+
+    /// Whether messages show records and keys.
+    pub(crate) const fn shows(&self) -> bool {
+        !self.hides
     }
 
     /// The names of the operators, for messages.
@@ -461,6 +475,7 @@ impl TaskMeter {
             edges: self.edges.lock().iter().map(|e| e.read()).collect(),
             input_lag: Some(self.input_lag.load(Relaxed)).filter(|lag| *lag < u64::MAX),
             snapshots: self.snapshots.read(),
+            unsaved: self.taken.load(Relaxed).saturating_sub(self.saved.load(Relaxed)),
         }
     }
 }

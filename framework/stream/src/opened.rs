@@ -34,6 +34,8 @@ impl<S: Source> SourceStream<S> {
             aligned: time.as_ref().is_some_and(|time| time.align_ms.is_some()),
             splits: Arc::new(move |cx| lister.splits(cx)),
         });
+        let asked = Arc::clone(&source);
+        flow.add_outside(&name, Arc::new(move |cx| asked.reach(cx)));
         let timed = time.is_some();
         let open: Open<S::Item> = Arc::new(move |cx, first| {
             let meter = cx.meter.operator(&name);

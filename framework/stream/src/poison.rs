@@ -6,8 +6,14 @@
 //! [`Ledger`]; the decision is the coordinator's alone, so every attempt, and every coordinator, leaves out
 //! the same records.
 //!
+//! What is of no single record (a timer, a window that fires, a batch of a sink) is named as well, by what
+//! it is about ([`Kill::doing`]), and nothing of it is ever left out: a window's result is made of all its records,
+//! so to go on without one of them would be another result, which nobody asked for.
+//!
 //! Not here: operators that give an error for a record (`errors`), and processes that die without a panic
 //! (out of memory, a stack that overflows): nobody is left who could say what they were doing.
+
+mod doing;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,6 +25,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::batch::BATCH_ROWS_MAX;
 use crate::errors::{RECORD_TEXT_BYTES_MAX, bounded};
+
+pub(crate) use doing::{Doing, batch_text, while_doing};
 
 /// Bytes of a source's position in a message.
 pub const POSITION_TEXT_BYTES_MAX: usize = 64;
@@ -117,6 +125,20 @@ pub struct Kill {
     pub record: Option<Suspect>,
     /// Why that cannot be set aside.
     pub bound: Option<String>,
+    /// What it was doing, where no record is known: the timer or the window and its key, the question of an
+    /// `async_map`, the batch of a sink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doing: Option<String>,
+}
+
+/// Stands in front of what a task was doing when it panicked.
+const AT_WORK_ON: &str = "; at work on ";
+
+/// The panic in a failure that says what a task was doing, and so no record that could be set aside: without the
+/// task, the node and what it was doing, which may be others each time.
+pub(crate) fn of_no_record(failure: &str) -> Option<&str> {
+    let (panic, _) = failure.rsplit_once(AT_WORK_ON)?;
+    Some(panic.split_once(": operator ").map_or(panic, |(_, panic)| panic))
 }
 
 impl Display for Kill {
@@ -126,9 +148,10 @@ impl Display for Kill {
         } else {
             write!(f, "a task of the operators {} panicked: {}", self.operator, self.message)?;
         }
-        match &self.record {
-            Some(record) => write!(f, "; the record: {record}"),
-            None => Ok(()),
+        match (&self.record, &self.doing) {
+            (Some(record), _) => write!(f, "; the record: {record}"),
+            (None, Some(doing)) => write!(f, "{AT_WORK_ON}{doing}"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -349,9 +372,17 @@ pub(crate) fn at_work_on_any() {
     LOOKED.with(|known| drop(known.take()));
 }
 
-/// A panic as it is told: takes the record that was being worked on.
-pub(crate) fn killed(operator: Option<String>, operators: String, message: &str, rows: u64) -> Kill {
+/// A panic as it is told: takes the record that was being worked on, or what was being done. `shows`: messages show
+/// records and keys.
+pub(crate) fn killed(
+    operator: Option<String>,
+    operators: String,
+    message: &str,
+    rows: u64,
+    shows: bool,
+) -> Kill {
     let looked = at_work_on(None);
+    let doing = doing::taken().filter(|_| looked.is_none());
     Kill {
         certain: operator.is_some(),
         operator: operator.unwrap_or(operators),
@@ -359,6 +390,7 @@ pub(crate) fn killed(operator: Option<String>, operators: String, message: &str,
         rows,
         record: looked.as_ref().map(Looked::suspect),
         bound: looked.and_then(|looked| looked.bound).map(|bound| bound.to_string()),
+        doing: doing.map(|doing| doing.text(shows)),
     }
 }
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use crate::Result;
 use crate::batch::Batch;
 use crate::guarantee::Delivery;
+use crate::reach::Reaching;
 use crate::snapshot::ROUND;
 use crate::source::IoContext;
 use crate::time::Timestamp;
@@ -52,6 +53,11 @@ pub trait Sink<T>: Send + Sync + 'static {
     /// the pipeline [guarantees](crate::Plan::guarantees).
     fn delivery(&self) -> Delivery {
         Delivery::AtLeastOnce
+    }
+
+    /// Asks whether what it talks to answers; see [`Source::reach`](crate::Source::reach).
+    fn reach(&self, _cx: &IoContext) -> Option<Reaching> {
+        None
     }
 
     /// Kind of sink, shown in graphs, such as `csv`.

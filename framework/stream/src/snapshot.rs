@@ -22,10 +22,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::key::Key;
+use crate::spare;
 use afflux_wire::{Code, Status};
 
 use decode::Decoder;
 use encode::Encoder;
+use fault::Fault;
 pub use later::LaterRows;
 pub(crate) use later::{ReadRows, Reader};
 pub use shape::{Field, Form, NESTING_MAX, SHAPES_MAX, Schema, Shape};
@@ -223,6 +225,13 @@ impl BlockWriter {
         self.encoder.bytes.reserve(bytes);
     }
 
+    /// Begins a block in this memory, which is empty.
+    pub(crate) fn begin(&mut self, buffer: Vec<u8>) {
+        if self.encoder.bytes.capacity() < buffer.capacity() && self.is_empty() {
+            self.encoder.bytes = buffer;
+        }
+    }
+
     /// Adds a row to the block under way.
     ///
     /// # Errors
@@ -231,14 +240,20 @@ impl BlockWriter {
     pub fn push<V: Serialize + ?Sized>(&mut self, row: &V) -> Result<()> {
         let from = self.encoder.bytes.len();
         if let Err(fault) = self.encoder.push(row) {
-            self.encoder.bytes.truncate(from);
-            return Err(Status::internal(format!("a row of state cannot be encoded: {fault}")));
+            return Err(self.refuse(from, &fault));
         }
         self.rows += 1;
         if self.encoder.novel || self.row.is_empty() {
             self.sample(from);
         }
         Ok(())
+    }
+
+    /// Takes back what was written of a row.
+    #[cold]
+    fn refuse(&mut self, from: usize, fault: &Fault) -> Status {
+        self.encoder.bytes.truncate(from);
+        Status::internal(format!("a row of state cannot be encoded: {fault}"))
     }
 
     #[cold]
@@ -261,11 +276,13 @@ impl BlockWriter {
     }
 
     /// Bytes of the block under way.
+    #[inline]
     pub fn len(&self) -> usize {
         self.encoder.bytes.len()
     }
 
     /// Whether the block under way has no row.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
@@ -277,7 +294,7 @@ impl BlockWriter {
             Arc::new(Schema { row: row.clone(), shapes: encoder.shapes(), samples: samples.clone() })
         });
         let schema = Arc::clone(schema);
-        let bytes = Bytes::from(std::mem::take(&mut self.encoder.bytes));
+        let bytes = spare::block(std::mem::take(&mut self.encoder.bytes));
         let rows = std::mem::take(&mut self.rows);
         Block { id, rows, groups, role: Role::Rows, content: Content::Rows { schema, bytes } }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::batch::Batch;
 use crate::guarantee::Recall;
+use crate::reach::Reaching;
 
 /// A part of an input that one task reads by itself: a file, a partition, a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +135,12 @@ pub trait Source: Send + Sync + 'static {
     /// [`SinkWriter::poll_flush`]: crate::SinkWriter::poll_flush
     fn acknowledges(&self) -> bool {
         false
+    }
+
+    /// Asks whether what it talks to answers, such as a broker; nothing for a source that talks to nobody.
+    /// For `check --connect`, which runs it without a job: it reads no record and changes nothing.
+    fn reach(&self, _cx: &IoContext) -> Option<Reaching> {
+        None
     }
 
     /// What it gives again after a failure. It decides, with the sinks, what the pipeline

@@ -284,6 +284,9 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
     {
         let this = if sink.single() { self.gather() } else { self.settle().link() };
         this.flow.add_sink(name, sink.kind(), this.chain, sink.target(), sink.delivery());
+        let sink = Arc::new(sink);
+        let asked = Arc::clone(&sink);
+        this.flow.add_outside(name, Arc::new(move |cx| asked.reach(cx)));
         let operator = name.to_owned();
         let open = this.open;
         this.flow.close(
@@ -304,6 +307,7 @@ impl<T: 'static, P: Step<Out = T>> Stream<T, P> {
                 })?;
                 let meter = cx.meter.operator(&operator);
                 let stage = Write::new(operator.clone(), cx.subtask, writer, meter);
+                let stage = stage.noting(show::<T>, cx.watch.rows);
                 open(cx, Box::new(stage))
             }),
         );

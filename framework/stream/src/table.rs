@@ -9,6 +9,7 @@
 
 mod segment;
 mod snapshots;
+mod write;
 
 use std::borrow::Cow;
 use std::mem::needs_drop;
@@ -22,13 +23,15 @@ use crate::key::Key;
 use crate::keyed::KeyOf;
 use afflux_wire::Status;
 
-pub(crate) use segment::WriteRow;
 use segment::{FIRST_ROWS_MAX, Lacks, Pen, Segment};
 pub(crate) use snapshots::{Extent, Row};
+pub(crate) use write::WriteRow;
 
 /// Rows whose hashes are made before the first is looked up, so that the look-ups' cache misses
 /// overlap: nothing stands between them.
 const CHUNK: usize = 1024;
+/// The bucket of a key without a row.
+const ABSENT: usize = usize::MAX;
 
 /// A map from keys to values whose hashes the caller may have already.
 pub(crate) struct Table<K, V> {
@@ -201,12 +204,45 @@ impl<K: Key, V> Table<K, V> {
                         add(self.upsert(hashes[index], keys.key(row), &make), row);
                     }
                 }
-                _ => {
-                    for (row, hash) in chunk.iter().zip(&hashes) {
-                        add(self.upsert(*hash, keys.key(row), &make), row);
-                    }
-                }
+                _ => self.upsert_noted(chunk, &hashes, keys, &make, &add),
             }
+        }
+    }
+
+    /// As [`upsert_all`](Self::upsert_all) for at most [`CHUNK`] rows, where a snapshot is under way or
+    /// changes are noted.
+    fn upsert_noted<T, F: KeyOf<T, Key = K>>(
+        &mut self,
+        rows: &[T],
+        hashes: &[u64; CHUNK],
+        keys: &F,
+        make: impl Fn() -> V,
+        add: impl Fn(&mut V, &T),
+    ) {
+        // First all look-ups, so that their cache misses overlap; then all that depends on what was found.
+        let mut buckets = [ABSENT; CHUNK];
+        for ((row, hash), bucket) in rows.iter().zip(hashes).zip(&mut buckets) {
+            let key = keys.key(row);
+            let found = self.segments[self.at(*hash)].table.find_bucket_index(spread(*hash), |e| e.0 == *key);
+            *bucket = found.unwrap_or(ABSENT);
+        }
+        // Nothing moves meanwhile: the rows of absent keys wait.
+        let mut absent = Vec::new();
+        for (index, ((row, hash), bucket)) in rows.iter().zip(hashes).zip(&buckets).enumerate() {
+            if *bucket == ABSENT {
+                absent.push(index);
+                continue;
+            }
+            let at = self.at(*hash);
+            let segment = &mut self.segments[at];
+            segment.touch(*bucket, self.pen.as_deref_mut());
+            if let Some(entry) = segment.table.get_bucket_mut(*bucket) {
+                add(&mut entry.1, row);
+            }
+        }
+        for index in absent {
+            let row = &rows[index];
+            add(self.upsert(hashes[index], keys.key(row), &make), row);
         }
     }
 

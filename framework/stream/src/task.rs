@@ -4,6 +4,7 @@
 //! input, which is read only when every output has room.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,12 +23,17 @@ use crate::meter::{Doing, TaskMeter, culprit};
 use crate::poison::{Kill, killed, show};
 use crate::sink::LAST_EPOCH;
 use crate::snapshot::{Increment, Part, TaskSnapshot, is_round};
+use crate::spare::{self, Spare};
 use crate::stage::sieve::sieved;
 use crate::stage::{Next, SNAPSHOT_BUDGET, Turn};
 use crate::stream::Record;
 
 /// Longest stretch of work in one poll, so that a neighbour on the thread gets its turn.
 const WORK_PER_POLL: Duration = Duration::from_micros(50);
+
+/// Epochs whose barriers have passed and of which nobody has said that they are durable: with more, the first is
+/// forgotten.
+const EPOCHS_UNSAVED_MAX: usize = 16;
 
 /// What a task tells its worker.
 #[derive(Debug)]
@@ -120,6 +126,11 @@ pub(crate) struct Chain<T> {
     snapshots: (u64, u64),
     /// Records taken.
     rows: u64,
+    /// Kept for the next snapshot.
+    _spare: Arc<Spare>,
+    /// How many had been when the barriers of epochs passed that are not known to be durable.
+    unsaved: VecDeque<(u64, u64)>,
+    meter: Arc<TaskMeter>,
 }
 
 impl<T> Chain<T> {
@@ -142,6 +153,17 @@ impl<T> Chain<T> {
             durable: false,
             snapshots: (0, 0),
             rows: 0,
+            _spare: spare::shared(),
+            unsaved: VecDeque::new(),
+            meter: Arc::clone(&cx.meter),
+        }
+    }
+
+    /// What came in front of this barrier is not read again after a failure.
+    fn saved(&mut self, epoch: u64) {
+        while let Some((_, rows)) = self.unsaved.front().filter(|(passed, _)| *passed <= epoch) {
+            self.meter.saved.store(*rows, Relaxed);
+            self.unsaved.pop_front();
         }
     }
 
@@ -216,6 +238,11 @@ impl<T> Chain<T> {
                 self.increment = Increment::Since(epoch);
             }
             self.passed = epoch;
+            if self.unsaved.len() == EPOCHS_UNSAVED_MAX {
+                // It was given up: a later one says more.
+                self.unsaved.pop_front();
+            }
+            self.unsaved.push_back((epoch, self.rows));
         }
         self.input.barrier(epoch);
         self.input.save(turn)?;
@@ -270,6 +297,7 @@ impl<T> Work for Chain<T> {
             }
             Poll::Ready(None) => {
                 self.rows += self.batch.len() as u64;
+                meter.taken.store(self.rows, Relaxed);
                 self.first.batch(&mut self.batch, turn)?;
                 self.batch.clear();
                 Poll::Ready(Ok(false))
@@ -327,10 +355,14 @@ impl<T> Work for Chain<T> {
     fn completed(&mut self, epoch: u64, turn: &mut Turn<'_, '_>) -> Result<()> {
         // An epoch without a barrier that passed here began behind the end: it has the last words.
         if self.stays && self.ending && !is_round(epoch) && epoch > self.passed {
+            self.meter.saved.store(self.rows, Relaxed);
             if !std::mem::replace(&mut self.durable, true) {
                 self.input.completed(LAST_EPOCH);
             }
         } else {
+            if !is_round(epoch) {
+                self.saved(epoch);
+            }
             self.input.completed(epoch);
         }
         self.first.completed(epoch, turn)
@@ -348,7 +380,7 @@ impl<T> Work for Chain<T> {
 /// A panic in a task that had taken so many records.
 pub(crate) fn panicked(payload: &(dyn Any + Send), meter: &TaskMeter, rows: u64) -> Kill {
     let Panic { message } = Panic::from_payload(payload);
-    killed(culprit(), meter.names(), &message, rows)
+    killed(culprit(), meter.names(), &message, rows, meter.shows())
 }
 
 /// Why a task cannot go on.

@@ -22,6 +22,7 @@ use afflux_wire::{Code, Status};
 use crate::Result;
 use crate::batch::Batch;
 use crate::guarantee::Delivery;
+use crate::reach::Reaching;
 use crate::sink::{LAST_EPOCH, Sink, SinkWriter};
 use crate::snapshot::is_round;
 use crate::source::IoContext;
@@ -146,6 +147,11 @@ pub trait TwoPhaseSink<T>: Send + Sync + 'static {
     /// # Errors
     /// As [`TwoPhaseSink::writer`].
     fn committer(&self, cx: &IoContext) -> Result<Box<dyn Committer<Self::Committable>>>;
+
+    /// Asks whether what it talks to answers; see [`Source::reach`](crate::Source::reach).
+    fn reach(&self, _cx: &IoContext) -> Option<Reaching> {
+        None
+    }
 
     /// Kind of sink, shown in graphs, such as `partitioned files`.
     fn kind(&self) -> &'static str;
@@ -324,6 +330,9 @@ impl<T: 'static, K: TwoPhaseSink<T>> Sink<T> for TwoPhase<K> {
         }))
     }
 
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        self.sink.reach(cx)
+    }
     fn kind(&self) -> &'static str {
         self.sink.kind()
     }

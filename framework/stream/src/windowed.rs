@@ -290,6 +290,7 @@ impl<T: Record, F: KeyOf<T>, A: Aggregate<F::Key, T>> Aggregation<T, F, A> {
                 windows,
                 merge,
                 late,
+                watched: cx.watch.rows > 0,
                 meter: cx.meter.operator(&operator),
                 backend: cx.backend.clone(),
                 next,

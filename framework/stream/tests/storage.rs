@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use afflux_stream::job::{JobSpec, JobState, Manifest, Storage, TaskId};
+use afflux_stream::job::{JobSpec, JobState, MANIFEST_NAMES_KEPT, Manifest, Storage, TaskId};
 use afflux_stream::{Block, BlockWriter, Flow, JobSettings, Restore, TaskSnapshot, vec_source};
 use afflux_wire::Code;
 
@@ -67,6 +67,8 @@ everywhere! {
     a_block_of_a_completed_epoch_is_referred_to_by_its_id_and_an_unknown_one_is_refused,
     a_manifest_is_created_once_and_a_job_is_specified_and_ended_once,
     only_the_newest_checkpoints_are_kept_with_the_older_files_that_they_refer_to,
+    names_of_long_ago_go_and_who_takes_one_again_is_refused,
+    who_is_late_by_a_few_epochs_is_not_taken_for_one_of_long_ago,
     a_savepoint_refers_to_nothing_and_outlives_the_checkpoint_that_it_was_made_of,
     old_checkpoints_go_by_themselves_while_new_ones_are_taken,
 }
@@ -199,6 +201,52 @@ async fn only_the_newest_checkpoints_are_kept_with_the_older_files_that_they_ref
         assert!(!dir.path().join("j/epoch-00000002").exists());
         assert!(dir.path().join("j/epoch-00000001").exists());
     }
+}
+
+/// A manifest of nothing.
+fn bare(attempt: u64, epoch: u64) -> Manifest {
+    Manifest { version: 2, job: "j".into(), attempt, epoch, ..Manifest::default() }
+}
+
+async fn names_of_long_ago_go_and_who_takes_one_again_is_refused(Place { storage, dir }: Place) {
+    const EPOCHS: u64 = MANIFEST_NAMES_KEPT as u64 + 40;
+    let storage = storage.retaining(2);
+    for epoch in 1..=EPOCHS {
+        storage.commit(&bare(1, epoch)).await.unwrap();
+        if epoch % 50 == 0 {
+            storage.retire("j").await.unwrap();
+        }
+    }
+    storage.retire("j").await.unwrap();
+    storage.retire("j").await.unwrap();
+    let names = || {
+        let listed = std::fs::read_dir(dir.as_ref()?.path().join("j/manifests")).unwrap();
+        Some(listed.count())
+    };
+    assert_eq!(names().unwrap_or(MANIFEST_NAMES_KEPT), MANIFEST_NAMES_KEPT, "names are bounded");
+    assert_eq!(storage.epochs("j").await.unwrap(), [EPOCHS - 1, EPOCHS]);
+    // A coordinator that was paused all the while: of an epoch whose name is gone, of one whose name is there.
+    for epoch in [1, 40, 41, EPOCHS - 2, EPOCHS] {
+        let error = storage.commit(&bare(1, epoch)).await.unwrap_err();
+        assert_eq!(error.code, Code::AlreadyExists, "{epoch}: {error}");
+        assert_eq!(storage.epochs("j").await.unwrap(), [EPOCHS - 1, EPOCHS], "{epoch} is no checkpoint");
+    }
+    let error = storage.commit(&bare(1, 7)).await.unwrap_err();
+    assert!(error.message.contains("128 later epochs have manifests"), "{error}");
+    assert_eq!(storage.rewind_point("j", None).await.unwrap().epoch_max, EPOCHS);
+    assert_eq!(names().unwrap_or(MANIFEST_NAMES_KEPT), MANIFEST_NAMES_KEPT, "what was refused is gone");
+    storage.commit(&bare(1, EPOCHS + 1)).await.unwrap();
+}
+
+async fn who_is_late_by_a_few_epochs_is_not_taken_for_one_of_long_ago(Place { storage, dir: _dir }: Place) {
+    // Whoever was cut off has gone on with numbers of its own.
+    for epoch in [3, 5, 6] {
+        storage.commit(&bare(1, epoch)).await.unwrap();
+    }
+    storage.commit(&bare(2, 4)).await.unwrap();
+    assert_eq!(storage.epochs("j").await.unwrap(), [3, 4, 5, 6]);
+    // Two that are the first of their storage: no number is too small.
+    storage.commit(&bare(1, 1)).await.unwrap();
 }
 
 #[tokio::test]

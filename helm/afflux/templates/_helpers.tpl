@@ -108,13 +108,20 @@ taken out and its calls answered, each within the grace; five more for what clos
 
 {{/* The pipelines to start, as a JSON list: without a word of the user's, that of the default image. */}}
 {{- define "afflux.pipelines" -}}
-{{- if not (kindIs "invalid" .Values.pipelines.start) -}}
-{{- toJson .Values.pipelines.start -}}
-{{- else if eq .Values.image.repository "afflux/flights" -}}
-["hourly-delays"]
-{{- else -}}
-[]
+{{- $start := .Values.pipelines.start -}}
+{{- if kindIs "invalid" $start -}}
+{{- $start = ternary (list "hourly-delays") list (eq .Values.image.repository "afflux/flights") -}}
 {{- end -}}
+{{- $words := list -}}
+{{- range $start -}}
+{{- if kindIs "map" . -}}
+{{- $tasks := default "auto" .parallelism -}}
+{{- $words = append $words (printf "%s=%s" .name (ternary (toString $tasks) (int64 $tasks | toString) (kindIs "string" $tasks))) -}}
+{{- else -}}
+{{- $words = append $words . -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $words -}}
 {{- end -}}
 
 {{- define "afflux.host" -}}

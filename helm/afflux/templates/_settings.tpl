@@ -24,9 +24,11 @@
     "admin" (dict "listen" (printf "%s:%d" (ternary $host $loopback .Values.admin.expose) (int64 .Values.ports.admin))
                   "tls" (ternary "on" "off" .Values.admin.tls))
     "tls" (dict "mode" (include "afflux.tlsMode" .))
-    "pipeline" (dict "start" (include "afflux.pipelines" . | fromJsonArray)
-                     "start_nodes_min" (int64 (ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled)))
+    "pipeline" (dict "start_nodes_min" (int64 (ternary .Values.autoscaling.minReplicas .Values.replicaCount .Values.autoscaling.enabled)))
 -}}
+{{- with include "afflux.undeclared" . | fromJsonArray -}}
+{{- $_ := set $own.pipeline "start" . -}}
+{{- end -}}
 {{- if .Values.grpc.enabled -}}
 {{- $_ := set $own "grpc" (dict "listen" (printf "%s:%d" $host (int64 .Values.ports.grpc))) -}}
 {{- end -}}
@@ -57,6 +59,30 @@
 {{- toJson $own -}}
 {{- end -}}
 
+{{/* Pipelines in short, where settings.pipeline.rescale has them follow nothing: as the other settings say. */}}
+{{- define "afflux.undeclared" -}}
+{{- $names := list -}}
+{{- if ne (default "manual" (get (default dict .Values.settings.pipeline) "rescale")) "auto" -}}
+{{- range include "afflux.pipelines" . | fromJsonArray -}}
+{{- if not (contains "=" .) -}}{{- $names = append $names . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $names -}}
+{{- end -}}
+
+{{/* A table for each of the others: one task a slot, and those of nodes that join, or a number that stays. */}}
+{{- define "afflux.declared" -}}
+{{- $undeclared := include "afflux.undeclared" . | fromJsonArray -}}
+{{- range include "afflux.pipelines" . | fromJsonArray -}}
+{{- if not (has . $undeclared) }}
+{{- $word := splitn "=" 2 . }}
+[pipelines.{{ ternary (toRawJson $word._0) $word._0 (contains "." $word._0) }}]
+start = true
+parallelism = {{ ternary "\"auto\"" $word._1 (has $word._1 (list nil "" "auto")) }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "afflux.settings" -}}
 {{- $all := mergeOverwrite (deepCopy .Values.settings) (include "afflux.ownSettings" . | fromJson) -}}
 {{- range $name, $value := $all -}}
@@ -73,5 +99,6 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- end }}
+{{- end -}}
+{{- include "afflux.declared" . }}
 {{ end -}}

@@ -52,6 +52,14 @@
 {{- fail "autoscaling.kind = keda asks Prometheus: set autoscaling.prometheusAddress, such as http://prometheus.monitoring:9090" -}}
 {{- end -}}
 {{- end -}}
+{{- $declared := dict -}}
+{{- range include "afflux.pipelines" . | fromJsonArray -}}
+{{- $name := (splitn "=" 2 .)._0 -}}
+{{- if hasKey $declared $name -}}
+{{- fail (printf "pipelines.start names %s twice: keep one" $name) -}}
+{{- end -}}
+{{- $_ := set $declared $name true -}}
+{{- end -}}
 {{- $guarantee := get (default dict $v.settings.pipeline) "guarantee" -}}
 {{- if and (eq (default "any" $guarantee) "exactly_once") (not $v.checkpoints.url) -}}
 {{- fail "settings.pipeline.guarantee = exactly_once, and without checkpoints.url state is lost with its pod: set checkpoints.url" -}}

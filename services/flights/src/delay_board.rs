@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use afflux::prelude::*;
 
-use crate::board::{Board, BoardError, BoardHandler};
+use crate::board::{Board, BoardError, BoardHandler, OriginNow};
 use crate::hourly::HourlyDelay;
 
 /// Rows that the board keeps; the oldest hours go first.
@@ -31,6 +31,27 @@ impl DelayBoard {
     /// None.
     pub fn open() -> Result<Self, Status> {
         Ok(Self::default())
+    }
+
+    fn origin_now(&self, origin: &str, hour: Timestamp) -> OriginNow {
+        let rows = || {
+            self.hours.get(&hour).into_iter().flat_map(BTreeMap::values).filter(|row| row.origin == origin)
+        };
+        let sum = |of: fn(&HourlyDelay) -> u64| rows().map(of).sum::<u64>();
+        let (flights, cancelled) = (sum(|row| row.flights), sum(|row| row.cancelled));
+        let delay = rows().filter_map(|row| row.total_delay_min).sum::<i64>();
+        let worst = rows().filter_map(|row| Some((row.mean_delay_min()?, row)));
+        let worst = worst.max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)));
+        let left = flights.saturating_sub(cancelled);
+        OriginNow {
+            origin: origin.to_owned(),
+            hour: hour.to_string(),
+            flights,
+            cancelled,
+            delayed_15: sum(|row| row.delayed_15),
+            mean_delay_min: (left > 0).then(|| delay as f64 / left as f64),
+            worst_carrier: worst.map(|(_, row)| row.carrier.clone()),
+        }
     }
 
     fn upsert(&mut self, row: HourlyDelay) {
@@ -65,6 +86,10 @@ impl BoardHandler for DelayBoard {
         };
         let rows = self.hours.get(latest).into_iter().flat_map(BTreeMap::values);
         Ok(rows.filter(|row| row.origin == origin).cloned().collect())
+    }
+
+    async fn now(&mut self, _: &mut Cx) -> Result<Vec<OriginNow>, Fault<BoardError>> {
+        Ok(self.latest.iter().map(|(origin, hour)| self.origin_now(origin, *hour)).collect())
     }
 
     async fn worst(&mut self, _: &mut Cx, top: u32) -> Result<Vec<HourlyDelay>, Fault<BoardError>> {
@@ -111,3 +136,39 @@ impl PartialEq for Delayed<'_> {
 }
 
 impl Eq for Delayed<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_airport_shows_its_latest_hour_over_all_carriers() {
+        let row =
+            |hour: i64, origin: &str, carrier: &str, flights, cancelled, total: Option<i64>| HourlyDelay {
+                window_start: Timestamp::from_millis(hour * 3_600_000),
+                origin: origin.into(),
+                carrier: carrier.into(),
+                flights,
+                cancelled,
+                delayed_15: 1,
+                total_delay_min: total,
+                max_delay_min: total,
+            };
+        let mut board = DelayBoard::default();
+        for row in [
+            row(1, "JFK", "UA", 9, 0, Some(900)),
+            row(2, "JFK", "AA", 3, 1, Some(10)),
+            row(2, "JFK", "DL", 2, 0, Some(50)),
+            row(2, "EWR", "UA", 1, 1, None),
+        ] {
+            board.upsert(row);
+        }
+        let hour = Timestamp::from_millis(2 * 3_600_000);
+        let jfk = board.origin_now("JFK", hour);
+        assert_eq!((jfk.flights, jfk.cancelled, jfk.delayed_15), (5, 1, 2));
+        assert_eq!((jfk.mean_delay_min, jfk.worst_carrier.as_deref()), (Some(15.0), Some("DL")));
+        assert_eq!(jfk.hour, "1970-01-01T02:00:00Z");
+        let ewr = board.origin_now("EWR", hour);
+        assert_eq!((ewr.flights, ewr.mean_delay_min, ewr.worst_carrier), (1, None, None));
+    }
+}

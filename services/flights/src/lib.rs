@@ -11,7 +11,9 @@ mod hourly;
 mod impact;
 mod weather;
 
-pub use board::{Board, BoardClient, BoardClosed, BoardError, BoardHandler, BoardLatest, BoardWorst};
+pub use board::{
+    Board, BoardClient, BoardClosed, BoardError, BoardHandler, BoardLatest, BoardNow, BoardWorst, OriginNow,
+};
 pub use delay_board::{BOARD_ROWS_MAX, DelayBoard, WORST_ROWS_MAX};
 pub use flight::{Flight, flights_file};
 pub use hourly::{DelayAcc, DelayStats, HourlyDelay, hourly_delays, hourly_delays_of};

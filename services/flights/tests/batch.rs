@@ -113,6 +113,33 @@ fn two_batch_computations_agree() {
     assert_eq!((expected().len(), text.len(), crc.sum()), (116_905, 4_685_174, 0xdca1_0137));
 }
 
+/// What the autoscaler's plot is made from (`framework/afflux/src/autoscale`).
+#[test]
+fn the_departures_of_two_weeks_that_the_autoscaler_is_tried_on_are_those_of_the_records() {
+    let mut hours = [[0_u32; 24]; 14];
+    for line in common::input().lines().filter(|l| l.starts_with("2013-02") || l.starts_with("2013-01-31")) {
+        let mut cells = line.split(',');
+        let scheduled = cells.next().unwrap();
+        // One without a delay was cancelled.
+        let Ok(delay) = cells.next().unwrap().parse::<i64>() else { continue };
+        let number = |at: usize| scheduled[at..at + 2].parse::<i64>().unwrap();
+        // Minutes since the first of February: its eve is the day 0.
+        let day = if scheduled.starts_with("2013-01") { 0 } else { number(8) };
+        let left = (day - 1) * 1_440 + number(11) * 60 + number(14) + delay;
+        let (day, hour) = (left.div_euclid(1_440) + 1, left.rem_euclid(1_440) / 60);
+        if let Some(hours) = usize::try_from(day - 4).ok().and_then(|at| hours.get_mut(at)) {
+            hours[hour as usize] += 1;
+        }
+    }
+    let day = |(at, hours): (usize, &[u32; 24])| {
+        let flights: Vec<String> = hours.iter().map(ToString::to_string).collect();
+        format!("2013-02-{:02} {}\n", at + 4, flights.join(" "))
+    };
+    let text: String = hours.iter().enumerate().map(day).collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../framework/afflux/src/autoscale/departures.txt");
+    assert_eq!(text, fs::read_to_string(path).unwrap());
+}
+
 #[test]
 fn the_output_equals_a_batch_computation_at_any_parallelism() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,28 +13,8 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
-import zipfile
-from pathlib import Path
 
-FLINK = "2.3.0"
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent.parent
-OURS = ROOT / "target/release/afflux-bench"
-PACKAGES = ["lang", "util", "nio", "time", "lang.invoke", "lang.reflect", "util.concurrent", "net", "io", "text"]
-
-
-def jars(directory: Path) -> str:
-    """The class path of Flink, downloaded once."""
-    lib = directory / "pyflink/lib"
-    if not lib.exists():
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", f"apache-flink-libraries=={FLINK}"]
-        subprocess.run([*pip, "-d", str(directory)], check=True)
-        wheel = next(directory.glob("*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(directory, [n for n in archive.namelist() if n.startswith("pyflink/lib/")])
-        wheel.unlink()
-    return f"{lib}/*"
+from flink import DIRECTORY, OURS, Flink, build_ours
 
 
 def main() -> None:
@@ -45,38 +25,22 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--heap", default="6g", help="of the JVM")
     args = parser.parse_args()
-    directory = ROOT / "target/flink"
-    directory.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cargo", "build", "--release", "--quiet", "--bin", "afflux-bench"], cwd=ROOT, check=True)
-    path = jars(directory)
-    subprocess.run(["javac", "-cp", path, "-d", str(directory / "classes"), str(HERE / "Nexmark.java")], check=True)
+    build_ours()
     asked = ["--events", str(args.events), "--rate", str(args.rate)]
-    events = directory / f"events-{args.events}-{args.rate}"
+    events = DIRECTORY / f"events-{args.events}-{args.rate}"
     if not (events / "bid.json").exists():
-        events.mkdir(exist_ok=True)
+        events.mkdir(parents=True, exist_ok=True)
         subprocess.run([OURS, "nexmark", "events", *asked, "--out", str(events)], check=True)
-    opens = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in PACKAGES]
-    java = ["java", f"-Xmx{args.heap}", *opens, "-cp", f"{directory / 'classes'}:{path}", "Nexmark", str(events)]
-    with open(directory / "flink.log", "w") as log:
-        flink = subprocess.Popen(java, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-
-    def theirs(query: str) -> float:
-        flink.stdin.write(f"{query}\n")
-        flink.stdin.flush()
-        line = flink.stdout.readline()
-        if not line:
-            sys.exit(f"Flink ended at {query}; see {directory / 'flink.log'}")
-        return json.loads(line)["per_cpu_s"]
+    flink = Flink("Nexmark", str(events), heap=args.heap)
 
     def ours(query: str) -> float:
         run = subprocess.run([OURS, "nexmark", query, *asked, "--json"], check=True, capture_output=True, text=True)
         return json.loads(run.stdout)["per_cpu_s"]
 
-    known = flink.stdout.readline().split()[1:]
     print(f"{args.events} events, 1 task, medians of {args.pairs} pairs, thousand events per CPU second")
     print(f"{'query':<6}{'afflux':>10}{'flink':>10}{'ratio':>8}   least and greatest ratio", flush=True)
-    for query in args.queries or known:
-        pairs = [(ours(query), theirs(query)) for _ in range(args.pairs)]
+    for query in args.queries or flink.ready:
+        pairs = [(ours(query), flink.ask(query)["per_cpu_s"]) for _ in range(args.pairs)]
         ratios = [a / b for a, b in pairs]
         a, b = (statistics.median(side) for side in zip(*pairs))
         print(
@@ -84,8 +48,7 @@ def main() -> None:
             f"   {min(ratios):.1f} – {max(ratios):.1f}",
             flush=True,
         )
-    flink.stdin.close()
-    flink.wait()
+    flink.end()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use afflux_sandbox::{BACKINGS, Backing, Cluster, ClusterBuilder, Collect, Single, run};
-use afflux_stream::{Flow, Result, generate};
+use afflux_stream::{
+    AsyncMap, Batch, BoundedOutOfOrder, Flow, IoContext, Late, Result, Sink, SinkWriter, Timestamp, Tumbling,
+    fold, generate, millis_of,
+};
 
 const NUMBERS: u64 = 6_000;
 const KEYS: u64 = 10;
@@ -152,6 +155,104 @@ fn a_record_that_always_kills_fails_the_job_with_its_name_and_the_cure() {
                 // Two that kill may do so in turn: the first panic counts for one of them.
                 assert!((3..=5).contains(&job.failures.len()), "{backing}: {:?}", job.failures);
                 assert_eq!(job.set_aside, Vec::<String>::new(), "{backing}");
+                cluster.close().await;
+            });
+        }
+    }
+}
+
+/// Where a panic is of no single record.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    Window,
+    Sink,
+}
+
+/// A sink that dies over a batch with the first record that kills.
+#[derive(Clone)]
+struct Dies;
+
+impl Sink<u64> for Dies {
+    fn open(&self, _: Option<&[u8]>, _: &IoContext) -> Result<Box<dyn SinkWriter<u64>>> {
+        Ok(Box::new(Dies))
+    }
+    fn kind(&self) -> &'static str {
+        "dies"
+    }
+}
+
+impl SinkWriter<u64> for Dies {
+    fn write(&mut self, batch: &mut Batch<u64>) -> Result<()> {
+        assert!(!batch.rows.contains(&POISON[0]), "it cannot be");
+        batch.clear();
+        Ok(())
+    }
+    fn snapshot(&mut self, _: u64) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+    fn end(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Windows of ten, or a sink behind what asks about each record: what comes to it is of many records at once.
+fn many_at_once(flow: &Flow, at: At) -> Result<()> {
+    let time = |i: &u64| Timestamp::from_millis(*i as i64);
+    let numbers = flow
+        .source("numbers", generate(NUMBERS, |i| i))
+        .watermarks_by(BoundedOutOfOrder::by(millis_of(0)), time)
+        .rebalance();
+    match at {
+        At::Window => numbers
+            .key_by(|i| i % 10)
+            .window(Tumbling::of(millis_of(10)))
+            .late(Late::Drop)
+            .aggregate(
+                "sum",
+                fold(
+                    || 0,
+                    |sum, i: &u64| *sum += i,
+                    |_, _, sum| {
+                        assert!(sum != POISON[0], "it cannot be");
+                        sum
+                    },
+                ),
+            )
+            .count("n"),
+        At::Sink => numbers
+            .async_map("ask", AsyncMap::unordered().in_flight(64), |_, i| async move { Ok(i) })
+            .sink("out", Dies),
+    }
+    flow.dead_letters("aside").count("letters");
+    Ok(())
+}
+
+#[test]
+fn what_is_of_no_single_record_is_named_and_fails_by_the_budget_with_what_to_do() {
+    for backing in BACKINGS {
+        for at in [At::Window, At::Sink] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().to_owned();
+            run(|| async move {
+                let cluster = cluster(backing, &path, "set_aside")
+                    .pipeline("many", move |flow| many_at_once(flow, at))
+                    .start()
+                    .await;
+                let job = cluster.finish("many", 3).await;
+                let error = job.error.unwrap_or_default();
+                assert_eq!(job.state, "failed", "{backing}: {error}");
+                assert_eq!(job.set_aside, Vec::<String>::new(), "{backing}: {error}");
+                let named = match at {
+                    At::Window => {
+                        "operator sum panicked: it cannot be; at work on the window [1970-01-01T00:00:02.51Z, \
+                         1970-01-01T00:00:02.52Z) of key 3"
+                    }
+                    At::Sink => "operator out panicked: it cannot be; at work on a batch of ",
+                };
+                for part in [named, "restart.failures_max = 4", "none can be set aside (pipeline.on_poison)"]
+                {
+                    assert!(error.contains(part), "`{part}` is missing, {backing}, {at:?}: {error}");
+                }
                 cluster.close().await;
             });
         }

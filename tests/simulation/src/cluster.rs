@@ -39,6 +39,8 @@ const START_AGAIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Failures that a job survives: more than a fate has.
 const FAILURES_MAX: u64 = 10_000;
+/// Names of manifests that stay where old checkpoints are deleted: few, so that a simulation loses some.
+const NAMES_KEPT: usize = 8;
 /// How long the user waits after an answer that did not come: what was asked for may still happen.
 const UNANSWERED: Duration = Duration::from_secs(5);
 /// What the calendar says when a simulation begins: it has nothing to do with today's date.
@@ -57,13 +59,16 @@ pub(crate) struct World {
     pub(crate) parallelism: Arc<AtomicU32>,
     /// Whether the job recovers by itself, or the user starts it again.
     pub(crate) recovers: bool,
+    /// Whether old checkpoints are deleted.
+    pub(crate) retires: bool,
     /// Whether the user has seen all of it.
     pub(crate) done: Arc<AtomicBool>,
 }
 
 impl World {
     fn storage(&self) -> Storage {
-        Storage::on(Arc::new(self.disk.clone()), "played")
+        let storage = Storage::on(Arc::new(self.disk.clone()), "played");
+        if self.retires { storage.naming(NAMES_KEPT).retiring() } else { storage }
     }
 
     fn clock(&self, machine: &'static str) -> Clock {

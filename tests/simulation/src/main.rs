@@ -118,7 +118,12 @@ fn many(bug: Option<Bug>, arguments: &Arguments) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let outcome = run(&Simulation { bug, kept: false, ..Simulation::of(seed) });
+                    // On a thread of its own: what libraries keep for a thread goes with it.
+                    let play = || run(&Simulation { bug, kept: false, ..Simulation::of(seed) });
+                    let outcome = match std::thread::scope(|alone| alone.spawn(play).join()) {
+                        Ok(outcome) => outcome,
+                        Err(panic) => std::panic::resume_unwind(panic),
+                    };
                     if let Ok(mut sums) = sums.lock() {
                         sums.0 += outcome.played.as_secs_f64();
                         sums.1 += u64::from(outcome.kills);

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::errors::{as_json, failure, http_status};
 use super::events;
+use super::hosts::by_own_name;
 use super::metrics::{HttpCalls, UNKNOWN};
 use crate::catalogue::Catalogue;
 use crate::node_service::{MethodInfo, OWN_PREFIX};
@@ -207,17 +208,7 @@ pub(crate) fn only_from_here(request: &HttpRequest) -> Result<(), Status> {
             peer.ip()
         ));
     }
-    let host = text(request.headers(), "host").unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    if name != "localhost" && name.parse::<std::net::IpAddr>().is_err() {
-        return refused(format!(
-            "Host is `{name}`: without authentication this node is called as localhost or by its IP address"
-        ));
-    }
-    Ok(())
+    by_own_name(request).or_else(refused)
 }
 
 /// MessagePack as JSON; nothing is null.

@@ -9,6 +9,7 @@ mod errors;
 mod events;
 mod gateway;
 mod health;
+mod hosts;
 mod logs;
 mod metrics;
 pub(crate) mod openapi;
@@ -18,6 +19,7 @@ mod server;
 
 pub(crate) use errors::failure;
 pub(crate) use gateway::{Gateway, only_from_here};
+pub(crate) use hosts::{Hosts, by_own_name};
 pub(crate) use logs::logs;
 pub(crate) use metrics::HttpCalls;
 pub use probes::Probes;

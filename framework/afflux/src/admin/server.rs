@@ -13,6 +13,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::errors::failure;
 use super::gateway::{Gateway, RPC_BODY_BYTES_MAX, rpc};
+use super::hosts::Hosts;
 use super::openapi;
 use super::probes::Probes;
 use super::pulse::Pulse;
@@ -47,6 +48,7 @@ pub struct Admin {
     pulse: Option<Arc<Pulse>>,
     dashboard: Option<Dashboard>,
     tls: Option<ServerConfig>,
+    hosts: Hosts,
 }
 
 impl Admin {
@@ -61,6 +63,7 @@ impl Admin {
             pulse: None,
             dashboard: None,
             tls: None,
+            hosts: Hosts::default(),
         }
     }
 
@@ -75,6 +78,13 @@ impl Admin {
     #[must_use]
     pub(crate) fn alive(mut self, pulse: Arc<Pulse>) -> Self {
         self.pulse = Some(pulse);
+        self
+    }
+
+    /// Answers also under these names who shows no token.
+    #[must_use]
+    pub(crate) fn named(mut self, hosts: Hosts) -> Self {
+        self.hosts = hosts;
         self
     }
 
@@ -139,6 +149,7 @@ impl Admin {
             let dashboard = self.dashboard.clone();
             App::new()
                 .app_data(web::Data::new(self.clone()))
+                .app_data(web::Data::new(self.hosts.clone()))
                 .service(calls)
                 .configure(move |service| {
                     if let Some(dashboard) = dashboard {

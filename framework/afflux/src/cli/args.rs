@@ -106,6 +106,9 @@ pub(crate) enum Command {
     /// List nodes.
     #[command(after_help = "Examples:\n  {name} nodes\n  {name} nodes --json --address 10.0.0.5:7000")]
     Nodes(ClusterArgs),
+    /// Have a node leave without losing anything: its tasks go on elsewhere, its calls are answered, it ends.
+    #[command(after_help = "Examples:\n  {name} drain node-2\n  {name} drain node-2 --detach --json")]
+    Drain(DrainArgs),
     /// Show live what every node does: calls a second, errors, latencies, mailboxes, links.
     #[command(
         after_help = "Examples:\n  {name} top\n  {name} top --once --json\n  {name} top --all        with the services of the framework itself"
@@ -156,7 +159,7 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Validate settings and pipelines; print every setting and where it comes from.
     #[command(
-        after_help = "Examples:\n  {name} check\n  {name} check --connect --json      also write to the checkpoint storage, ask the nodes"
+        after_help = "Examples:\n  {name} check\n  {name} check --connect --json      also ask storage, brokers and nodes"
     )]
     Check(CheckArgs),
     /// Print a script with which a shell completes commands, options and pipelines.
@@ -169,9 +172,22 @@ pub(crate) enum Command {
 /// Options of `check`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CheckArgs {
-    /// Also writes, reads, lists and deletes in the checkpoint storage, and asks the nodes of the cluster.
+    /// Also writes, reads, lists and deletes in the checkpoint storage, asks the brokers that pipelines talk to and the nodes of the
+    /// cluster, and compares clocks.
     #[arg(long)]
     pub(crate) connect: bool,
+}
+
+/// Options of `drain`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DrainArgs {
+    /// The node, as `nodes` shows it.
+    pub(crate) node: String,
+    /// Returns as soon as it has begun.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
 }
 
 /// Options of `upgrade`.

@@ -1,16 +1,23 @@
 //! `check`: are settings and pipelines sound, and where does each setting come from.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use afflux_stream::JobSettings;
+use afflux_wire::NodeId;
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::args::{CheckArgs, ClusterArgs, Global};
 use super::output::{print, print_json};
+use super::skew::{judge, measure};
 use super::table::table;
 use crate::app::App;
+use crate::client::Client;
+use crate::dashboard::Tile;
 use crate::engine::Standing;
 use crate::error::{Error, Result};
+use crate::node_service::NodeInfo;
 use crate::security::{Security, check_exposure, is_open, warning};
 use crate::settings::Settings;
 
@@ -20,11 +27,16 @@ pub(crate) async fn check(app: &App, global: &Global, args: &CheckArgs) -> Resul
     let mut problems = Vec::new();
     let mut pipelines = Vec::new();
     let mut warnings = warnings(&settings);
-    let mut guarantees = Vec::new();
+    let (mut guarantees, mut outside) = (Vec::new(), Vec::new());
     // As few tasks as possible: `check` opens nothing.
     let defaults = JobSettings { parallelism: 1, ..crate::node::job_defaults(&settings) };
     for name in app.pipelines().names() {
         let built = app.pipelines().plan(name, defaults.clone()).and_then(|plan| {
+            if args.connect {
+                outside.extend(
+                    plan.reaches().into_iter().map(|(step, asked)| (format!("{name}, {step}"), asked)),
+                );
+            }
             plan.splits()?;
             guarantees.extend(plan.guarantees().iter().map(|found| (name.to_owned(), found.clone())));
             warnings.extend(plan.warnings().iter().map(|warning| format!("pipeline {name}: {warning}")));
@@ -41,6 +53,9 @@ pub(crate) async fn check(app: &App, global: &Global, args: &CheckArgs) -> Resul
     if let Err(error) = check_exposure(&settings).and_then(|()| Security::of(&settings).map(|_| ())) {
         problems.push(error.to_string());
     }
+    if let Err(error) = Tile::check(app.tiles()) {
+        problems.push(error.to_string());
+    }
     if let Err(error) = Standing::of(&settings, app.pipelines()) {
         problems.push(error.to_string());
     }
@@ -53,9 +68,32 @@ pub(crate) async fn check(app: &App, global: &Global, args: &CheckArgs) -> Resul
     }
     let mut reached = Vec::new();
     if args.connect {
-        for (what, answer) in
-            [("checkpoint storage", storage(&settings).await), ("cluster", cluster(global, &settings).await)]
-        {
+        let mut answers = vec![("checkpoint storage".to_owned(), storage(&settings).await)];
+        // Each waits for what it talks to; together they take as long as the slowest.
+        let asked =
+            outside.into_iter().map(|(step, asked)| async { (step, asked.await.map_err(Error::from)) });
+        answers.extend(join_all(asked).await);
+        match cluster(global, &settings).await {
+            Ok(None) => answers.push(("cluster".to_owned(), Ok("none is set (`node.join`)".to_owned()))),
+            Err(error) => answers.push(("cluster".to_owned(), Err(error))),
+            Ok(Some((client, nodes))) => {
+                answers.push(("cluster".to_owned(), answering(&nodes)));
+                let there: Vec<NodeId> = nodes
+                    .iter()
+                    .filter(|node| node.state != "unreachable")
+                    .map(|node| NodeId::new(node.id.as_str()))
+                    .collect();
+                let lease = Duration::from_millis(settings.registry_ttl_ms);
+                let clocks = judge(&measure(&client, &there, now_ms).await, lease);
+                warnings.extend(clocks.warnings);
+                let told = match clocks.problems.is_empty() {
+                    true => Ok(clocks.said),
+                    false => Err(Error::failed(clocks.problems.join("; "))),
+                };
+                answers.push(("clocks".to_owned(), told));
+            }
+        }
+        for (what, answer) in answers {
             let said = match answer {
                 Ok(said) => said,
                 Err(error) => {
@@ -99,8 +137,7 @@ pub(crate) async fn check(app: &App, global: &Global, args: &CheckArgs) -> Resul
             .collect();
         print(&format!("\n{}", table(&["PIPELINE", "SINK", "AFTER A FAILURE", "WHY"], &rows)))?;
         if !reached.is_empty() {
-            let rows: Vec<Vec<String>> =
-                reached.into_iter().map(|(what, said)| vec![what.to_owned(), said]).collect();
+            let rows: Vec<Vec<String>> = reached.into_iter().map(|(what, said)| vec![what, said]).collect();
             print(&format!("\n{}", table(&["CONNECTED TO", "STATE"], &rows)))?;
         }
         for warning in &warnings {
@@ -131,12 +168,18 @@ async fn storage(settings: &Settings) -> Result<String> {
     Ok(format!("ok, {}: written, read, listed ({jobs} jobs) and deleted in {took} ms", storage.place()))
 }
 
-/// Asks the nodes of the cluster that the settings, or `dev` in this directory, name.
-async fn cluster(global: &Global, settings: &Settings) -> Result<String> {
+/// The nodes of the cluster that the settings, or `dev` in this directory, name.
+async fn cluster(global: &Global, settings: &Settings) -> Result<Option<(Client, Vec<NodeInfo>)>> {
     if settings.node_join.is_empty() && !super::has_cluster(global)? {
-        return Ok("none is set (`node.join`)".to_owned());
+        return Ok(None);
     }
-    let nodes = super::connect(global, &ClusterArgs::default()).await?.nodes().await?;
+    let client = super::connect(global, &ClusterArgs::default()).await?;
+    let nodes = client.nodes().await?;
+    Ok(Some((client, nodes)))
+}
+
+/// Whether all of them answer.
+fn answering(nodes: &[NodeInfo]) -> Result<String> {
     let builds: BTreeSet<&str> = nodes.iter().map(|node| node.build.as_str()).collect();
     let silent: Vec<&str> =
         nodes.iter().filter(|n| n.state == "unreachable").map(|n| n.id.as_str()).collect();
@@ -144,6 +187,11 @@ async fn cluster(global: &Global, settings: &Settings) -> Result<String> {
         return Err(Error::failed(format!("{} do not answer", silent.join(", "))));
     }
     Ok(format!("ok, {} nodes of {} builds", nodes.len(), builds.len()))
+}
+
+/// This machine's calendar, in milliseconds since 1970.
+fn now_ms() -> f64 {
+    jiff::Timestamp::now().as_nanosecond() as f64 / 1e6
 }
 
 /// What is allowed and yet seldom meant.

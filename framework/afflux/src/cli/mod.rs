@@ -1,10 +1,13 @@
 //! The command line: one file a group of commands.
 
 mod args;
+#[cfg(test)]
+mod book;
 mod call;
 mod certs;
 mod check;
 mod completions;
+mod drain;
 mod graph;
 mod jobs;
 mod logs;
@@ -16,6 +19,7 @@ mod rescale;
 mod run;
 mod schema;
 mod services;
+mod skew;
 mod state;
 mod stdin;
 mod stream_call;
@@ -62,6 +66,7 @@ pub(crate) async fn run(app: App, args: Vec<OsString>) -> Result<()> {
                 Command::Rescale(args) => rescale::rescale(&global, &args).await,
                 Command::Upgrade(args) => upgrade::upgrade(&global, &args).await,
                 Command::Cancel(args) => jobs::cancel(&global, &args).await,
+                Command::Drain(args) => drain::drain(&global, &args).await,
                 Command::Nodes(cluster) => nodes::nodes(&global, &cluster).await,
                 Command::Top(args) => top::top(&global, &args).await,
                 Command::Why(args) => why::why(&global, &args).await,

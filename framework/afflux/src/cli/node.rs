@@ -40,6 +40,7 @@ pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<
         biased;
         signal = signals.next() => signal,
         () = &mut parent => "the end of the launcher",
+        () = node.closed() => "a request to drain",
         () = superseded => {
             node.close().await;
             exports.close().await;

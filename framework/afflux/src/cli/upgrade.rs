@@ -67,7 +67,7 @@ pub(crate) async fn upgrade(global: &Global, args: &UpgradeArgs) -> Result<()> {
                 )),
             };
         }
-        Err(Failed { why, committed: Some(late) }) => {
+        Err(Failed { why, left: Ok(Some(late)) }) => {
             // The way back would write again what is committed.
             return Err(Error::failed(format!(
                 "the new build does not run {}: {why}; meanwhile it has completed checkpoint {late}, so nothing was brought back",
@@ -75,7 +75,20 @@ pub(crate) async fn upgrade(global: &Global, args: &UpgradeArgs) -> Result<()> {
             ))
             .hint(format!("`run {} --restore {late}` goes on from there", job.pipeline)));
         }
-        Err(Failed { why, committed: None }) => why,
+        Err(Failed { why, left: Err(error) }) => {
+            // Two of them beside each other would write everything twice.
+            return Err(Error::failed(format!(
+                "the new build does not run {}: {why}; and whether what it has begun is over could not be found out, \
+                 so nothing was brought back: {error}",
+                job.pipeline
+            ))
+            .hint(format!(
+                "`jobs` lists it; once it has ended without a checkpoint of its own, bring build {old_build} back and \
+                 `run {} --restore {checkpoint}`",
+                job.pipeline
+            )));
+        }
+        Err(Failed { why, left: Ok(None) }) => why,
     };
     say(&format!("the new build does not run it: {why}"));
     let Some(back) = &args.back else {
@@ -161,13 +174,14 @@ async fn until_ended(client: &Client, mut job: JobInfo, args: &UpgradeArgs) -> R
 /// Why the new build was given up.
 struct Failed {
     why: Error,
-    /// The checkpoint that it has completed nevertheless.
-    committed: Option<String>,
+    /// The checkpoint that it has completed nevertheless, or why that is not known.
+    left: Result<Option<String>>,
 }
 
 impl From<Error> for Failed {
+    /// Nothing was begun.
     fn from(why: Error) -> Self {
-        Self { why, committed: None }
+        Self { why, left: Ok(None) }
     }
 }
 
@@ -181,24 +195,49 @@ async fn go_over(
     shell(&args.roll).await?;
     let (client, build) = nodes_of(global, args, |build| build != old_build).await?;
     say(&format!("the nodes are of build {build}"));
-    let id = start(&client, wanted, args).await?;
-    match proven(&client, &id, args).await {
-        Ok(()) => {
-            client.close();
-            Ok((id, build))
+    let before = Before::of(&client).await?;
+    let begun = match start(&client, wanted, &before, args).await {
+        Ok(id) => proven(&client, &id, args).await.map(|()| id),
+        Err(why) => Err(why),
+    };
+    let gone_over = match begun {
+        Ok(id) => Ok((id, build)),
+        Err(why) => Err(Failed { why, left: before.clear(&client, wanted, args).await }),
+    };
+    client.close();
+    gone_over
+}
+
+/// The jobs there were before one was started.
+struct Before(BTreeSet<String>);
+
+impl Before {
+    async fn of(client: &Client) -> Result<Self> {
+        let jobs = called(client.jobs().await?.list().await)?;
+        Ok(Self(jobs.into_iter().map(|job| job.id).collect()))
+    }
+
+    /// The jobs of the pipeline that have come since.
+    async fn since(&self, client: &Client, wanted: &JobRequest) -> Result<Vec<JobInfo>> {
+        let mut jobs = called(client.jobs().await?.list().await)?;
+        jobs.retain(|job| job.pipeline == wanted.pipeline && !self.0.contains(&job.id));
+        Ok(jobs)
+    }
+
+    /// Ends them, since none must run beside the one that follows; returns a checkpoint that one has completed.
+    async fn clear(
+        &self,
+        client: &Client,
+        wanted: &JobRequest,
+        args: &UpgradeArgs,
+    ) -> Result<Option<String>> {
+        let mut completed = None;
+        for job in self.since(client, wanted).await? {
+            let job = called(client.jobs().await?.cancel(job.id).await)?;
+            let ended = until_ended(client, job, args).await?;
+            completed = ended.last_checkpoint.map(|last| format!("{}/{last}", ended.id)).or(completed);
         }
-        Err(why) => {
-            // It must not run beside the one that follows it.
-            let mut committed = None;
-            if let Ok(jobs) = client.jobs().await
-                && let Ok(job) = jobs.cancel(id.clone()).await
-            {
-                let ended = until_ended(&client, job, args).await?;
-                committed = ended.last_checkpoint.map(|last| format!("{id}/{last}"));
-            }
-            client.close();
-            Err(Failed { why, committed })
-        }
+        Ok(completed)
     }
 }
 
@@ -212,7 +251,8 @@ async fn go_back(
 ) -> Result<String> {
     shell(back).await?;
     let (client, _) = nodes_of(global, args, |build| build == old_build).await?;
-    let id = start(&client, wanted, args).await?;
+    let before = Before::of(&client).await?;
+    let id = start(&client, wanted, &before, args).await?;
     client.close();
     Ok(id)
 }
@@ -265,14 +305,18 @@ async fn nodes_of(
     }
 }
 
-/// Starts the job; who has just begun to coordinate may have to be asked twice.
-async fn start(client: &Client, wanted: &JobRequest, args: &UpgradeArgs) -> Result<String> {
+/// Starts the job; who has just begun to coordinate may have to be asked twice, and is not when the first
+/// time was heard.
+async fn start(client: &Client, wanted: &JobRequest, before: &Before, args: &UpgradeArgs) -> Result<String> {
     use afflux_wire::Code;
     let until = Instant::now() + args.within();
     loop {
         match client.jobs().await?.submit(wanted.clone()).await {
             Err(error) if error.code() == Code::Unavailable && Instant::now() < until => {
                 tokio::time::sleep(LOOK_AGAIN).await;
+                if let Ok(Some(job)) = before.since(client, wanted).await.map(|mut jobs| jobs.pop()) {
+                    return Ok(job.id);
+                }
             }
             answer => {
                 let job = called(answer)?;

@@ -11,11 +11,12 @@ use super::door::{may_change, may_read};
 use super::look::{Look, Looker};
 use super::{flink, picture};
 use crate::admin::failure;
-use crate::error::Error;
+use crate::error::{Error, suggest};
 use crate::jobs::{Jobs, JobsClient};
+use crate::node_service::NodeService;
 
 /// Method, path below `/api/v1`, what it is.
-pub(crate) const PAGES: [(&str, &str, &str); 14] = [
+pub(crate) const PAGES: [(&str, &str, &str); 15] = [
     ("get", "overview", "Nodes, slots and jobs in numbers, and how the cluster is in a sentence."),
     ("get", "stream", "A picture of the cluster a second, as Server-Sent Events."),
     ("get", "events", "What has happened to nodes and jobs, the newest last."),
@@ -30,6 +31,7 @@ pub(crate) const PAGES: [(&str, &str, &str); 14] = [
     ("post", "jobs/{job}/savepoints", "Takes a checkpoint that is kept until somebody deletes it."),
     ("post", "jobs/{job}/rescale/{parallelism}", "Goes on with another number of parallel tasks."),
     ("post", "jobs/{job}/cancel", "Stops a job."),
+    ("post", "nodes/{node}/drain", "Has a node hand over its tasks, answer its calls, and end."),
 ];
 
 pub(super) fn routes(service: &mut web::ServiceConfig) {
@@ -46,7 +48,8 @@ pub(super) fn routes(service: &mut web::ServiceConfig) {
         .route("/api/v1/jobs/{job}/checkpoints", web::post().to(checkpoint))
         .route("/api/v1/jobs/{job}/savepoints", web::post().to(savepoint))
         .route("/api/v1/jobs/{job}/rescale/{parallelism}", web::post().to(rescale))
-        .route("/api/v1/jobs/{job}/cancel", web::post().to(cancel));
+        .route("/api/v1/jobs/{job}/cancel", web::post().to(cancel))
+        .route("/api/v1/nodes/{node}/drain", web::post().to(drain));
 }
 
 type Board = web::Data<Dashboard>;
@@ -185,6 +188,21 @@ async fn cancel(request: HttpRequest, board: Board) -> HttpResponse {
     let of = async {
         let (jobs, job) = board.changing(&request, "Cancel").await?;
         json(jobs.cancel(job).await?)
+    };
+    answered(of.await)
+}
+
+async fn drain(request: HttpRequest, board: Board) -> HttpResponse {
+    let of = async {
+        let client = &board.inner.client;
+        may_change(client.mesh(), &request, <NodeService as Service>::NAME, "Drain")?;
+        let name = request.match_info().query("node");
+        let view = client.view().await.map_err(Error::into_status)?;
+        let Some(instance) = view.instances.iter().find(|instance| instance.node.as_str() == name) else {
+            let names = view.instances.iter().map(|instance| instance.node.as_str());
+            return Err(Status::not_found(format!("no node `{name}`: {}", suggest(name, names))));
+        };
+        json(client.node(&instance.node).drain().await?)
     };
     answered(of.await)
 }

@@ -31,6 +31,9 @@ pub(super) fn nodes(before: Option<&Look>, now: &Look) -> Vec<Value> {
             "resident_bytes": node.resident_bytes, "cpu_s": node.cpu_s, "services": node.services,
             "tasks": running.get(node.id.as_str()).copied().unwrap_or_default(),
         });
+        if let Some(drain) = &node.drain {
+            row["drain"] = json!(drain);
+        }
         if let Some(instance) = now.view.instances.iter().find(|i| i.node.as_str() == node.id) {
             row["labels"] = json!(instance.labels);
         }

@@ -5,7 +5,7 @@ use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use afflux_mesh::Mesh;
 use afflux_wire::{Code, Executed, Status};
 
-use crate::admin::only_from_here;
+use crate::admin::{by_own_name, only_from_here};
 
 fn text<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
     request.headers().get(name)?.to_str().ok()
@@ -24,23 +24,31 @@ fn token(request: &HttpRequest) -> Result<Option<&str>, Status> {
     }
 }
 
-/// Whether `/api/v1` may be read: by programs of this machine always, by others with a token where there are any.
+/// Whether `/api/v1` may be read: with a token, where there are any, and without one by programs of this machine
+/// and by pages that were reached under a name of this node.
 ///
 /// # Errors
-/// `UNAUTHENTICATED`, and what to show.
+/// `UNAUTHENTICATED` where a token would help, else `PERMISSION_DENIED`: what to show, or what to set.
 pub(crate) fn may_read(mesh: &Mesh, request: &HttpRequest) -> Result<(), Status> {
     let here = request.peer_addr().is_none_or(|peer| peer.ip().is_loopback());
     let guard = mesh.guard();
-    if here || !guard.is_on() {
-        return Ok(());
+    if !guard.is_on() {
+        return by_own_name(request).map_err(|strange| refused(Code::PermissionDenied, strange));
     }
-    match token(request)? {
-        Some(token) => guard.authenticate(token).map(|_| ()),
-        None => Err(refused(
+    let known = match token(request) {
+        Ok(Some(token)) => guard.authenticate(token).map(|_| ()),
+        Ok(None) => Err(refused(
             Code::Unauthenticated,
             "from another machine the pages are read with a token: send `Authorization: Bearer TOKEN`",
         )),
+        Err(status) => Err(status),
+    };
+    if !here || known.is_ok() {
+        return known;
     }
+    by_own_name(request).map_err(|strange| {
+        refused(Code::Unauthenticated, format!("{strange}, or send `Authorization: Bearer TOKEN`"))
+    })
 }
 
 /// Whether a request may change something: with the right of `service/method`, and never for a page of another site.

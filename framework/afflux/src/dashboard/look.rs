@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::Dashboard;
 use super::log::wall_ms;
 use super::picture::draw;
+use super::tiles::ask_all;
 use crate::job_detail::JobDetail;
 use crate::jobs::{JobInfo, Jobs};
 use crate::load::NodeLoad;
@@ -34,6 +35,8 @@ pub(super) struct Look {
     pub(super) jobs: Vec<JobDetail>,
     /// Why jobs are not told, where they should be.
     pub(super) jobs_error: Option<String>,
+    /// What the program's own figures are.
+    pub(super) tiles: Vec<Value>,
 }
 
 /// Looks again and again; rates are between two looks.
@@ -47,7 +50,9 @@ pub(super) struct Looker {
 impl Looker {
     /// What the cluster does now.
     pub(super) async fn look(&mut self, dashboard: &Dashboard) -> Value {
-        let now = self.take(dashboard).await;
+        let tiles = ask_all(&dashboard.inner.client, &dashboard.inner.tiles);
+        let (mut now, tiles) = join(self.take(dashboard), tiles).await;
+        now.tiles = tiles;
         let picture = draw(self.before.as_ref(), &now, dashboard);
         self.before = Some(now);
         picture

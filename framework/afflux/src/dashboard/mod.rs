@@ -1,7 +1,7 @@
 //! The dashboard: a page on the admin port, and the data behind it.
 //!
 //! [`files`] is what a browser loads, part of the binary; [`feed`] is the stream that it draws, a picture a second, made
-//! once for all who look on; [`picture`] makes one from two looks at the cluster; [`log`] remembers what has happened;
+//! once for all who look on; [`picture`] makes one from two looks at the cluster, with [`tiles`] of what services answer; [`log`] remembers what has happened;
 //! [`api`] is the rest below `/api/v1`; [`door`] decides who may read and who may change.
 
 mod api;
@@ -13,6 +13,7 @@ mod flink;
 mod log;
 mod look;
 mod picture;
+mod tiles;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub(crate) use api::PAGES;
 pub(crate) use door::may_read;
 use feed::Feed;
 use log::EventLog;
+pub(crate) use tiles::Tile;
 
 /// What the dashboard of a node shows.
 #[derive(Clone)]
@@ -42,6 +44,8 @@ struct Inner {
     settings: Value,
     /// Pipelines of this program.
     pipelines: Vec<String>,
+    /// Figures of its services.
+    tiles: Vec<Tile>,
     cluster: String,
     build: String,
 }
@@ -52,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) settings: Value,
     pub(crate) pipelines: Vec<String>,
+    pub(crate) tiles: Vec<Tile>,
     pub(crate) cluster: String,
     pub(crate) build: String,
 }
@@ -59,9 +64,10 @@ pub(crate) struct Parts {
 impl Dashboard {
     /// Begins to remember what happens in the cluster; everything else waits until somebody looks.
     pub(crate) fn open(parts: Parts, place: &Place) -> Self {
-        let Parts { client, clock, settings, pipelines, cluster, build } = parts;
+        let Parts { client, clock, settings, pipelines, tiles, cluster, build } = parts;
         let log = EventLog::following(&client, &clock, place);
-        let inner = Inner { client, clock, log, feed: Feed::default(), settings, pipelines, cluster, build };
+        let feed = Feed::default();
+        let inner = Inner { client, clock, log, feed, settings, pipelines, tiles, cluster, build };
         Self { inner: Arc::new(inner) }
     }
 }

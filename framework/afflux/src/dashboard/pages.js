@@ -16,19 +16,30 @@ function jobRow(job) {
 }
 const JOB_HEAD = ["Job", "Pipeline", "State", "#In", "#Out", "#Records in", "#Tasks", "#Restarts", "#Age", "Remark"];
 
-function nodeRow(node, leader, live) {
+// What is left of a node that drains; one that was told by a signal says no more than that it does.
+function Draining({ node }) {
+  const { phase, tasks, tasks_max, calls, calls_max, kept } = node.drain || {};
+  if (!phase) return html`<div class="progress"><span>closing</span><progress aria-label="${node.id} closes"></progress></div>`;
+  return html`<${Progress} label="tasks handed over by ${node.id}" value=${tasks_max - tasks} max=${tasks_max} text=${`${tasks} left`} />
+    ${phase !== "tasks" && html`<${Progress} label="calls answered by ${node.id}" value=${calls_max - calls} max=${calls_max} text=${`${calls} left`} />`}
+    ${kept.map((text) => html`<p key=${text}><${State} severity="warning" state=${`not handed over: ${text}`} /></p>`)}`;
+}
+
+const drained = (node) => html`<${Act} label="Drain ${node.id}" confirm="Have ${node.id} hand over its tasks, answer its calls, and end?" act=${() => change(`nodes/${encodeURIComponent(node.id)}/drain`)} done=${() => "it has begun"} />`;
+
+function nodeRow(node, leader, live, acts) {
   const drains = node.state === "draining";
-  const left = node.tasks + (node.in_flight || 0);
   return {
     key: node.id,
     cells: [
       html`${node.id}${node.id === leader && html` <span class="tag">coordinates</span>`}${node.id === live && html` <span class="tag">this node</span>`}`,
-      html`<${State} state=${node.state} />${drains && html`<${Progress} label="draining" value=${left ? 0 : 1} max=${1} text=${left ? `${left} left` : "done"} />`}`,
+      html`<${State} state=${node.state} />${drains && html`<${Draining} node=${node} />`}`,
       node.address, node.admin || "–", String(node.slots), String(node.tasks),
       node.cpus == null ? "–" : percent(node.cpus), bytes(node.resident_bytes),
       node.calls_per_s == null ? "–" : `${short(node.calls_per_s)}/s`,
       node.bytes_in_per_s == null ? "–" : `${bytes(node.bytes_in_per_s)}/s`,
       node.bytes_out_per_s == null ? "–" : `${bytes(node.bytes_out_per_s)}/s`,
+      ...(acts ? [node.state === "ready" ? drained(node) : ""] : []),
     ],
   };
 }
@@ -39,6 +50,17 @@ const eventRows = (events) => [...events].reverse().map((event, at) => ({
   cells: [html`<time datetime=${new Date(event.at_ms).toISOString()}>${time(event.at_ms)}</time>`, html`<${State} severity=${event.severity} state=${event.kind} />`, event.subject, event.text],
 }));
 const EVENT_HEAD = ["Time (UTC)", "Kind", "Of", "What"];
+
+const cell = (value) => (value == null ? "–" : typeof value === "number" ? (Number.isInteger(value) ? whole(value) : value.toFixed(1)) : String(value));
+
+// What a service of the program answers to a question that it declared for this page.
+function Figure({ tile }) {
+  const { title, service, method, head = [], rows = [], all = 0, error } = tile;
+  const number = head.map((_, at) => rows.some((row) => typeof row[at] === "number"));
+  const names = head.map((name, at) => `${number[at] && at > 0 ? "#" : ""}${name.replace(/_/g, " ") || title}`);
+  return html`<section><h2>${title}</h2>
+    ${error ? html`<p><${State} severity="warning" state=${`${service}/${method}: ${error}`} /></p>` : html`<${Table} caption=${all > rows.length ? `${title}: the first ${rows.length} of ${whole(all)}` : title} head=${names} rows=${rows.map((row, at) => ({ key: at, cells: row.map(cell) }))} empty="Nothing yet." />`}</section>`;
+}
 
 export function Overview({ picture }) {
   const running = picture.jobs.filter(open);
@@ -53,6 +75,7 @@ export function Overview({ picture }) {
     </ul>
     <${Table} caption="Jobs" head=${JOB_HEAD} rows=${picture.jobs.map(jobRow)} empty=${picture.pipelines.length ? `No job was started. This program has ${picture.pipelines.join(", ")}.` : "This program has no pipelines."} />
     <${Table} caption="Nodes" head=${NODE_HEAD} rows=${picture.nodes.map((n) => nodeRow(n, picture.leader, picture.node))} />
+    ${(picture.tiles || []).map((tile) => html`<${Figure} key=${tile.title} tile=${tile} />`)}
     <h2>Last events</h2>
     <${Table} caption="Last events" head=${EVENT_HEAD} rows=${eventRows(picture.events.slice(-6))} empty="Nothing has happened since this node began." />`;
 }
@@ -132,7 +155,7 @@ export function Checkpoints({ picture }) {
 export function Nodes({ picture }) {
   return html`<h1>Nodes</h1>
     <p><${State} severity=${picture.registry.reachable ? "good" : "bad"} state=${picture.registry.reachable ? "The registry answers" : "The registry does not answer: this was seen last"} />, version ${picture.registry.version} of its records; ${picture.leader || "nobody"} coordinates the jobs.</p>
-    <${Table} caption="Nodes" head=${NODE_HEAD} rows=${picture.nodes.map((n) => nodeRow(n, picture.leader, picture.node))} />
+    <${Table} caption="Nodes" head=${[...NODE_HEAD, "Drain"]} rows=${picture.nodes.map((n) => nodeRow(n, picture.leader, picture.node, true))} />
     <h2>Records</h2>
     <${Table} caption="What the registry has of each" head=${["Node", "Life", "Build", "Labels", "Services"]} rows=${picture.nodes.map((n) => ({ key: n.id, cells: [n.id, String(n.incarnation), n.build, Object.entries(n.labels || {}).map(([k, v]) => `${k}=${v}`).join(" ") || "–", n.services.join(", ")] }))} />`;
 }

@@ -44,6 +44,7 @@ pub(super) fn draw(before: Option<&Look>, now: &Look, dashboard: &Dashboard) -> 
         "methods": methods,
         "actors": actors,
         "events": events,
+        "tiles": now.tiles,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use afflux_stream::SnapshotReading;
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
 
 /// Seconds of a checkpoint or of a part of one.
 const SECONDS: [f64; 13] = [0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
@@ -38,6 +38,7 @@ pub struct CheckpointMetrics {
     progress: GaugeVec,
     restores: IntCounterVec,
     restore: HistogramVec,
+    replayed: IntGaugeVec,
 }
 
 impl CheckpointMetrics {
@@ -82,6 +83,13 @@ impl CheckpointMetrics {
                 "A node reads a checkpoint for its tasks.",
                 &["pipeline"],
             )?,
+            replayed: IntGaugeVec::new(
+                Opts::new(
+                    "afflux_restore_replayed_records",
+                    "Records that sources had read behind the checkpoint which the last attempt began from.",
+                ),
+                &["pipeline"],
+            )?,
         };
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.pause.clone()))?;
@@ -89,6 +97,7 @@ impl CheckpointMetrics {
         registry.register(Box::new(metrics.progress.clone()))?;
         registry.register(Box::new(metrics.restores.clone()))?;
         registry.register(Box::new(metrics.restore.clone()))?;
+        registry.register(Box::new(metrics.replayed.clone()))?;
         Ok(metrics)
     }
 
@@ -120,6 +129,11 @@ impl CheckpointMetrics {
         self.restores.with_label_values(&[pipeline, cause]).inc();
     }
 
+    /// So many records are read again by the attempt that begins from a checkpoint.
+    pub(super) fn replays(&self, pipeline: &str, records: u64) {
+        self.replayed.with_label_values(&[pipeline]).set(i64::try_from(records).unwrap_or(i64::MAX));
+    }
+
     /// A node has read a checkpoint for its tasks.
     pub(super) fn read(&self, pipeline: &str, took: Duration) {
         self.restore.with_label_values(&[pipeline]).observe(took.as_secs_f64());
@@ -147,6 +161,8 @@ mod tests {
         metrics.progress("p", 1, 4);
         metrics.restored("p", "failure");
         metrics.read("p", Duration::from_secs(5));
+        metrics.replays("p", 9);
+        metrics.replays("p", 6);
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             "afflux_checkpoint_duration_seconds_sum{phase=\"align\",pipeline=\"p\"} 1",
@@ -158,6 +174,7 @@ mod tests {
             "afflux_checkpoint_progress_ratio{pipeline=\"p\"} 0.25",
             "afflux_restores_total{cause=\"failure\",pipeline=\"p\"} 1",
             "afflux_restore_duration_seconds_sum{pipeline=\"p\"} 5",
+            "afflux_restore_replayed_records{pipeline=\"p\"} 6",
         ] {
             assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
         }

@@ -320,6 +320,7 @@ impl Desk {
             Action::Commit(manifest) => {
                 let (epoch, pipeline) = (manifest.epoch, manifest.pipeline.clone());
                 let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+                let whole = manifest.files.iter().all(|file| file.refers.is_empty());
                 let manifest = afflux_stream::job::Manifest { fencing_token: fence, ..*manifest };
                 let begun = parts.clock.now();
                 let result = match &parts.storage {
@@ -339,7 +340,7 @@ impl Desk {
                     .filter(|(known, _)| *known == epoch)
                     .map(|(_, at)| parts.clock.now().saturating_duration_since(at));
                 let now_ms = (parts.now_ms)();
-                parts.metrics.checkpoint(&pipeline, result.is_ok(), took, bytes, now_ms);
+                parts.metrics.checkpoint(&pipeline, result.is_ok(), took, (bytes, whole), now_ms);
                 if let Some(entry) = self.table.lock().jobs.get_mut(job) {
                     entry.history.committed(epoch, &result, bytes, now_ms);
                 }
@@ -434,6 +435,8 @@ impl Desk {
         self.parts.metrics.restarted(&deployment.pipeline, cause);
         if deployment.restore.is_some() {
             self.parts.metrics.costs.restored(&deployment.pipeline, cause);
+            let again = self.table.lock().jobs.get(job).map_or(0, Entry::to_replay);
+            self.parts.metrics.costs.replays(&deployment.pipeline, again);
         }
         tracing::warn!(
             job,
@@ -571,7 +574,7 @@ impl Desk {
                 if let Some(entry) = self.table.lock().jobs.get_mut(job) {
                     entry.history.failed(epoch, &body, (self.parts.now_ms)());
                     let pipeline = &entry.coordinator.deployment().pipeline;
-                    self.parts.metrics.checkpoint(pipeline, false, None, 0, 0);
+                    self.parts.metrics.checkpoint(pipeline, false, None, (0, true), 0);
                 }
                 Event::SaveFailed(attempt, epoch)
             }

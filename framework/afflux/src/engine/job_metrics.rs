@@ -59,7 +59,7 @@ impl JobMetrics {
             costs: CheckpointMetrics::new(registry)?,
             bytes: HistogramVec::new(
                 histogram("checkpoint_bytes", "Bytes of a completed checkpoint's files.", &CHECKPOINT_BYTES),
-                &["pipeline"],
+                &["pipeline", "kind"],
             )?,
             last_completed: GaugeVec::new(
                 opts(
@@ -144,13 +144,13 @@ impl JobMetrics {
         self.fallbacks.with_label_values(&[pipeline]).inc();
     }
 
-    /// A checkpoint was completed, or given up.
+    /// A checkpoint was completed, or given up. `whole`: its files of so many bytes refer to no earlier ones.
     pub(super) fn checkpoint(
         &self,
         pipeline: &str,
         completed: bool,
         took: Option<Duration>,
-        bytes: u64,
+        (bytes, whole): (u64, bool),
         now_ms: i64,
     ) {
         let result = if completed { "completed" } else { "failed" };
@@ -162,7 +162,8 @@ impl JobMetrics {
             self.costs.took(pipeline, Phase::Total, took);
         }
         self.costs.progress(pipeline, 1, 1);
-        self.bytes.with_label_values(&[pipeline]).observe(bytes as f64);
+        let kind = if whole { "whole" } else { "incremental" };
+        self.bytes.with_label_values(&[pipeline, kind]).observe(bytes as f64);
         self.last_completed.with_label_values(&[pipeline]).set(now_ms as f64 / 1000.0);
     }
 }
@@ -178,15 +179,17 @@ mod tests {
         metrics.states(vec![("p".into(), "running")], true);
         metrics.states(vec![("p".into(), "restarting")], true);
         metrics.restarted("p", "failure");
-        metrics.checkpoint("p", true, Some(Duration::from_millis(20)), 100, 5_000);
-        metrics.checkpoint("p", false, None, 0, 6_000);
+        metrics.checkpoint("p", true, Some(Duration::from_millis(20)), (100, true), 5_000);
+        metrics.checkpoint("p", true, None, (7, false), 5_000);
+        metrics.checkpoint("p", false, None, (0, true), 6_000);
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             "afflux_job_state{pipeline=\"p\",state=\"running\"} 0",
             "afflux_job_state{pipeline=\"p\",state=\"restarting\"} 1",
             "afflux_job_restarts_total{cause=\"failure\",pipeline=\"p\"} 1",
             "afflux_checkpoints_total{pipeline=\"p\",result=\"failed\"} 1",
-            "afflux_checkpoint_bytes_count{pipeline=\"p\"} 1",
+            "afflux_checkpoint_bytes_sum{kind=\"whole\",pipeline=\"p\"} 100",
+            "afflux_checkpoint_bytes_sum{kind=\"incremental\",pipeline=\"p\"} 7",
             "afflux_checkpoint_duration_seconds_count{phase=\"total\",pipeline=\"p\"} 1",
             "afflux_checkpoint_progress_ratio{pipeline=\"p\"} 1",
             "afflux_checkpoint_last_completed_timestamp_seconds{pipeline=\"p\"} 5",

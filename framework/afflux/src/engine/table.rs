@@ -203,6 +203,15 @@ impl Entry {
         self.triggered = None;
     }
 
+    /// Records that sources had read behind the last durable epoch, as far as their nodes have told: the next
+    /// attempt reads them again.
+    pub(super) fn to_replay(&self) -> u64 {
+        let graph = self.plan.graph();
+        let reads =
+            |chain: u32| graph.operators.iter().any(|o| o.chain == chain && o.kind == OperatorKind::Source);
+        self.shares.values().filter(|share| reads(share.chain)).map(|share| share.unsaved).sum()
+    }
+
     /// The nodes that its tasks are on.
     pub(super) fn nodes(&self) -> BTreeSet<NodeId> {
         self.coordinator.nodes().cloned().collect()

@@ -58,6 +58,9 @@ pub struct TaskShare {
     /// The exchanges by key that it feeds.
     #[serde(default)]
     pub edges: Vec<EdgeReading>,
+    /// Records that it has taken behind the last durable epoch.
+    #[serde(default)]
+    pub unsaved: u64,
 }
 
 impl TaskShare {
@@ -80,6 +83,7 @@ impl TaskShare {
             watermark_out_ms: reading.watermark_out_ms,
             splits: reading.splits,
             edges: reading.edges,
+            unsaved: reading.unsaved,
         }
     }
 }

@@ -15,10 +15,10 @@ use super::facts::Facts;
 use super::hook::Hook;
 use super::hosted::{Declared, Spread, Surroundings};
 use super::{Inner, Node, Record, routing};
-use crate::admin::{Admin, Gateway, HttpCalls, Probes, Pulse};
+use crate::admin::{Admin, Gateway, Hosts, HttpCalls, Probes, Pulse};
 use crate::catalogue::Catalogue;
 use crate::client::{Client, follow};
-use crate::dashboard::{Dashboard, Parts};
+use crate::dashboard::{Dashboard, Parts, Tile};
 use crate::engine::{Pipelines, Standing};
 use crate::error::{Error, Result};
 use crate::keyed::{DeclaredKeyed, KeyValue};
@@ -50,6 +50,7 @@ pub struct NodeBuilder {
     hooks: Vec<Hook>,
     protos: Vec<(String, String)>,
     origins: serde_json::Value,
+    tiles: Vec<Tile>,
 }
 
 impl NodeBuilder {
@@ -68,6 +69,7 @@ impl NodeBuilder {
             hooks: Vec::new(),
             protos: Vec::new(),
             origins: serde_json::Value::Null,
+            tiles: Vec::new(),
         }
     }
 
@@ -170,6 +172,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Shows these on the overview of the dashboard; see [`App::tile`](crate::App::tile).
+    pub(crate) fn tiles(mut self, tiles: Vec<Tile>) -> Self {
+        self.tiles = tiles;
+        self
+    }
+
     /// Counts there.
     pub fn metrics(mut self, metrics: prometheus::Registry) -> Self {
         self.metrics = metrics;
@@ -195,7 +203,9 @@ impl NodeBuilder {
             hooks,
             protos,
             origins,
+            tiles,
         } = self;
+        Tile::check(&tiles)?;
         if matches!(transport, Transport::Tcp) {
             crate::security::check_exposure(&settings)?;
         }
@@ -291,6 +301,7 @@ impl NodeBuilder {
                             clock: clock.clone(),
                             settings: origins,
                             pipelines: pipelines.names().into_iter().map(str::to_owned).collect(),
+                            tiles,
                             cluster: settings.cluster.clone(),
                             build: process::build_id().to_owned(),
                         };
@@ -298,6 +309,7 @@ impl NodeBuilder {
                             pages(
                                 shown
                                     .inside(crate::security::admin_tls(&settings, &mesh)?)
+                                    .named(Hosts::of(&settings.admin_hosts, &settings.admin_listen))
                                     .dashboard(Dashboard::open(parts, &place)),
                                 client,
                                 HttpCalls::new(&metrics, detail)?,
@@ -322,6 +334,11 @@ impl NodeBuilder {
                     labels: Mutex::default(),
                     nudges: Mutex::default(),
                     mesh: mesh.clone(),
+                    clock: clock.clone(),
+                    registry: Arc::clone(&registry),
+                    holds_registry: settings.registry == "embedded" && settings.node_join.is_empty(),
+                    drain: Mutex::new(None),
+                    asked: watch::Sender::new(false),
                 });
                 let (states, registered) = watch::channel(None);
                 let registry_metrics = RegistryMetrics::new(&metrics, registry.watch())?;
@@ -353,6 +370,7 @@ impl NodeBuilder {
                         record: watch::Sender::new(Record::default()),
                         registered,
                         closing: watch::Sender::new(false),
+                        ended: watch::Sender::new(false),
                         closed: Mutex::new(Vec::new()),
                         stops: Mutex::new(Vec::new()),
                         spawned: Mutex::default(),
@@ -388,6 +406,7 @@ impl NodeBuilder {
                 }
                 node.register(id, incarnation, admin_address, states);
                 node.open_grpc(&protos)?;
+                node.drain_when_asked();
                 super::hook::start(hooks, &node, &place);
                 Ok(node)
             }

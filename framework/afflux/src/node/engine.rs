@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use afflux_actor::{Clock, Serves, ServiceEntry, Spec};
 use afflux_mesh::{PeerEvent, PeerState};
-use afflux_registry::{Fence, InstanceState, Registry};
+use afflux_registry::{Fence, Registry};
 use afflux_stream::job::{Executor, RestartSettings, RestartStrategy, Storage};
 use afflux_stream::{Guarantee, JobSettings, OnError, OnPoison, PoisonSettings, StateBackend, StateRoot};
 use afflux_wire::{ActorPath, NodeId, Status};
 
 use super::Node;
+use super::facts::takes_tasks;
 use super::hosted::Stop;
 use crate::engine::{
     Desk, DeskParts, Follow, JobDesk, JobMetrics, JobReports, OperatorMetrics, Pipelines, Standing,
@@ -212,10 +213,7 @@ impl Node {
                     PeerState::Draining | PeerState::Unreachable(_) => true,
                 })
             };
-            let able = view
-                .instances
-                .iter()
-                .filter(|i| i.state == InstanceState::Ready && i.build == build && !lost(&i.node));
+            let able = view.instances.iter().filter(|i| takes_tasks(i) && i.build == build && !lost(&i.node));
             able.map(|i| (i.node.clone(), i.slots)).collect::<Vec<(NodeId, u32)>>()
         });
         let now_ms: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(move || {

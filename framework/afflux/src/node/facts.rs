@@ -4,20 +4,29 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use afflux_actor::{Place, ServiceEntry, clock};
+use afflux_actor::{Clock, Place, ServiceEntry, clock};
 use afflux_mesh::Mesh;
-use afflux_registry::ServiceRecord;
-use afflux_wire::ActorPath;
+use afflux_registry::{Instance, InstanceState, Registry, ServiceRecord, watch};
 use afflux_wire::contract::{Cx, Fault, Service};
+use afflux_wire::{ActorPath, Status};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::concurrent::{Concurrent, log_panic};
 use crate::load::NodeLoad;
 use crate::node_service::{
-    NamedActor, NodeInfo, NodeService, NodeServiceCall, NodeServiceHandler, ServiceInfo,
+    DrainInfo, NamedActor, NodeInfo, NodeService, NodeServiceCall, NodeServiceHandler, OWN_PREFIX,
+    ServiceInfo,
 };
 use crate::telemetry::{LogLines, RECENT, level_named};
+
+/// Label of a node that drains: it is reached as before, so that its tasks can take a checkpoint, and is given none.
+pub(super) const DRAINS: &str = "afflux.drains";
+
+/// Whether a node takes new tasks.
+pub(super) fn takes_tasks(instance: &Instance) -> bool {
+    instance.state == InstanceState::Ready && !instance.labels.contains_key(DRAINS)
+}
 
 /// The unchanging facts of a node, and the services it offers now.
 pub(super) struct Facts {
@@ -36,6 +45,14 @@ pub(super) struct Facts {
     /// Who is told when another node has given keys back, by the name of the actor.
     pub(super) nudges: Mutex<Vec<(String, Arc<Notify>)>>,
     pub(super) mesh: Mesh,
+    pub(super) clock: Clock,
+    pub(super) registry: Arc<dyn Registry>,
+    /// Whether the cluster's registry is in this process.
+    pub(super) holds_registry: bool,
+    /// What is left, once it was asked to drain.
+    pub(super) drain: Mutex<Option<DrainInfo>>,
+    /// Somebody has asked it to drain.
+    pub(super) asked: watch::Sender<bool>,
 }
 
 impl Facts {
@@ -52,6 +69,50 @@ impl Facts {
 
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Refuses to empty a node that others cannot do without.
+    async fn may_drain(&self) -> Result<(), Status> {
+        let view = self.registry.view().await?;
+        let others = view.instances.iter().any(|other| takes_tasks(other) && other.node.as_str() != self.id);
+        if !others {
+            return Err(Status::precondition(format!(
+                "{} is the only node that is ready: nobody could take over what it does; start another node first, or \
+                 stop this one (SIGTERM)",
+                self.id
+            )));
+        }
+        if self.holds_registry {
+            return Err(Status::precondition(format!(
+                "{} holds the registry of the cluster (registry = embedded): the other nodes would lose it; use another \
+                 registry, or stop the whole cluster",
+                self.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Says from now on that it drains, and what is left.
+    pub(super) fn begin_drain(&self) {
+        self.drain();
+        self.drain
+            .lock()
+            .get_or_insert_with(|| DrainInfo { phase: "tasks".to_owned(), ..DrainInfo::default() });
+    }
+
+    /// Notes how far the drain is.
+    pub(super) fn drains(&self, note: impl FnOnce(&mut DrainInfo)) {
+        if let Some(info) = &mut *self.drain.lock() {
+            note(info);
+            info.tasks_max = info.tasks_max.max(info.tasks);
+            info.calls_max = info.calls_max.max(info.calls);
+        }
+    }
+
+    /// Calls of other nodes to services of the program that are not answered yet.
+    pub(super) fn calls(&self) -> u64 {
+        let open = NodeLoad::read(&self.metrics).in_flight;
+        open.iter().filter(|(service, _)| !service.starts_with(OWN_PREFIX)).map(|(_, calls)| calls).sum()
     }
 
     /// What the registry is told of the services.
@@ -74,6 +135,7 @@ impl Facts {
             resident_bytes: usage.resident_bytes as u64,
             services: self.entries.lock().iter().map(|entry| entry.name.to_owned()).collect(),
             tasks: Vec::new(),
+            drain: self.drain.lock().clone(),
         }
     }
 
@@ -114,6 +176,20 @@ impl NodeServiceHandler for Telling {
             wake.notify_one();
         }
         Ok(())
+    }
+
+    async fn clock(&mut self, _: &mut Cx) -> Result<i64, Fault> {
+        let since = self.0.clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    async fn drain(&mut self, _: &mut Cx) -> Result<NodeInfo, Fault> {
+        if !*self.0.asked.borrow() {
+            self.0.may_drain().await?;
+            self.0.begin_drain();
+            self.0.asked.send_replace(true);
+        }
+        Ok(self.0.info())
     }
 
     async fn load(&mut self, _: &mut Cx) -> Result<NodeLoad, Fault> {

@@ -3,6 +3,7 @@
 mod actors;
 mod builder;
 mod coordinate;
+mod drain;
 mod engine;
 mod facts;
 mod grpc;
@@ -77,6 +78,8 @@ struct Inner {
     record: watch::Sender<Record>,
     registered: watch::Receiver<Option<RegistrationState>>,
     closing: watch::Sender<bool>,
+    /// All of it has ended.
+    ended: watch::Sender<bool>,
     /// Each is resolved when something that runs until `closing` has ended.
     closed: Mutex<Vec<oneshot::Receiver<()>>>,
     /// What stops the actors of services that run on every node.
@@ -263,12 +266,13 @@ impl Node {
     }
 
     /// Leaves the cluster and ends: not ready, deregistered, the calls that were taken answered within
-    /// `drain.grace_ms`, then closed. A second call does nothing.
+    /// `drain.grace_ms`, then closed. A second call waits for the first.
     pub async fn close(&self) {
         if self.inner.closing.send_replace(true) {
-            return;
+            return self.closed().await;
         }
         let inner = &self.inner;
+        let _ended = drain::Ended(&inner.ended);
         inner.probes.unmet("serving", "the node is shutting down");
         inner.facts.drain();
         // Peers hear it now; the registry may take a while to tell them.

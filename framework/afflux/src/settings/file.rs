@@ -5,6 +5,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::declared;
 use super::schema::{SCHEMA, Setting, find};
 use super::value::{Kind, Value};
 use crate::error::{Error, Result, suggest};
@@ -23,9 +24,35 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Entry>> {
         let line = error.span().map_or(1, |span| line_of(text, span.start));
         Error::usage(format!("{}:{line}: not valid TOML: {}", path.display(), error.message()))
     })?;
-    let mut entries = Vec::new();
-    walk(&Source { path, text }, "", table.get_ref(), &mut entries)?;
+    let (source, mut entries) = (Source { path, text }, Vec::new());
+    walk(&source, "", table.get_ref(), &mut entries)?;
+    for (key, value) in table.get_ref() {
+        if key.get_ref() == declared::TABLE {
+            declare(&source, declared::read(value, |offset| source.at(offset))?, &mut entries)?;
+        }
+    }
     Ok(entries)
+}
+
+/// Puts pipelines that have tables of their own behind those of `pipeline.start`.
+fn declare(source: &Source<'_>, declared: Vec<declared::Declared>, entries: &mut Vec<Entry>) -> Result<()> {
+    for pipeline in declared {
+        let line = line_of(source.text, pipeline.offset);
+        let Some(entry) = entries.iter_mut().find(|entry| entry.setting.name == "pipeline.start") else {
+            if let Some(setting) = find("pipeline.start") {
+                entries.push(Entry { setting, value: Value::List(vec![pipeline.word]), line });
+            }
+            continue;
+        };
+        let Value::List(words) = &mut entry.value else { continue };
+        if words.iter().any(|word| word.split('=').next().map(str::trim) == Some(pipeline.name.as_str())) {
+            let (at, name) = (source.at(pipeline.offset), &pipeline.name);
+            return Err(Error::usage(format!("{at}: `pipeline.start` names the pipeline {name}, too"))
+                .hint(format!("keep one of them: [pipelines.{name}], or its word in `pipeline.start`")));
+        }
+        words.push(pipeline.word);
+    }
+    Ok(())
 }
 
 struct Source<'a> {
@@ -45,6 +72,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 fn walk(source: &Source<'_>, prefix: &str, table: &DeTable<'_>, entries: &mut Vec<Entry>) -> Result<()> {
     for (key, value) in table {
+        if prefix.is_empty() && key.get_ref() == declared::TABLE {
+            continue;
+        }
         let name =
             if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         if let Some(setting) = find(&name) {
@@ -116,7 +146,7 @@ fn convert(setting: &Setting, value: &Spanned<DeValue<'_>>) -> Result<Value, Str
     }
 }
 
-fn describe(value: &DeValue<'_>) -> String {
+pub(super) fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text \"{text}\""),
         DeValue::Integer(number) => format!("the number {}", number.as_str()),
@@ -187,6 +217,65 @@ mod tests {
         );
         assert!(refused("node.slots = -1").contains("got `-1`"));
         assert!(refused("[registry]\nnodes = [1]").contains("a list with the number 1 in it"));
+    }
+
+    #[test]
+    fn pipelines_with_tables_of_their_own_are_words_of_pipeline_start() {
+        let tables = "[pipelines.revenue]\n[pipelines.alerts]\nstart = true\nparallelism = 2\n\
+                      [pipelines.\"a.b\"]\nparallelism = \"auto\"\n[pipelines.later]\nstart = false\n";
+        let words = |text: &str| {
+            let (name, words, line) = read(text).remove(0);
+            assert_eq!(name, "pipeline.start");
+            let mut words: Vec<String> = words.split(',').map(str::to_owned).collect();
+            words.sort();
+            (words, line)
+        };
+        assert_eq!(words(tables).0, ["a.b=auto", "alerts=2", "revenue=auto"]);
+        let both = format!("[pipeline]\nstart = [\"board\"]\n{tables}");
+        assert_eq!(
+            words(&both),
+            (["a.b=auto", "alerts=2", "board", "revenue=auto"].map(String::from).to_vec(), 2)
+        );
+        assert_eq!(words("[pipelines]\nrevenue.parallelism = 0x10\n"), (vec!["revenue=16".to_owned()], 2));
+        assert!(read("[pipelines.later]\nstart = false\n").is_empty());
+    }
+
+    #[test]
+    fn a_table_of_a_pipeline_that_says_something_else_is_refused_with_its_line() {
+        for (text, message) in [
+            ("pipelines = 3", "1: pipelines: expected tables [pipelines.NAME], got the number 3"),
+            (
+                "[pipelines]\nrevenue = true",
+                "2: pipelines.revenue: expected a table with start and parallelism, got true",
+            ),
+            (
+                "[pipelines.revenue]\n\nstart = 1",
+                "3: pipelines.revenue.start: expected true or false, got the number 1",
+            ),
+            (
+                "[pipelines.revenue]\nparallelism = \"all\"",
+                "2: pipelines.revenue.parallelism: expected \"auto\" or a whole number from 1 to 32768, got the text \"all\"",
+            ),
+            (
+                "[pipelines.revenue]\nparallelism = 0",
+                "2: pipelines.revenue.parallelism: expected \"auto\" or a whole number from 1 to 32768, got the number 0",
+            ),
+            (
+                "[pipelines.revenue]\nparalelism = 2",
+                "2: unknown setting `pipelines.revenue.paralelism`\n  help: did you mean `parallelism`?",
+            ),
+            (
+                "[pipelines.\"a b\"]",
+                "1: pipelines: expected a name of letters, digits, `-`, `_` and `.`, got `a b`",
+            ),
+            (
+                "pipeline.start = [\"revenue=2\"]\n[pipelines.revenue]",
+                "2: `pipeline.start` names the pipeline revenue, too\n  \
+                 help: keep one of them: [pipelines.revenue], or its word in `pipeline.start`",
+            ),
+        ] {
+            assert_eq!(refused(text), format!("afflux.toml:{message}"));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`SCHEMA`] declares every setting once; an unknown name or a value of another type is an error that
 //! says where it stands and what was meant. `check` prints each value with its [`Origin`].
 
+mod declared;
 mod file;
 mod layers;
 mod schema;

@@ -94,6 +94,8 @@ settings! {
     node_io_threads: u64 = "node.io_threads", Kind::Integer { min: 1, max: 64 }, "1" unit "threads";
     /// Address of the admin HTTP port: /metrics, /livez, /readyz, /api/v1. Empty: none.
     admin_listen: String = "admin.listen", Kind::OptionalAddress, "127.0.0.1:0";
+    /// Names of this node beside `localhost` and its addresses, under which the admin port is asked without a token, such as that of a proxy in front of it.
+    admin_hosts: Vec<String> = "admin.hosts", Kind::List, "";
     /// Whether the admin port is inside TLS, with the certificates of `tls.mode`; of its callers it asks none.
     admin_tls: String = "admin.tls", Kind::Choice(&["off", "on"]), "off";
     /// Address of an HTTP port that shows /livez, /readyz, /startupz and /metrics and nothing else, for probes and Prometheus. Empty: none; the admin port has them too.

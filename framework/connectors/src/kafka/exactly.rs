@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
-use afflux_stream::{Batch, Committer, IoContext, Result, Transaction, TwoPhaseSink, TwoPhaseWriter};
+use afflux_stream::{
+    Batch, Committer, IoContext, Reaching, Result, Transaction, TwoPhaseSink, TwoPhaseWriter,
+};
 use afflux_wire::{Code, Status};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::lane::{Lane, Owner};
 use super::outbox::{Backlog, Outbox};
+use super::reach::reaching;
 use super::steward::{Desk, Order, Prepared, Steward, Terms};
 use super::wire::Described;
 use super::write::{Form, KafkaSink};
@@ -98,6 +101,10 @@ impl<T: Send + 'static> TwoPhaseSink<T> for KafkaTransactions<T> {
     fn committer(&self, cx: &IoContext) -> Result<Box<dyn Committer<KafkaCommittable>>> {
         self.sink.form(cx)?;
         Ok(Box::new(Commits { desk: self.desk(cx)?, asked: None }))
+    }
+
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        Some(reaching(&self.sink.kafka, &self.sink.topic, true, cx))
     }
 
     fn kind(&self) -> &'static str {

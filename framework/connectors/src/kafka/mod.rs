@@ -23,6 +23,7 @@ mod line;
 mod message;
 mod outbox;
 mod partitions;
+mod reach;
 mod read;
 mod reader;
 mod steward;

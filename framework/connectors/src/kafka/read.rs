@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use afflux_stream::{IoContext, Result, Source, Split, SplitReader, Timestamp};
+use afflux_stream::{IoContext, Reaching, Result, Source, Split, SplitReader, Timestamp};
 use afflux_wire::{Code, Status};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cluster::Kafka;
 use super::message::KafkaMessage;
 use super::partitions::{Partitions, Watch};
+use super::reach::reaching;
 use super::reader::Reader;
 use crate::codec;
 
@@ -235,6 +236,10 @@ impl<T: Send + 'static> Source for KafkaSource<T> {
             _ => None,
         };
         Ok(Box::new(Reader::open(&self.read, Arc::clone(&self.decode), part, position, watch, cx)?))
+    }
+
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        Some(reaching(&self.read.kafka, &self.read.topic, false, cx))
     }
 
     fn kind(&self) -> &'static str {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use afflux_stream::{Batch, IoContext, Result, Sink, SinkWriter, Timestamp, TwoPhase, two_phase};
+use afflux_stream::{Batch, IoContext, Reaching, Result, Sink, SinkWriter, Timestamp, TwoPhase, two_phase};
 use afflux_wire::Status;
 use rdkafka::ClientConfig;
 use rdkafka::producer::ThreadedProducer;
@@ -14,6 +14,7 @@ use super::cluster::Kafka;
 use super::exactly::KafkaTransactions;
 use super::health::Health;
 use super::outbox::{Backlog, Outbox, Outgoing, QUEUED_KIB_MAX, Reports, UNSENT_MESSAGES_MAX};
+use super::reach::reaching;
 use super::thread::apart;
 use super::trouble::explain;
 use crate::codec::{self, Encode};
@@ -270,6 +271,10 @@ impl<T: Send + 'static> Sink<T> for KafkaSink<T> {
             .map_err(|e| explain(&e, at, &outbox.doing()).into_status())?;
         let (backlog, operator) = (Backlog::default(), cx.operator.clone());
         Ok(Box::new(Writer { outbox, producer: Some(producer), backlog, form, operator }))
+    }
+
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        Some(reaching(&self.kafka, &self.topic, true, cx))
     }
 
     fn kind(&self) -> &'static str {

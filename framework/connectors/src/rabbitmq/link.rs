@@ -81,7 +81,7 @@ impl Link {
         self.well.set(true);
     }
 
-    async fn connect(&self) -> std::result::Result<(Connection, Channel), Trouble> {
+    pub(super) async fn connect(&self) -> std::result::Result<(Connection, Channel), Trouble> {
         let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
         let connecting = async {
             let connection = Connection::connect_uri(self.uri.clone(), properties).await?;

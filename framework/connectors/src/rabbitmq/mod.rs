@@ -17,6 +17,7 @@ mod broker;
 mod link;
 mod message;
 mod queue;
+mod reach;
 mod read;
 mod trouble;
 mod write;

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use afflux_stream::{Batch, IoContext, OnError, ReadState, Result, Source, Split, SplitReader};
+use afflux_stream::{Batch, IoContext, OnError, Reaching, ReadState, Result, Source, Split, SplitReader};
 use afflux_wire::Status;
 use futures_util::StreamExt;
 use lapin::Channel;
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::broker::RabbitRead;
 use super::link::{Link, STOP_GRACE, short};
 use super::message::Message;
+use super::reach::reaching;
 use super::trouble::Trouble;
 use crate::codec::beginning;
 
@@ -66,6 +67,10 @@ impl<T: Send + 'static> Source for RabbitSource<T> {
             skipped: 0,
             caught_up: false,
         }))
+    }
+
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        Some(reaching(&self.read.rabbit, Some(&self.read.queue), None, cx))
     }
 
     fn kind(&self) -> &'static str {

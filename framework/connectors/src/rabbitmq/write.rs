@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
-use afflux_stream::{Batch, IoContext, Result, Sink, SinkWriter};
+use afflux_stream::{Batch, IoContext, Reaching, Result, Sink, SinkWriter};
 use afflux_wire::{Code, Status};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::broker::Rabbit;
 use super::link::{Link, STOP_GRACE, short};
 use super::queue::Queue;
+use super::reach::reaching;
 use super::trouble::Trouble;
 use crate::codec::{self, Encode};
 
@@ -231,6 +232,12 @@ impl<T: Send + 'static> Sink<T> for RabbitSink<T> {
         let form = self.form.clone();
         let (unconfirmed_max, operator) = (self.unconfirmed_max, cx.operator.clone());
         Ok(Box::new(Writer { shared, form, encode, unconfirmed_max, operator, ids, next: 0 }))
+    }
+
+    fn reach(&self, cx: &IoContext) -> Option<Reaching> {
+        // One that is declared with the first message need not be there yet.
+        let exchange = self.declare.is_none().then_some(self.exchange.as_str());
+        Some(reaching(&self.rabbit, self.queue.as_ref(), exchange, cx))
     }
 
     fn kind(&self) -> &'static str {

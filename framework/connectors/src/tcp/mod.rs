@@ -2,10 +2,13 @@
 
 mod connect;
 mod listen;
+mod reach;
 
 use std::time::Duration;
 
-use afflux_stream::{Delivery, IoContext, Recall, Result, Sink, SinkWriter, Source, Split, SplitReader};
+use afflux_stream::{
+    Delivery, IoContext, Reaching, Recall, Result, Sink, SinkWriter, Source, Split, SplitReader,
+};
 use afflux_wire::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -167,6 +170,10 @@ impl<T: Send + 'static> Sink<T> for TcpSink<T> {
             return Err(Status::invalid(format!("`{address}` is not HOST:PORT, such as 127.0.0.1:9999")));
         }
         Ok(Box::new(Connector::new(address, self.connect.patience, self.encode, &cx.clock)))
+    }
+
+    fn reach(&self, _: &IoContext) -> Option<Reaching> {
+        Some(reach::reaching(&self.connect.address))
     }
 
     fn kind(&self) -> &'static str {

@@ -260,3 +260,38 @@ fn a_topic_or_a_broker_that_is_not_there_is_named_with_the_cure() {
         }
     });
 }
+
+#[test]
+#[ignore = "needs Kafka"]
+fn brokers_are_asked_before_a_job_is_begun_and_make_no_topic_by_that() {
+    on(async || {
+        let (server, kafka) = (server(), Kafka::at(server()));
+        let (there, missing) = (topic(&server, "there", 3).await, unique("missing"));
+        let asked = async |kafka: &Kafka, read: &str, write: &str| {
+            let flow = Flow::new("test", JobSettings::default());
+            flow.source("in", kafka.read(read).text()).untimed().sink("out", kafka.write(write).text());
+            let mut told = Vec::new();
+            for (step, reaching) in flow.finish().unwrap().reaches() {
+                told.push((step, reaching.await));
+            }
+            told
+        };
+        let told = asked(&kafka, &there, &missing).await;
+        let read = told[0].1.as_ref().unwrap();
+        assert!(told[0].0 == "in" && read.contains(&format!("topic `{there}` has 3 partitions")), "{read}");
+        let write = told[1].1.as_ref().unwrap();
+        assert!(told[1].0 == "out" && write.contains(&format!("has no topic `{missing}`")), "{write}");
+        let told = asked(&kafka, &missing, &there).await;
+        let error = told[0].1.as_ref().unwrap_err();
+        assert!(error.message.contains(&missing) && error.message.contains("create it first"), "{error}");
+
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let told = asked(&Kafka::at(&*closed), "x", "y").await;
+        for (_, answer) in told {
+            let error = answer.unwrap_err().message;
+            for part in [closed.as_str(), "refused", "start the brokers"] {
+                assert!(error.contains(part), "{part} is missing in {error}");
+            }
+        }
+    });
+}

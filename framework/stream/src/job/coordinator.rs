@@ -27,7 +27,7 @@ use super::deployment::{Deployment, TaskId};
 use super::restart::is_final;
 use super::storage::{CheckpointFile, Manifest};
 use crate::errors::{RECORD_TEXT_BYTES_MAX, bounded};
-use crate::poison::{Aside, Kill, Ledger, OnPoison, Streak};
+use crate::poison::{Aside, Kill, Ledger, OnPoison, Streak, of_no_record};
 use crate::snapshot::{ROUND, TaskSnapshot, is_round};
 
 /// Failures that are remembered to be told.
@@ -470,6 +470,16 @@ impl Coordinator {
     fn repeated(&self) -> Option<String> {
         let cause = |told: &str| told.split_once(": ").map(|(_, cause)| cause.to_owned());
         let last = cause(self.history.back()?)?;
+        if let Some(panic) = of_no_record(&last) {
+            let same = self.history.iter().filter(|told| of_no_record(told) == Some(panic)).count();
+            return (same > 1).then(|| {
+                format!(
+                    "the same {same} times: what it was at work on comes again after each restart, and is made of \
+                     more than one record, so that none can be set aside (pipeline.on_poison); mend the operator, or \
+                     filter what leads to it out in front of it"
+                )
+            });
+        }
         let same = self.history.iter().filter(|told| cause(told).as_deref() == Some(&*last)).count();
         (same > 1).then(|| {
             format!(
@@ -1146,6 +1156,33 @@ mod tests {
         ] {
             assert!(status.message.contains(part), "`{part}` is missing: {}", status.message);
         }
+    }
+
+    #[test]
+    fn what_is_of_no_single_record_uses_up_the_budget_and_the_cure_is_another() {
+        let mut job = with_poison(
+            crate::poison::PoisonSettings { policy: OnPoison::SetAside, ..Default::default() },
+            3,
+        );
+        for attempt in 1..=4 {
+            // A batch may be another each time.
+            let doing = Some(format!("a batch of {attempt} records"));
+            let kill =
+                Kill { operator: "n".into(), certain: true, message: "no".into(), doing, ..Kill::default() };
+            job.step(Event::TaskPanicked(Attempt(attempt), task(0), Box::new(kill)));
+            if attempt < 4 {
+                begun(&mut job, attempt + 1);
+            }
+        }
+        let JobState::Failed(status) = job.state() else { panic!("{:?}", job.state()) };
+        for part in [
+            "operator n panicked: no; at work on a batch of 4 records; the restarts are used up",
+            "the same 4 times",
+            "none can be set aside (pipeline.on_poison); mend the operator",
+        ] {
+            assert!(status.message.contains(part), "`{part}` is missing: {}", status.message);
+        }
+        assert_eq!(job.set_aside(), []);
     }
 
     #[test]

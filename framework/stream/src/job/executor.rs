@@ -107,7 +107,7 @@ impl Executor {
                 let report = Arc::clone(&report);
                 Arc::new(move |event| report(id, event))
             };
-            let meter = TaskMeter::new();
+            let meter = TaskMeter::new(plan.settings().poison.show);
             let splits = deployment
                 .splits
                 .get(id.chain as usize)

@@ -3,8 +3,9 @@
 //! Layout below the place: `JOB/JOB.json` (what was submitted), `JOB/manifests/00000007.json`,
 //! `JOB/epoch-00000007/CHAIN-SUBTASK-aATTEMPT.state`, `JOB/END.json`. A manifest is created, never
 //! written again but to be emptied: an epoch whose manifest has content is complete, an empty one has
-//! been retired, and its name stays so that nobody can take that epoch a second time. Every file's
-//! CRC-32 stands in the manifest, every block's in the file, and both are verified when they are read.
+//! been retired, and its name stays, until many newer ones are there, so that nobody can take that epoch a
+//! second time. Every file's CRC-32 stands in the manifest, every block's in the file, and both are verified
+//! when they are read.
 
 mod compare;
 mod file;
@@ -38,7 +39,7 @@ use crate::snapshot::{Restore, TaskSnapshot};
 pub use compare::{StateChange, StateLook};
 use file::{Index, Places};
 pub use manifest::{CheckpointFile, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, StateInfo, StoredJob};
-pub use retain::RETAIN_DEFAULT;
+pub use retain::{MANIFEST_NAMES_KEPT, RETAIN_DEFAULT};
 pub use streamed::{UPLOAD_PART_BYTES, UPLOAD_PARTS_MAX};
 pub use verify::Damage;
 
@@ -68,6 +69,8 @@ pub struct Storage {
     known: Arc<Mutex<BTreeMap<(String, TaskId), Known>>>,
     kept: Arc<Mutex<retain::Kept>>,
     retain: usize,
+    /// Names of manifests that stay.
+    names_kept: usize,
     /// Whether it has been seen that an object is created only once; known of directories and memory.
     probed: Arc<AtomicBool>,
     /// Whether old checkpoints are deleted after each new one, and whether that is under way.
@@ -122,6 +125,7 @@ impl Storage {
             known: Arc::default(),
             kept: Arc::default(),
             retain: RETAIN_DEFAULT,
+            names_kept: MANIFEST_NAMES_KEPT,
             probed: Arc::new(true.into()),
             retires: false,
             retiring: Arc::default(),
@@ -235,6 +239,7 @@ impl Storage {
             Status::internal(format!("the state of task {task} of job {job} in epoch {epoch}: {why}"))
         };
         let on_disk = snapshot.parts.iter().any(|part| part.later.is_some());
+        let sums = self.sums(snapshot).await?;
         let mut layout = file::Layout::new(epoch, &name);
         let known = {
             let known = self.known.lock();
@@ -242,8 +247,8 @@ impl Storage {
             let last = known.and_then(|known| known.epochs.last_key_value());
             let last = last.filter(|(before, _)| **before < epoch).map(|(_, places)| places);
             let earlier = |earlier: u64| known.and_then(|k| k.epochs.get(&earlier));
-            for part in &snapshot.parts {
-                layout.part(part, last, &earlier).map_err(refused)?;
+            for (part, sums) in snapshot.parts.iter().zip(sums) {
+                layout.part(part, sums, last, &earlier).map_err(refused)?;
             }
             last.filter(|_| on_disk).map(|last| last.of_later(snapshot))
         };
@@ -281,10 +286,11 @@ impl Storage {
     /// Makes an epoch complete.
     ///
     /// # Errors
-    /// `ALREADY_EXISTS` when somebody else has: this one is fenced.
+    /// `ALREADY_EXISTS` when somebody else has, or had so long ago that its name is gone: this one is fenced.
     pub async fn commit(&self, manifest: &Manifest) -> Result<()> {
         self.probe_once().await?;
         self.create(&Self::manifest_path(&manifest.job, manifest.epoch), manifest).await?;
+        self.refuse_of_long_ago(manifest).await?;
         self.retire_later(&manifest.job);
         Ok(())
     }
@@ -346,7 +352,7 @@ impl Storage {
                 let why = if retired {
                     "has been deleted: newer ones are kept (`checkpoint.retain`)"
                 } else {
-                    "does not exist or was never complete"
+                    "does not exist, was never complete, or was deleted long ago"
                 };
                 let text = format!("checkpoint {job}/{epoch} in {} {why}", self.place);
                 Err(Status::not_found(text))

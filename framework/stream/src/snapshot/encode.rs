@@ -69,14 +69,10 @@ impl Encoder {
     #[inline]
     fn enter(&mut self) -> Result<(), Fault> {
         self.depth += 1;
-        if self.depth > NESTING_MAX {
-            return Err(Fault::custom(format!(
-                "the value is nested in more than {NESTING_MAX} levels, which could not be read again"
-            )));
-        }
-        Ok(())
+        if self.depth > NESTING_MAX { Err(too_deep()) } else { Ok(()) }
     }
 
+    #[inline]
     fn head(&mut self, len: usize, small: u8, wide: u8) -> Result<(), Fault> {
         if len < 16 {
             self.bytes.push(small | len as u8);
@@ -90,27 +86,37 @@ impl Encoder {
         Ok(())
     }
 
+    #[inline]
     fn array(&mut self, len: usize) -> Result<(), Fault> {
         self.head(len, 0x90, 0xdc)
     }
 
+    /// Writes a head of one byte and a number behind it, at once.
+    #[inline]
+    fn wide<const N: usize, const ALL: usize>(&mut self, head: u8, number: [u8; N]) {
+        let mut all = [head; ALL];
+        if let Some(place) = all.get_mut(1..) {
+            place.copy_from_slice(&number);
+        }
+        self.bytes.extend_from_slice(&all);
+    }
+
+    #[inline]
     fn uint(&mut self, v: u64) {
         if v < 0x80 {
             self.bytes.push(v as u8);
         } else if let Ok(v) = u8::try_from(v) {
             self.bytes.extend_from_slice(&[0xcc, v]);
         } else if let Ok(v) = u16::try_from(v) {
-            self.bytes.push(0xcd);
-            self.bytes.extend_from_slice(&v.to_be_bytes());
+            self.wide::<2, 3>(0xcd, v.to_be_bytes());
         } else if let Ok(v) = u32::try_from(v) {
-            self.bytes.push(0xce);
-            self.bytes.extend_from_slice(&v.to_be_bytes());
+            self.wide::<4, 5>(0xce, v.to_be_bytes());
         } else {
-            self.bytes.push(0xcf);
-            self.bytes.extend_from_slice(&v.to_be_bytes());
+            self.wide::<8, 9>(0xcf, v.to_be_bytes());
         }
     }
 
+    #[inline]
     fn int(&mut self, v: i64) {
         if let Ok(v) = u64::try_from(v) {
             self.uint(v);
@@ -119,14 +125,11 @@ impl Encoder {
         } else if let Ok(v) = i8::try_from(v) {
             self.bytes.extend_from_slice(&[0xd0, v as u8]);
         } else if let Ok(v) = i16::try_from(v) {
-            self.bytes.push(0xd1);
-            self.bytes.extend_from_slice(&v.to_be_bytes());
+            self.wide::<2, 3>(0xd1, v.to_be_bytes());
         } else if let Ok(v) = i32::try_from(v) {
-            self.bytes.push(0xd2);
-            self.bytes.extend_from_slice(&v.to_be_bytes());
+            self.wide::<4, 5>(0xd2, v.to_be_bytes());
         } else {
-            self.bytes.push(0xd3);
-            self.bytes.extend_from_slice(&v.to_be_bytes());
+            self.wide::<8, 9>(0xd3, v.to_be_bytes());
         }
     }
 
@@ -221,6 +224,7 @@ impl Encoder {
         Ok(Fields { encoder: self, shape, at, len, next: 0 })
     }
 
+    #[inline]
     fn items(&mut self, len: Option<usize>) -> Result<Items<'_>, Fault> {
         self.enter()?;
         let head = match len {
@@ -235,6 +239,13 @@ impl Encoder {
         };
         Ok(Items { encoder: self, head, left: len.unwrap_or(0), count: 0 })
     }
+}
+
+#[cold]
+fn too_deep() -> Fault {
+    Fault::custom(format!(
+        "the value is nested in more than {NESTING_MAX} levels, which could not be read again"
+    ))
 }
 
 fn length(len: usize) -> Result<u32, Fault> {
@@ -258,6 +269,7 @@ impl Items<'_> {
         value.serialize(&mut *self.encoder)
     }
 
+    #[inline]
     fn done(self) -> Result<(), Fault> {
         self.encoder.depth -= 1;
         match self.head {
@@ -325,32 +337,41 @@ impl<'a> Serializer for &'a mut Encoder {
     fn is_human_readable(&self) -> bool {
         false
     }
+    #[inline]
     fn serialize_bool(self, v: bool) -> Result<(), Fault> {
         self.bytes.push(if v { 0xc3 } else { 0xc2 });
         Ok(())
     }
+    #[inline]
     fn serialize_i8(self, v: i8) -> Result<(), Fault> {
         self.serialize_i64(v.into())
     }
+    #[inline]
     fn serialize_i16(self, v: i16) -> Result<(), Fault> {
         self.serialize_i64(v.into())
     }
+    #[inline]
     fn serialize_i32(self, v: i32) -> Result<(), Fault> {
         self.serialize_i64(v.into())
     }
+    #[inline]
     fn serialize_i64(self, v: i64) -> Result<(), Fault> {
         self.int(v);
         Ok(())
     }
+    #[inline]
     fn serialize_u8(self, v: u8) -> Result<(), Fault> {
         self.serialize_u64(v.into())
     }
+    #[inline]
     fn serialize_u16(self, v: u16) -> Result<(), Fault> {
         self.serialize_u64(v.into())
     }
+    #[inline]
     fn serialize_u32(self, v: u32) -> Result<(), Fault> {
         self.serialize_u64(v.into())
     }
+    #[inline]
     fn serialize_u64(self, v: u64) -> Result<(), Fault> {
         self.uint(v);
         Ok(())
@@ -376,19 +397,20 @@ impl<'a> Serializer for &'a mut Encoder {
         }
         Ok(())
     }
+    #[inline]
     fn serialize_f32(self, v: f32) -> Result<(), Fault> {
-        self.bytes.push(0xca);
-        self.bytes.extend_from_slice(&v.to_be_bytes());
+        self.wide::<4, 5>(0xca, v.to_be_bytes());
         Ok(())
     }
+    #[inline]
     fn serialize_f64(self, v: f64) -> Result<(), Fault> {
-        self.bytes.push(0xcb);
-        self.bytes.extend_from_slice(&v.to_be_bytes());
+        self.wide::<8, 9>(0xcb, v.to_be_bytes());
         Ok(())
     }
     fn serialize_char(self, v: char) -> Result<(), Fault> {
         self.serialize_str(v.encode_utf8(&mut [0; 4]))
     }
+    #[inline]
     fn serialize_str(self, v: &str) -> Result<(), Fault> {
         let len = v.len();
         if len < 32 {
@@ -418,6 +440,7 @@ impl<'a> Serializer for &'a mut Encoder {
         self.bytes.extend_from_slice(v);
         Ok(())
     }
+    #[inline]
     fn serialize_none(self) -> Result<(), Fault> {
         self.bytes.push(0xc0);
         Ok(())
@@ -476,6 +499,7 @@ impl<'a> Serializer for &'a mut Encoder {
     fn serialize_seq(self, len: Option<usize>) -> Result<Items<'a>, Fault> {
         self.items(len)
     }
+    #[inline]
     fn serialize_tuple(self, len: usize) -> Result<Items<'a>, Fault> {
         self.items(Some(len))
     }
@@ -530,6 +554,7 @@ impl SerializeSeq for Items<'_> {
     fn serialize_element<V: Serialize + ?Sized>(&mut self, value: &V) -> Result<(), Fault> {
         self.item(value)
     }
+    #[inline]
     fn end(self) -> Result<(), Fault> {
         self.done()
     }
@@ -538,9 +563,11 @@ impl SerializeSeq for Items<'_> {
 impl SerializeTuple for Items<'_> {
     type Ok = ();
     type Error = Fault;
+    #[inline]
     fn serialize_element<V: Serialize + ?Sized>(&mut self, value: &V) -> Result<(), Fault> {
         self.item(value)
     }
+    #[inline]
     fn end(self) -> Result<(), Fault> {
         self.done()
     }
@@ -552,6 +579,7 @@ impl SerializeTupleStruct for Items<'_> {
     fn serialize_field<V: Serialize + ?Sized>(&mut self, value: &V) -> Result<(), Fault> {
         self.item(value)
     }
+    #[inline]
     fn end(self) -> Result<(), Fault> {
         self.done()
     }
@@ -563,6 +591,7 @@ impl SerializeTupleVariant for Items<'_> {
     fn serialize_field<V: Serialize + ?Sized>(&mut self, value: &V) -> Result<(), Fault> {
         self.item(value)
     }
+    #[inline]
     fn end(self) -> Result<(), Fault> {
         self.done()
     }
@@ -578,6 +607,7 @@ impl SerializeMap for Items<'_> {
         // A pair counts once.
         value.serialize(&mut *self.encoder)
     }
+    #[inline]
     fn end(self) -> Result<(), Fault> {
         self.done()
     }
@@ -589,6 +619,7 @@ impl SerializeStruct for Fields<'_> {
     fn serialize_field<V: Serialize + ?Sized>(&mut self, key: &'static str, value: &V) -> Result<(), Fault> {
         self.field(key, value)
     }
+    #[inline]
     fn end(self) -> Result<(), Fault> {
         self.done()
     }
@@ -600,6 +631,7 @@ impl SerializeStructVariant for Fields<'_> {
     fn serialize_field<V: Serialize + ?Sized>(&mut self, key: &'static str, value: &V) -> Result<(), Fault> {
         self.field(key, value)
     }
+    #[inline]
     fn end(self) -> Result<(), Fault> {
         self.done()
     }

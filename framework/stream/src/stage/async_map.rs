@@ -29,7 +29,7 @@ use crate::batch::{BATCH_ROWS_MAX, Batch, Mark};
 use crate::errors::DeadReason;
 use crate::key::KeyGroup;
 use crate::meter::Meter;
-use crate::poison::at_work_on_any;
+use crate::poison::{Doing, at_work_on_any, while_doing};
 use crate::snapshot::{Restore, is_round};
 
 /// State name of what had not left at the barrier.
@@ -116,10 +116,12 @@ async fn ask<T, U, F, Fut>(
     (clock, meter): (Clock, Arc<Meter>),
 ) -> Answer<U>
 where
-    T: Clone,
+    T: Clone + Serialize,
     F: Fn(AsyncCx, T) -> Fut,
     Fut: Future<Output = Result<U>>,
 {
+    // It is dropped with what is in flight, so that the future that panicked tells of its own record.
+    let _doing = while_doing(|| Doing::of("the question about the record", &record));
     loop {
         let limit = clock.sleep(terms.timeout);
         let answer = match select(pin!(f(cx.clone(), record.clone())), pin!(limit)).await {
@@ -145,7 +147,7 @@ where
 
 impl<T, U, F, Fut> Asking<T, U, F>
 where
-    T: Clone + DeserializeOwned + 'static,
+    T: Clone + Serialize + DeserializeOwned + 'static,
     U: DeserializeOwned + 'static,
     F: Fn(AsyncCx, T) -> Fut + 'static,
     Fut: Future<Output = Result<U>> + 'static,

@@ -1,6 +1,7 @@
 //! A keyed operator at work: state and timers of its keys, one record at a time.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -15,7 +16,7 @@ use crate::key::Key;
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
 use crate::operator::{KeyedOperator, OperatorCx, Output, Sides};
-use crate::poison::at_work_on_any;
+use crate::poison::{Doing, at_work_on_any, while_doing};
 use crate::snapshot::Restore;
 use crate::state::{Backend, KeyedState, State, StateEntry};
 use crate::time::{Timestamp, millis_since_epoch};
@@ -48,6 +49,16 @@ enum Domain {
     Event,
     Clock,
     Expiry,
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Event => "timer",
+            Self::Clock => "timer of the clock",
+            Self::Expiry => "end of life",
+        })
+    }
 }
 
 /// Runs a [`KeyedOperator`].
@@ -324,10 +335,14 @@ impl<T, F: KeyOf<T>, O: KeyedOperator<Key = F::Key, Input = T>> ProcessStage<T, 
         } else {
             self.state.entry(key.key_hash(), Cow::Owned(key), O::State::default)
         };
-        self.core.work_on(entry, Some(time), now, |work, state, cx, out| match domain {
-            Domain::Event => work.on_timer(state, moment, cx, out),
-            Domain::Clock => work.on_clock(state, moment, cx, out),
-            Domain::Expiry => Ok(()),
+        self.core.work_on(entry, Some(time), now, |work, state, cx, out| {
+            let key = cx.key;
+            let _doing = while_doing(|| Doing::of(format!("the {domain} {moment} of key"), key));
+            match domain {
+                Domain::Event => work.on_timer(state, moment, cx, out),
+                Domain::Clock => work.on_clock(state, moment, cx, out),
+                Domain::Expiry => Ok(()),
+            }
         })?;
         Ok(true)
     }

@@ -16,6 +16,7 @@ use super::{Next, Stage, Turn};
 use crate::Result;
 use crate::batch::{Batch, Mark};
 use crate::meter::Meter;
+use crate::poison::{Doing, while_doing};
 use crate::snapshot::is_round;
 use afflux_wire::contract::Caller;
 
@@ -72,12 +73,16 @@ impl<T: Clone + Serialize + DeserializeOwned> Tell<T> {
     }
 
     fn dispatch(&mut self, all: bool) {
+        let _at = self.meter.enter();
         while self.in_flight.len() < TELL_IN_FLIGHT_MAX
             && (self.waiting.len() >= TELL_ROWS_MAX || (all && !self.waiting.is_empty()))
         {
             let rest = self.waiting.split_off(self.waiting.len().min(TELL_ROWS_MAX));
             let rows = std::mem::replace(&mut self.waiting, rest);
-            self.in_flight.push_back(((self.send)(&self.caller, rows.clone()), rows));
+            let doing = while_doing(|| Doing::batch("a request about", &rows));
+            let telling = (self.send)(&self.caller, rows.clone());
+            drop(doing);
+            self.in_flight.push_back((telling, rows));
         }
     }
 }

@@ -16,9 +16,10 @@ use crate::block::Blocks;
 use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
 use crate::meter::Meter;
+use crate::poison::{Doing, while_doing};
 use crate::snapshot::Restore;
 use crate::state::{Backend, Kept, KeptRows};
-use crate::table::Table;
+use crate::table::{Table, WriteRow};
 use crate::time::Timestamp;
 use crate::window::{Panes, Window};
 
@@ -49,6 +50,11 @@ enum Left<K, Acc> {
 
 /// Takes all of one pane into a table.
 pub(crate) type MergeTables<K, A, Acc> = fn(&A, &mut Table<K, Acc>, &Table<K, Acc>);
+
+/// A window, for people.
+fn in_words(window: Window) -> String {
+    format!("the window [{}, {})", window.start, window.end)
+}
 
 /// The [`MergeTables`] of an aggregate.
 pub(crate) fn merge_tables<K: Key, T, A: MergeAggregate<K, T>>(
@@ -88,6 +94,9 @@ pub(crate) struct WindowStage<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> {
     late: Option<Next<T>>,
     /// A batch whose values are being fetched.
     held: Batch<T>,
+    /// Something in this chain has panicked: keys are kept until their results are made, so that the next
+    /// panic can name one.
+    watched: bool,
     backend: Backend,
     meter: Arc<Meter>,
     next: Next<A::Output>,
@@ -106,6 +115,7 @@ where
     pub(crate) windows: Option<Panes>,
     pub(crate) merge: Option<MergeTables<F::Key, A, A::Acc>>,
     pub(crate) late: Option<Next<T>>,
+    pub(crate) watched: bool,
     pub(crate) meter: Arc<Meter>,
     pub(crate) backend: Backend,
     pub(crate) next: Next<A::Output>,
@@ -131,6 +141,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
             late_rows: Batch::default(),
             late: parts.late,
             held: Batch::default(),
+            watched: parts.watched,
             // Panes that are merged are looked at whole: those stay in memory.
             backend: if parts.merge.is_some() { Backend::Memory } else { parts.backend },
             meter: parts.meter,
@@ -305,6 +316,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
                 continue;
             };
             let window = firing.window;
+            let _doing = while_doing(|| Doing::what(in_words(window)));
             if let Left::Panes(from, _) = &firing.rows
                 && !self.is_saved(window, *from, &mut budget)?
             {
@@ -331,8 +343,16 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
                 Left::Rows(rows) => {
                     let time = self.timed.then(|| window.last().millis());
                     let room = BATCH_ROWS_MAX - self.out.len().min(BATCH_ROWS_MAX);
-                    let (aggregate, out) = (&self.aggregate, &mut self.out);
-                    if rows.next(room, |key, acc| out.push(aggregate.finish(key, window, acc), time))? {
+                    let (aggregate, out, watched) = (&self.aggregate, &mut self.out, self.watched);
+                    let finish = |key: F::Key, acc| {
+                        let named = watched.then(|| key.clone());
+                        let _doing = while_doing(|| match &named {
+                            Some(key) => Doing::of(format!("{} of key", in_words(window)), key),
+                            None => Doing::what(in_words(window)),
+                        });
+                        out.push(aggregate.finish(key, window, acc), time);
+                    };
+                    if rows.next(room, finish)? {
                         self.firing = Some(firing);
                     }
                 }
@@ -369,7 +389,7 @@ impl<T, F: KeyOf<T>, A: Aggregate<F::Key, T>> WindowStage<T, F, A> {
     fn save(&mut self, turn: &mut Turn<'_, '_>) -> Result<()> {
         let Some(snapshot) = &mut turn.snapshot else { return Ok(()) };
         for pane in &mut self.panes {
-            pane.table.begin(|blocks, start, (key, acc)| blocks.push(&(start, key, acc)), pane.start)?;
+            pane.table.begin(WriteRow::tagged(), pane.start)?;
         }
         self.saving = Some(Blocks::default());
         snapshot.put(&self.operator, PURGED, self.subtask, 1, &self.purged.millis())

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use object_store::memory::InMemory;
@@ -10,6 +11,7 @@ use proptest::prelude::*;
 use super::{Backend, KeyedState};
 use crate::job::{Manifest, Storage, TaskId};
 use crate::key::{Key, KeyGroup};
+use crate::keyed::ByRef;
 use crate::snapshot::{Increment, TaskSnapshot};
 
 const NAME: (&str, &str) = ("op", "values");
@@ -30,6 +32,8 @@ struct Play {
 enum Step {
     /// Keys from, so many, this far apart.
     Set(u64, u64, u64),
+    /// The same as rows of one batch.
+    SetAll(u64, u64, u64),
     Remove(u64, u64, u64),
     /// A checkpoint; other steps are done while it is written, this many bytes after each.
     Checkpoint(Vec<Step>, usize),
@@ -58,6 +62,13 @@ impl Play {
                     *self.state.entry(key.key_hash(), Cow::Owned(key), || 0).parts().1 = value;
                     self.now.insert(key, value);
                 }
+            }
+            Step::SetAll(from, keys, apart) => {
+                let row = |n| ((from + n * apart) % KEYS, self.epoch * 1_000_000 + n);
+                let rows: Vec<(u64, u64)> = (0..*keys).map(row).collect();
+                let by_ref = ByRef { f: key_of, key: PhantomData };
+                self.state.upsert_all(&rows, &by_ref, || 0, |value, row| *value = row.1);
+                self.now.extend(rows);
             }
             Step::Remove(from, keys, apart) => {
                 for n in 0..*keys {
@@ -142,10 +153,15 @@ impl Play {
     }
 }
 
+fn key_of(row: &(u64, u64)) -> &u64 {
+    &row.0
+}
+
 fn change() -> impl Strategy<Value = Step> {
     let keys = || (0..KEYS, prop_oneof![4 => 0..60_u64, 1 => 0..3_000_u64], prop_oneof![Just(1), Just(37)]);
     prop_oneof![
-        3 => keys().prop_map(|(from, keys, apart)| Step::Set(from, keys, apart)),
+        2 => keys().prop_map(|(from, keys, apart)| Step::Set(from, keys, apart)),
+        2 => keys().prop_map(|(from, keys, apart)| Step::SetAll(from, keys, apart)),
         2 => keys().prop_map(|(from, keys, apart)| Step::Remove(from, keys, apart)),
     ]
 }

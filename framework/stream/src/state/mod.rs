@@ -8,6 +8,8 @@ mod backend;
 #[cfg(feature = "disk")]
 mod disk;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod increments;
 mod kept;
 mod life;
@@ -26,7 +28,7 @@ use crate::Result;
 use crate::key::{Key, KeyGroup};
 use crate::keyed::KeyOf;
 use crate::snapshot::{Increment, Restore, TaskSnapshot};
-use crate::table::Extent;
+use crate::table::{Extent, WriteRow};
 
 pub(crate) use backend::Backend;
 pub use backend::{
@@ -169,11 +171,11 @@ impl<K: Key, V> KeyedState<K, V> {
         V: Serialize,
     {
         let since = match snapshot.increment {
-            Increment::Never => return self.table.begin(|blocks, _, row| blocks.push(row), 0),
+            Increment::Never => return self.table.begin(WriteRow::pairs(), 0),
             Increment::First => None,
             Increment::Since(epoch) => Some(epoch),
         };
-        self.extent = self.table.begin_tracked(|blocks, _, row| blocks.push(row), snapshot.epoch, since)?;
+        self.extent = self.table.begin_tracked(WriteRow::pairs(), snapshot.epoch, since)?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use hashbrown::HashTable;
 use hashbrown::hash_table::{Entry, OccupiedEntry};
 
-use super::spread;
+use super::{WriteRow, spread};
 use crate::block::Blocks;
 use crate::key::Key;
 
@@ -19,9 +19,6 @@ pub(super) const SEGMENT_ROWS_MAX: usize = if cfg!(test) { 448 } else { 57_344 }
 const FIRST_BITS: u32 = 6;
 /// Segments are split by this many bits of the hash at most; after that they grow.
 const DEPTH_MAX: u32 = 20;
-
-/// Adds a row to the blocks of a snapshot, with what stands before each row of the table.
-pub(crate) type WriteRow<K, V> = fn(&mut Blocks, i64, &(K, V)) -> usize;
 
 /// The snapshot that a table is being written to, row by row.
 pub(super) struct Pen<K, V> {
@@ -225,9 +222,23 @@ impl<K: Key, V> Segment<K, V> {
         if *word & bit == 0
             && let Some(row) = self.table.get_bucket(bucket)
         {
-            (pen.write)(&mut pen.blocks, pen.tag, row);
+            (pen.write.one)(&mut pen.blocks, pen.tag, row);
         }
         *word |= bit;
+    }
+
+    /// The row of this bucket is about to change, by a way that does not lead through
+    /// [`find`](Self::find) or [`entry`](Self::entry).
+    #[inline]
+    pub(super) fn touch(&mut self, bucket: usize, pen: Option<&mut Pen<K, V>>) {
+        if !self.is_written()
+            && let Some(pen) = pen
+        {
+            self.keep(bucket, pen);
+        }
+        if self.changed.is_asked() {
+            self.changed.note(bucket, self.table.num_buckets());
+        }
     }
 
     /// Writes what the snapshot lacks until all is written or the budget (bytes and buckets) is spent.
@@ -243,17 +254,10 @@ impl<K: Key, V> Segment<K, V> {
             if *budget == 0 {
                 return;
             }
-            let mut lacking = !*word;
-            let mut cost = lacking.count_ones() as usize;
-            while lacking != 0 {
-                let bit = lacking.trailing_zeros() as usize;
-                lacking &= lacking - 1;
-                if let Some(row) = self.table.get_bucket(index * 64 + bit) {
-                    cost += (pen.write)(&mut pen.blocks, pen.tag, row);
-                }
-            }
+            let lacking = !*word;
+            let bytes = (pen.write.many)(&mut pen.blocks, pen.tag, &self.table, index * 64, lacking);
             *word = u64::MAX;
-            *budget = budget.saturating_sub(cost);
+            *budget = budget.saturating_sub(lacking.count_ones() as usize + bytes);
         }
         self.lacks = Lacks::Nothing;
     }

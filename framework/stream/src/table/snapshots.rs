@@ -6,8 +6,8 @@
 
 use hashbrown::hash_table::OccupiedEntry;
 
-use super::segment::{Pen, WriteRow};
-use super::{Blocks, Table};
+use super::segment::Pen;
+use super::{Blocks, Table, WriteRow};
 use crate::Result;
 use crate::key::Key;
 use afflux_wire::Status;

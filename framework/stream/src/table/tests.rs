@@ -35,10 +35,6 @@ proptest! {
     }
 }
 
-fn plain(blocks: &mut Blocks, _: i64, row: &(u64, u64)) -> usize {
-    blocks.push(row)
-}
-
 /// A table of these keys, each with its double.
 fn table(keys: u64) -> Table<u64, u64> {
     let mut table = Table::new();
@@ -99,7 +95,7 @@ fn step(keys: u64) -> impl Strategy<Value = Step> {
 fn check(mut table: Table<u64, u64>, steps: &[Step]) {
     let barrier: BTreeMap<u64, u64> = table.iter().copied().collect();
     let mut now = barrier.clone();
-    table.begin(plain, 0).unwrap();
+    table.begin(WriteRow::pairs(), 0).unwrap();
     let mut saved = None;
     for step in steps {
         match step {
@@ -164,8 +160,8 @@ proptest! {
 #[test]
 fn a_second_barrier_is_refused_while_the_first_is_written() {
     let mut table = table(10);
-    table.begin(plain, 0).unwrap();
-    assert!(table.begin(plain, 0).is_err());
+    table.begin(WriteRow::pairs(), 0).unwrap();
+    assert!(table.begin(WriteRow::pairs(), 0).is_err());
     assert_eq!(rows(table.write(&mut { usize::MAX }).unwrap()).len(), 10);
-    table.begin(plain, 0).unwrap();
+    table.begin(WriteRow::pairs(), 0).unwrap();
 }

@@ -70,6 +70,33 @@ pub(crate) struct BlockEntry {
 /// A block by its part and id.
 type Key = (String, String, u32, u64);
 
+/// What tells the bytes of a block from others.
+#[derive(Clone)]
+pub(super) struct Sums {
+    crc32: crc32fast::Hasher,
+    /// 0: of too few bytes to be looked for.
+    hash: u128,
+}
+
+impl Sums {
+    /// Of one block: takes about a tenth of a millisecond for each megabyte.
+    pub(super) fn of(block: &Block) -> Self {
+        let mut sums = Self { crc32: crc32fast::Hasher::new(), hash: 0 };
+        if let Content::Rows { bytes, .. } = &block.content {
+            sums.crc32.update(bytes);
+            if bytes.len() >= SHARED_BYTES_MIN {
+                sums.hash = xxh3_128(bytes);
+            }
+        }
+        sums
+    }
+
+    /// Of all blocks of a part.
+    pub(super) fn of_all(part: &Part) -> Vec<Self> {
+        part.blocks.iter().map(Self::of).collect()
+    }
+}
+
 /// Where a block that was written is.
 #[derive(Clone, Debug)]
 struct Place {
@@ -120,7 +147,7 @@ pub(super) fn lay_out<'p>(
 ) -> Result<Written, String> {
     let mut layout = Layout::new(snapshot.epoch, name);
     for part in &snapshot.parts {
-        layout.part(part, last, &earlier)?;
+        layout.part(part, Sums::of_all(part), last, &earlier)?;
     }
     layout.finish(snapshot)
 }
@@ -140,15 +167,16 @@ impl Layout {
         let mut out = Out { chunks: Vec::new(), bytes: 0, hasher: crc32fast::Hasher::new() };
         let mut head = MAGIC.to_vec();
         head.extend_from_slice(&VERSION.to_be_bytes());
-        out.push(Bytes::from(head));
+        out.push(Bytes::from(head), None);
         let index = Index { epoch, ..Index::default() };
         Self { epoch, name: Arc::from(name), out, index, refers: BTreeSet::new(), places: Places::default() }
     }
 
-    /// Adds a part with the blocks that it has.
+    /// Adds a part with the blocks that it has, and the sums of each.
     pub(super) fn part<'p>(
         &mut self,
         part: &Part,
+        sums: Vec<Sums>,
         last: Option<&Places>,
         earlier: &impl Fn(u64) -> Option<&'p Places>,
     ) -> Result<(), String> {
@@ -162,7 +190,8 @@ impl Layout {
             blocks: Vec::with_capacity(part.blocks.len()),
         });
         let at = self.index.parts.len() - 1;
-        let mut blocks: Vec<Cow<'_, Block>> = part.blocks.iter().map(Cow::Borrowed).collect();
+        let mut blocks: Vec<(Cow<'_, Block>, Sums)> =
+            part.blocks.iter().map(Cow::Borrowed).zip(sums).collect();
         if let Some(since) = part.since {
             let mut next = None;
             for (key, place) in earlier(since).into_iter().flat_map(|places| places.part(part)) {
@@ -176,9 +205,9 @@ impl Layout {
                 ));
             };
             // What has gone goes first: a key that has come again since then is among the rows.
-            blocks.retain(|block| block.rows > 0);
-            blocks.sort_by_key(|block| block.role != Role::Gone);
-            for (id, block) in (next..).zip(&mut blocks) {
+            blocks.retain(|(block, _)| block.rows > 0);
+            blocks.sort_by_key(|(block, _)| block.role != Role::Gone);
+            for (id, (block, _)) in (next..).zip(&mut blocks) {
                 let block = block.to_mut();
                 block.id = id;
                 if block.role == Role::Rows {
@@ -186,7 +215,7 @@ impl Layout {
                 }
             }
         }
-        for block in &blocks {
+        for (block, sums) in &blocks {
             let key = key_of(part, block.id);
             let known = match &block.content {
                 Content::Earlier { epoch, .. } => {
@@ -201,27 +230,33 @@ impl Layout {
                 }
                 Content::Rows { .. } => last.and_then(|places| places.0.get(&key)),
             };
-            self.block(at, key, block, known);
+            self.block(at, key, (block, sums), known);
         }
         Ok(())
     }
 
     /// Adds a block that was read later to the part of this number. `known` is where the block of its id was
     /// last written.
-    pub(super) fn later(&mut self, at: usize, part: &Part, block: &Block, known: Option<&Places>) {
+    pub(super) fn later(
+        &mut self,
+        at: usize,
+        part: &Part,
+        (block, sums): &(Block, Sums),
+        known: Option<&Places>,
+    ) {
         let key = key_of(part, block.id);
         let known = known.and_then(|places| places.0.get(&key));
-        self.block(at, key, block, known);
+        self.block(at, key, (block, sums), known);
     }
 
     /// Adds a block: as it is known, or written here.
-    fn block(&mut self, at: usize, key: Key, block: &Block, known: Option<&Place>) {
+    fn block(&mut self, at: usize, key: Key, (block, sums): (&Block, &Sums), known: Option<&Place>) {
         let mut place = match (&block.content, known) {
             (Content::Earlier { .. }, Some(known)) => known.clone(),
             // Not known: refused before.
             (Content::Earlier { .. }, None) => return,
             (Content::Rows { schema, bytes }, known) => {
-                let hash = if bytes.len() >= SHARED_BYTES_MIN { xxh3_128(bytes) } else { 0 };
+                let hash = sums.hash;
                 let known = known.filter(|known| {
                     hash != 0
                         && known.hash == hash
@@ -235,10 +270,10 @@ impl Layout {
                         let entry = BlockEntry {
                             offset: self.out.bytes,
                             bytes: bytes.len() as u64,
-                            crc32: crc32fast::hash(bytes),
+                            crc32: sums.crc32.clone().finalize(),
                             ..BlockEntry::default()
                         };
-                        self.out.push(bytes.clone());
+                        self.out.push(bytes.clone(), Some(&sums.crc32));
                         let (file, schema) = (Arc::clone(&self.name), Arc::clone(schema));
                         Place { epoch: self.epoch, file, entry, schema, hash }
                     }
@@ -288,8 +323,8 @@ impl Layout {
         let mut foot = (index.len() as u64).to_be_bytes().to_vec();
         foot.extend_from_slice(&crc32fast::hash(&index).to_be_bytes());
         foot.extend_from_slice(MAGIC);
-        self.out.push(Bytes::from(index));
-        self.out.push(Bytes::from(foot));
+        self.out.push(Bytes::from(index), None);
+        self.out.push(Bytes::from(foot), None);
         let crc32 = self.out.hasher.finalize();
         let (refers, places) = (self.refers, self.places);
         Ok(Written { chunks: self.out.chunks, bytes: self.out.bytes, crc32, refers, states, places })
@@ -307,9 +342,13 @@ struct Out {
 }
 
 impl Out {
-    fn push(&mut self, chunk: Bytes) {
+    /// Adds a chunk; where its CRC-32 is known it is not read again.
+    fn push(&mut self, chunk: Bytes, crc32: Option<&crc32fast::Hasher>) {
         self.bytes += chunk.len() as u64;
-        self.hasher.update(&chunk);
+        match crc32 {
+            Some(crc32) => self.hasher.combine(crc32),
+            None => self.hasher.update(&chunk),
+        }
         self.chunks.push(chunk);
     }
 }

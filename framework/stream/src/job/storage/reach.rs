@@ -5,8 +5,11 @@ use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 
 use afflux_wire::{Attempt, Code, Status};
 
-use super::{Storage, failed};
+use super::{Storage, failed, is_transient};
 use crate::Result;
+
+/// Tries to write what is read back.
+const REACH_TRIES_MAX: u32 = 8;
 
 impl Storage {
     /// Writes a nonce, reads it back and deletes it: a process that has no access to the place learns it
@@ -19,8 +22,17 @@ impl Storage {
         let written = format!("{who} {nonce}");
         let said = |error| failed(&self.place, &path, &error);
         let options = PutOptions::from(PutMode::Overwrite);
-        // Not flushed to the disk, and not tried again: it is a question, and nobody keeps the answer.
-        self.store.put_opts(&path, PutPayload::from(written.clone()), options).await.map_err(said)?;
+        // Not flushed to the disk: it is a question, and nobody keeps the answer. It is tried again since another
+        // process that has asked just now takes the directory away with its own question, if that is the last.
+        let mut tries = 1;
+        while let Err(error) =
+            self.store.put_opts(&path, PutPayload::from(written.clone()), options.clone()).await
+        {
+            if tries == REACH_TRIES_MAX || !is_transient(&error) {
+                return Err(said(error));
+            }
+            tries += 1;
+        }
         let read = self.get(&path).await?;
         if let Err(error) = self.store.delete(&path).await {
             tracing::warn!(place = %self.place, %path, %error, "what was written to try the storage stays");
@@ -70,6 +82,23 @@ mod tests {
         storage.reach("node-1", "7").await.unwrap();
         assert!(storage.jobs().await.unwrap().is_empty());
         assert!(!dir.path().join(".afflux/reach/node-1-7").exists());
+    }
+
+    #[tokio::test]
+    async fn processes_that_ask_at_once_do_not_take_the_place_from_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::directory(dir.path()).unwrap();
+        let asking = (0..4).map(|node| {
+            let storage = storage.clone();
+            tokio::spawn(async move {
+                for nonce in 0..200 {
+                    storage.reach(&format!("node-{node}"), &nonce.to_string()).await.unwrap();
+                }
+            })
+        });
+        for asked in futures_util::future::join_all(asking).await {
+            asked.unwrap();
+        }
     }
 
     #[cfg(unix)]

@@ -7,15 +7,17 @@ use object_store::{ObjectStore as _, WriteMultipart};
 
 use afflux_wire::Status;
 
-use super::file::{Layout, Places, Written};
+use super::file::{Layout, Places, Sums, Written};
 use super::{Storage, failed};
 use crate::Result;
-use crate::snapshot::{Block, BlockWriter, Reader, TaskSnapshot};
+use crate::snapshot::{Block, BlockWriter, Part, Reader, TaskSnapshot};
 
 /// Bytes of one part of an upload; S3 wants 5 MiB at least, and 10,000 parts at most.
 pub const UPLOAD_PART_BYTES: usize = 8 << 20;
 /// Parts of one upload in memory: one is being read from the state's disk, the others are being written.
 pub const UPLOAD_PARTS_MAX: usize = 3;
+/// Checksums of so many bytes are made on a thread of their own: the one that stores also talks to others.
+const BESIDE_BYTES_MIN: u64 = 1 << 20;
 
 impl Storage {
     /// Writes a file whose parts have rows that are still on disk. It is there when all of it is written, and
@@ -74,7 +76,9 @@ impl Storage {
             }
             if empty {
                 // A checkpoint names every state.
-                layout.later(at, part, &BlockWriter::new().finish(0, None), None);
+                let block = BlockWriter::new().finish(0, None);
+                let sums = Sums::of(&block);
+                layout.later(at, part, &(block, sums), None);
             }
         }
         let mut written = layout.finish(snapshot).map_err(Status::internal)?;
@@ -94,9 +98,23 @@ impl Storage {
     }
 
     /// Reads the next blocks where a thread may wait for the disk.
-    async fn read_beside(&self, mut reader: Reader) -> Result<(Reader, Vec<Block>)> {
-        let read = move || reader.read(UPLOAD_PART_BYTES as u64).map(|blocks| (reader, blocks));
+    async fn read_beside(&self, mut reader: Reader) -> Result<(Reader, Vec<(Block, Sums)>)> {
+        let read = move || {
+            let blocks = reader.read(UPLOAD_PART_BYTES as u64)?;
+            let sums: Vec<Sums> = blocks.iter().map(Sums::of).collect();
+            Ok((reader, blocks.into_iter().zip(sums).collect()))
+        };
         self.beside(read).await?
+    }
+
+    /// The sums of all blocks that are at hand, part by part.
+    pub(super) async fn sums(&self, snapshot: &TaskSnapshot) -> Result<Vec<Vec<Sums>>> {
+        let of_all = |parts: &[Part]| parts.iter().map(Sums::of_all).collect();
+        if snapshot.parts.iter().map(Part::len).sum::<u64>() < BESIDE_BYTES_MIN {
+            return Ok(of_all(&snapshot.parts));
+        }
+        let parts = snapshot.parts.clone();
+        self.beside(move || of_all(&parts)).await
     }
 }
 

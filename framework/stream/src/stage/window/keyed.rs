@@ -15,6 +15,7 @@ use crate::Result;
 use crate::aggregate::Aggregate;
 use crate::key::Key;
 use crate::operator::{KeyedOperator, OperatorCx, Output, SideTag};
+use crate::poison::{Doing, while_doing};
 use crate::state::State;
 use crate::time::Timestamp;
 use crate::window::{Firing, Pace, Panes, Timing, Trigger, Window};
@@ -188,6 +189,7 @@ impl<K: Key, T: 'static, A: Aggregate<K, T>, O: 'static> WindowOperator<K, T, A,
         out: &mut Output<O>,
     ) {
         let window = Window { start: Timestamp::from_millis(start), end: Timestamp::from_millis(end) };
+        let _doing = while_doing(|| Doing::of(format!("{} of key", super::in_words(window)), cx.key()));
         let row = (self.result)(firing, self.aggregate.finish(cx.key().clone(), window, acc));
         if self.rules.by_clock || end == i64::MAX { out.emit(row) } else { out.emit_at(row, window.last()) }
     }

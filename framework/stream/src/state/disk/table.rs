@@ -97,7 +97,7 @@ struct CutRows<K, V> {
 
 impl<K, V> CutRows<K, V> {
     fn push(&mut self, entry: &(K, V)) -> usize {
-        (self.write)(&mut self.blocks, self.tag, entry)
+        (self.write.one)(&mut self.blocks, self.tag, entry)
     }
 }
 
@@ -117,7 +117,7 @@ impl<K: Key, V> ReadRows for TableRows<K, V> {
         while bytes > 0 {
             let Some(item) = self.rows.next() else { return Ok(false) };
             let entry = (self.decode)(&tree::row(item)?.1).map_err(|e| damaged(&self.name, &e))?;
-            bytes = bytes.saturating_sub((self.write)(blocks, self.tag, &entry).max(1));
+            bytes = bytes.saturating_sub((self.write.one)(blocks, self.tag, &entry).max(1));
         }
         Ok(true)
     }

@@ -108,7 +108,7 @@ proptest! {
                     }
                 }
                 Step::Cut if was.is_none() => {
-                    table.begin(|blocks, _, row| blocks.push(row), 0).unwrap();
+                    table.begin(WriteRow::pairs(), 0).unwrap();
                     was = Some(expected.clone());
                 }
                 Step::Cut => {}
@@ -128,7 +128,7 @@ proptest! {
             }
         }
         prop_assert!(table.poll_prepare(&mut task, std::iter::empty()).is_ready());
-        table.begin(|blocks, _, row| blocks.push(row), 0).unwrap();
+        table.begin(WriteRow::pairs(), 0).unwrap();
         loop {
             if let Some(rows) = go_on(&mut table, &mut snapshot, usize::MAX) {
                 same(&rows, &expected);
@@ -249,7 +249,7 @@ fn a_checkpoint_of_state_on_disk_is_what_it_was_at_the_barrier_though_writes_go_
             }
         }
         let mut snapshot = TaskSnapshot::new(1);
-        table.begin(|blocks, _, row| blocks.push(row), 0).unwrap();
+        table.begin(WriteRow::pairs(), 0).unwrap();
         let mut blocks = loop {
             if let Some(blocks) = table.write_cut(&mut { 1 << 20 }).unwrap() {
                 break blocks;

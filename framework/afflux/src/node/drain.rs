@@ -1,0 +1,187 @@
+//! Leaving on request: tasks go on elsewhere, calls are answered, and then the node ends as by SIGTERM.
+//!
+//! What [`Node::close`] does alone loses nothing either, but jobs notice it as the loss of a node and go on from
+//! their last checkpoint. Here they go on from one that is taken for it. For that the node has to be reached as
+//! before: it says by a label of its record that it gets no tasks, and that it leaves only when they are gone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use afflux_actor::clock;
+use afflux_registry::watch;
+use afflux_wire::Status;
+
+use super::Node;
+use super::facts::{DRAINS, takes_tasks};
+use crate::error::Error;
+use crate::jobs::JobInfo;
+
+/// Longest wait until all tasks run elsewhere.
+const HAND_OVER_MAX: Duration = Duration::from_secs(60);
+/// Longest wait until the registry shows that this node drains: before that, tasks could be given back to it.
+const ANNOUNCED_MAX: Duration = Duration::from_secs(5);
+/// Times that a job is asked to go elsewhere: its coordinator may have seen the news too late.
+const HAND_OVERS_MAX: u32 = 3;
+/// Between two looks at what is left.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Says that a node has ended, however its end came about.
+pub(super) struct Ended<'a>(pub(super) &'a watch::Sender<bool>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Node {
+    /// Resolves when it has been closed, by whomever.
+    pub async fn closed(&self) {
+        let mut ended = self.inner.ended.subscribe();
+        // The sender lives as long as this node.
+        let _ended = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Drains when somebody asks it to, over the node port or by the dashboard.
+    pub(super) fn drain_when_asked(&self) {
+        let (mut asked, mut closing) = (self.inner.facts.asked.subscribe(), self.inner.closing.subscribe());
+        let node = self.clone();
+        self.io().spawn_future(async move {
+            let is_asked = async { asked.wait_for(|asked| *asked).await.is_ok() };
+            let closes = async { closing.wait_for(|closing| *closing).await.is_ok() };
+            let drains = tokio::select! {
+                biased;
+                _ = closes => false,
+                asked = is_asked => asked,
+            };
+            if drains {
+                tracing::info!("asked to drain");
+                node.drain().await;
+            }
+        });
+    }
+
+    /// Leaves the cluster without losing what it does: it takes no new work, its tasks go on on other nodes
+    /// from a checkpoint that is taken for it, at most a minute long; the calls it has are answered within `drain.grace_ms`; then
+    /// it is [closed](Node::close). What could not be handed over ends with it, and goes on as after a loss.
+    pub async fn drain(&self) {
+        let inner = &self.inner;
+        inner.facts.begin_drain();
+        inner.facts.labels.lock().insert(DRAINS.to_owned(), "1".to_owned());
+        self.publish();
+        self.hand_over().await;
+        // From now on others get the calls.
+        inner.probes.unmet("serving", "the node drains");
+        inner.facts.drains(|drain| drain.phase = "calls".to_owned());
+        self.answer().await;
+        inner.facts.drains(|drain| drain.phase = "leaving".to_owned());
+        self.close().await;
+    }
+
+    fn is_closing(&self) -> bool {
+        *self.inner.closing.borrow()
+    }
+
+    /// Sees to it that its tasks run elsewhere.
+    async fn hand_over(&self) {
+        let announced_until = clock::now() + ANNOUNCED_MAX;
+        while !self.is_announced().await && !self.is_closing() {
+            if clock::now() >= announced_until {
+                return self.keep("all jobs", "the registry does not tell others that this node drains");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let until = clock::now() + HAND_OVER_MAX;
+        let mut asked: BTreeMap<String, u32> = BTreeMap::new();
+        while clock::now() < until && !self.is_closing() {
+            let jobs = match self.jobs_here().await {
+                Ok(Some(jobs)) => jobs,
+                Ok(None) => return,
+                // Who coordinates is changing.
+                Err(error) => {
+                    tracing::debug!(%error, "the coordinator does not say what runs here");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
+            let tasks = jobs.iter().flat_map(|job| &job.tasks).filter(|task| task.node == self.id().as_str());
+            let tasks = u32::try_from(tasks.count()).unwrap_or(u32::MAX);
+            self.inner.facts.drains(|drain| drain.tasks = tasks);
+            let mut movable = 0;
+            for job in &jobs {
+                let times = asked.entry(job.id.clone()).or_default();
+                if *times > HAND_OVERS_MAX {
+                    continue;
+                }
+                movable += 1;
+                // One that restarts now is placed on other nodes anyway.
+                if job.state != "running" {
+                    continue;
+                }
+                *times += 1;
+                if *times > HAND_OVERS_MAX {
+                    self.keep(&job.id, &format!("it was sent away {HAND_OVERS_MAX} times, and is here"));
+                } else if let Err(status) = self.send_away(job).await {
+                    *times = HAND_OVERS_MAX + 1;
+                    self.keep(&job.id, &status.message);
+                }
+            }
+            if movable == 0 {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Notes a job that is not handed over.
+    fn keep(&self, job: &str, why: &str) {
+        tracing::warn!(job, why, "not handed over");
+        self.inner.facts.drains(|drain| drain.kept.push(format!("{job}: {why}")));
+    }
+
+    /// Whether the registry shows that it drains.
+    async fn is_announced(&self) -> bool {
+        let view = self.inner.registry.view().await;
+        view.is_ok_and(|view| view.instance(self.id()).is_none_or(|own| !takes_tasks(own)))
+    }
+
+    /// The jobs with tasks here; none where nobody coordinates jobs.
+    async fn jobs_here(&self) -> Result<Option<Vec<JobInfo>>, Status> {
+        let Ok(client) = self.cluster().jobs().await else { return Ok(None) };
+        let mut jobs = client.list().await?;
+        jobs.retain(|job| !job.has_ended() && job.tasks.iter().any(|task| task.node == self.id().as_str()));
+        Ok(Some(jobs))
+    }
+
+    /// Has a job take a checkpoint and go on from it, as wide as it is, on the nodes that do not drain.
+    async fn send_away(&self, job: &JobInfo) -> Result<(), Status> {
+        let build = &self.inner.facts.build;
+        let view = self.inner.registry.view().await?;
+        let able = view
+            .instances
+            .iter()
+            .any(|other| takes_tasks(other) && other.build == *build && other.node != *self.id());
+        if !able {
+            return Err(Status::precondition(format!(
+                "no other node of build {build} is ready: it goes on when one is"
+            )));
+        }
+        let jobs = self.cluster().jobs().await.map_err(Error::into_status)?;
+        let tasks = jobs.counts(job.id.clone()).await?.parallelism;
+        jobs.rescale(job.id.clone(), tasks).await?;
+        Ok(())
+    }
+
+    /// Waits for the answers of the calls it has.
+    async fn answer(&self) {
+        let until = clock::now() + Duration::from_millis(self.inner.settings.drain_grace_ms);
+        loop {
+            let calls = self.inner.facts.calls();
+            self.inner.facts.drains(|drain| drain.calls = calls);
+            if calls == 0 || clock::now() >= until || self.is_closing() {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}

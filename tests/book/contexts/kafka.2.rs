@@ -1,0 +1,4 @@
+use afflux::connectors::Kafka;
+fn f() -> Kafka {
+    //> here
+}
