@@ -19,6 +19,7 @@ use afflux_wire::Incarnation;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::namespaces::{self, Namespace};
 use crate::pipeline::{MISTAKE, Mistake};
 use crate::proxy::{Proxy, free_port};
 
@@ -41,7 +42,29 @@ struct NodeProcess {
     killed: bool,
     /// When it is to be started again.
     due: Option<Instant>,
-    lines: Option<Lines>,
+    net: Net,
+}
+
+/// How a node reaches the others.
+pub(crate) enum Net {
+    /// Straight.
+    Open,
+    /// Through proxies.
+    Proxied(Lines),
+    /// From a namespace of its own.
+    Apart(Namespace),
+}
+
+/// What a cluster's network is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// The machine's.
+    #[default]
+    Machine,
+    /// Proxies, between all that nodes say to each other.
+    Proxies,
+    /// A namespace for each node.
+    Namespaces,
 }
 
 /// What stands between a node and the others.
@@ -52,6 +75,17 @@ pub(crate) struct Lines {
     pub(crate) front: Proxy,
     /// Between the node and the launcher.
     pub(crate) launcher: Proxy,
+}
+
+impl Lines {
+    fn lay(launcher: &str) -> Result<Self> {
+        let laid = || {
+            let listen = free_port()?.to_string();
+            let (front, launcher) = (Proxy::to(listen.clone())?, Proxy::to(launcher.to_owned())?);
+            Ok(Self { listen, front, launcher })
+        };
+        laid().map_err(|error: std::io::Error| Error::failed(format!("no port for a proxy: {error}")))
+    }
 }
 
 /// Who knows the nodes.
@@ -70,8 +104,8 @@ pub(crate) struct Shape {
     pub(crate) nodes: usize,
     /// Their settings.
     pub(crate) settings: Vec<String>,
-    /// Whether all that they say to each other passes proxies.
-    pub(crate) proxies: bool,
+    /// What lies between them.
+    pub(crate) network: Network,
     /// The etcd that knows them; nothing: the launcher does.
     pub(crate) etcd: Option<String>,
     /// What the pipeline does wrong on purpose.
@@ -106,27 +140,25 @@ impl Cluster {
         let (token, cluster) =
             (format!("chaos-{}", std::process::id()), format!("chaos-{}", std::process::id()));
         let (known, registry) = match &shape.etcd {
-            None => here(&cluster, &token).await?,
+            None => here(&cluster, &token, shape.network).await?,
             Some(server) => etcd(&cluster, server)?,
         };
         let address = known.address();
-        let lines = |wanted: bool| -> std::io::Result<Option<Lines>> {
-            let (true, Some(address)) = (wanted, &address) else { return Ok(None) };
-            let listen = free_port()?.to_string();
-            let (front, launcher) = (Proxy::to(listen.clone())?, Proxy::to(address.clone())?);
-            Ok(Some(Lines { listen, front, launcher }))
-        };
-        let node = |number| {
+        let node = |number: usize| {
+            let net = match (shape.network, &address) {
+                (Network::Proxies, Some(launcher)) => Lines::lay(launcher).map(Net::Proxied),
+                (Network::Namespaces, _) => Namespace::make(number).map(Net::Apart),
+                _ => Ok(Net::Open),
+            };
             Ok(NodeProcess {
-                id: format!("node-{number}"),
+                id: format!("node-{}", number + 1),
                 child: None,
                 killed: false,
                 due: Some(Instant::now()),
-                lines: lines(shape.proxies)?,
+                net: net?,
             })
         };
-        let nodes: std::io::Result<Vec<NodeProcess>> = (1..=shape.nodes).map(node).collect();
-        let nodes = nodes.map_err(|error| Error::failed(format!("no port for a proxy: {error}")))?;
+        let nodes = (0..shape.nodes).map(node).collect::<Result<Vec<NodeProcess>>>()?;
         let program = std::env::current_exe()
             .map_err(|error| Error::failed(format!("this executable cannot be found again: {error}")))?;
         let mut cluster = Self {
@@ -158,7 +190,7 @@ impl Cluster {
                 let status = child.try_wait().map_err(|e| Error::failed(format!("{}: {e}", node.id)))?;
                 if let Some(status) = status {
                     (node.child, node.due) = (None, Some(now + AGAIN_AFTER));
-                    let joined = node.lines.is_none() || !could_not_join(&self.directory, &node.id);
+                    let joined = matches!(node.net, Net::Open) || !could_not_join(&self.directory, &node.id);
                     if !std::mem::take(&mut node.killed) && joined {
                         self.surprises.push(format!("{} ended by itself: {}", node.id, describe(status)));
                     }
@@ -183,14 +215,20 @@ impl Cluster {
             .append(true)
             .open(log_of(&self.directory, &node.id))
             .map_err(failed)?;
-        let mut command = Command::new(&self.program);
+        let mut command = match &node.net {
+            Net::Apart(namespace) => namespace.command(&self.program),
+            _ => Command::new(&self.program),
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AFFLUX_")) {
             command.env_remove(name);
         }
         command.args(["node", "--until-stdin-ends", "--id", &node.id, "--slots", "1"]);
-        match &node.lines {
-            None => command.args(["--listen", "127.0.0.1:0"]).args(ways),
-            Some(Lines { listen, front, launcher }) => {
+        match &node.net {
+            Net::Open => command.args(["--listen", "127.0.0.1:0"]).args(ways),
+            Net::Apart(namespace) => {
+                command.args(["--listen", &namespace.listen(), "--set", "tls.mode=insecure"]).args(ways)
+            }
+            Net::Proxied(Lines { listen, front, launcher }) => {
                 let advertise = format!("node.advertise={}", front.address());
                 command.args(["--join", launcher.address(), "--listen", listen, "--set", &advertise])
             }
@@ -250,9 +288,9 @@ impl Cluster {
             .map_err(|error| Error::failed(format!("{} cannot be sent {signal}: {error}", node.id)))
     }
 
-    /// What stands between a node and the others.
-    pub(crate) fn lines(&self, index: usize) -> Option<&Lines> {
-        self.nodes[index].lines.as_ref()
+    /// How a node reaches the others.
+    pub(crate) fn net(&self, index: usize) -> &Net {
+        &self.nodes[index].net
     }
 
     /// The node that coordinates the jobs.
@@ -429,14 +467,20 @@ impl Known {
 }
 
 /// A registry in this process, and where nodes find it.
-async fn here(cluster: &str, token: &str) -> Result<(Known, Arc<dyn Registry>)> {
+async fn here(cluster: &str, token: &str, network: Network) -> Result<(Known, Arc<dyn Registry>)> {
+    let host = if network == Network::Namespaces {
+        namespaces::make_bridge()?;
+        namespaces::launcher()
+    } else {
+        "127.0.0.1".to_owned()
+    };
     let place = Place::current().ok_or_else(|| Error::failed("there is no system"))?;
     let wall = Clock::new(std::time::SystemTime::now).wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     let id = format!("launcher-{}", std::process::id());
     let config = MeshConfig {
         incarnation: Incarnation(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
         token: Some(token.to_owned()),
-        listen: Some("127.0.0.1:0".to_owned()),
+        listen: Some(format!("{host}:0")),
         ..MeshConfig::new(id.as_str(), cluster.to_owned())
     };
     let mesh = Mesh::start(config, Transport::Tcp, place.clone(), MeshMetrics::unregistered())?;

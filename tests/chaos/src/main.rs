@@ -6,12 +6,13 @@
 //! record is there, and none twice; otherwise it says what is wrong and ends with exit code 1.
 //!
 //! Reading order: `pipeline`, `ledger` (the check), `out` (the files) and `topics` (of a Kafka), `cluster` (processes), `proxy`
-//! (their network), `run`, `report`.
+//! and `namespaces` (their network), `run`, `report`.
 
 mod beside;
 mod cluster;
 mod ends;
 mod ledger;
+mod namespaces;
 mod nexmark;
 mod out;
 mod pipeline;
@@ -43,6 +44,10 @@ struct Arguments {
     /// Breaks of the network between nodes: resets, torn messages, silence, delays, a node cut off.
     #[arg(long, default_value_t = 0)]
     breaks: u32,
+    /// Breaks the network by losing packets, in a network namespace for each node, not by proxies. Wants root, iproute2 and
+    /// nftables.
+    #[arg(long, conflicts_with_all = ["etcd", "kafka", "nexmark"])]
+    namespaces: bool,
     /// Nodes that are stopped for longer than their leases (SIGSTOP), and go on (SIGCONT).
     #[arg(long, default_value_t = 0)]
     stops: u32,
@@ -104,6 +109,11 @@ fn main() -> ExitCode {
         }));
     }
     let arguments = Arguments::parse();
+    if arguments.namespaces
+        && let Err(error) = namespaces::enter()
+    {
+        return said(Ok(Err(error)));
+    }
     match afflux::actor::system(|| suite(&arguments)) {
         Ok(Ok(true)) => ExitCode::SUCCESS,
         Ok(Ok(false)) => ExitCode::FAILURE,
@@ -171,6 +181,7 @@ async fn suite(arguments: &Arguments) -> afflux::Result<bool> {
         nodes: usize::from(arguments.nodes),
         kills: arguments.kills,
         breaks: arguments.breaks,
+        namespaces: arguments.namespaces,
         stops: arguments.stops,
         rescales: arguments.rescales,
         blackouts: arguments.blackouts,

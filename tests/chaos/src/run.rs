@@ -9,9 +9,10 @@ use clap::ValueEnum;
 use nix::sys::signal::Signal;
 
 use crate::beside::{BESIDE, Note, PAUSE_MS_MAX};
-use crate::cluster::{Cluster, Shape, TICK};
+use crate::cluster::{Cluster, Lines, Net, Network, Shape, TICK};
 use crate::ends::Ends;
 use crate::ledger::Ledger;
+use crate::namespaces::{Fault, Namespace};
 use crate::pipeline::{Mistake, RATE, STOP};
 use crate::report::{Blow, Report};
 use crate::seed::Dice;
@@ -40,6 +41,8 @@ const BREAK_MS: std::ops::Range<u64> = 300..5_000;
 const SLOW_MS: std::ops::Range<u64> = 10..250;
 /// Of a hundred stops, so many stop the coordinator.
 const STOP_COORDINATOR_PERCENT: u64 = 70;
+/// Nodes that may end by themselves before the run is given up.
+const SURPRISES_MAX: usize = 10;
 /// Between two tries to submit the job.
 const SUBMIT_AGAIN: Duration = Duration::from_millis(200);
 
@@ -63,6 +66,8 @@ pub(crate) struct Setup {
     pub(crate) kills: u32,
     /// The network breaks so often.
     pub(crate) breaks: u32,
+    /// Each node has a network namespace of its own, and packets are lost where the network breaks.
+    pub(crate) namespaces: bool,
     /// Nodes are stopped for longer than their leases so often, the coordinator most often.
     pub(crate) stops: u32,
     /// All nodes are killed at once so often.
@@ -127,9 +132,14 @@ pub(crate) async fn run(setup: &Setup, directory: &Path, tell: &mut dyn FnMut(&B
         Ok(ends) => ends,
         Err(error) => return Report { failure: Some(error.to_string()), ..report },
     };
-    let (proxies, etcd) = (setup.breaks > 0, setup.etcd.clone());
+    let network = match (setup.namespaces, setup.breaks) {
+        (true, _) => Network::Namespaces,
+        (false, 0) => Network::Machine,
+        (false, _) => Network::Proxies,
+    };
+    let etcd = setup.etcd.clone();
     let (nodes, mistake, environment) = (setup.nodes, setup.mistake, ends.environment());
-    let shape = Shape { nodes, settings, proxies, etcd, mistake, environment };
+    let shape = Shape { nodes, settings, network, etcd, mistake, environment };
     let cluster = match Cluster::start(directory, shape).await {
         Ok(cluster) => cluster,
         Err(error) => return Report { failure: Some(error.to_string()), ..report },
@@ -286,6 +296,9 @@ impl Run<'_> {
         let began = Instant::now();
         while self.cluster.ready().await < nodes || self.cluster.coordinator().await.is_none() {
             self.turn()?;
+            if self.cluster.surprises.len() > SURPRISES_MAX {
+                return Err(Error::failed("nodes cannot be started"));
+            }
             if began.elapsed() > PATIENCE {
                 return Err(self.never("all nodes and a coordinator").await);
             }
@@ -423,35 +436,13 @@ impl Run<'_> {
     fn break_network(&mut self) -> Result<()> {
         let (alive, dice) = (self.struck(), &mut self.dice);
         let index = dice.pick(&alive).unwrap_or(0);
-        let Some(lines) = self.cluster.lines(index) else { return Ok(()) };
         let time = Duration::from_millis(dice.within(BREAK_MS));
-        let what = match dice.below(6) {
-            0 => {
-                lines.front.reset();
-                "reset"
-            }
-            1 => {
-                lines.front.tear();
-                "tear"
-            }
-            2 => {
-                lines.front.slow(time, Duration::from_millis(dice.within(SLOW_MS)));
-                "slow"
-            }
-            3 => {
-                lines.front.silence(time);
-                "mute"
-            }
-            4 => {
-                // As if its cable were pulled: nobody hears of it, and it hears of nobody that dials it.
-                lines.front.silence(time);
-                lines.launcher.silence(time);
-                "pull"
-            }
-            _ => {
-                lines.front.close(time);
-                lines.launcher.close(time);
-                "cut"
+        let what = match self.cluster.net(index) {
+            Net::Open => return Ok(()),
+            Net::Proxied(lines) => break_lines(lines, dice, time),
+            Net::Apart(namespace) => {
+                let others: Vec<usize> = alive.into_iter().filter(|other| *other != index).collect();
+                break_namespace(namespace, dice, time, &others)?
             }
         };
         self.note(what, (index, false, None));
@@ -529,4 +520,57 @@ impl Run<'_> {
             self.pass(SUBMIT_AGAIN).await?;
         }
     }
+}
+
+/// Breaks what stands between a node and the others in a way that is drawn; says which.
+fn break_lines(lines: &Lines, dice: &mut Dice, time: Duration) -> &'static str {
+    match dice.below(6) {
+        0 => {
+            lines.front.reset();
+            "reset"
+        }
+        1 => {
+            lines.front.tear();
+            "tear"
+        }
+        2 => {
+            lines.front.slow(time, Duration::from_millis(dice.within(SLOW_MS)));
+            "slow"
+        }
+        3 => {
+            lines.front.silence(time);
+            "mute"
+        }
+        4 => {
+            // As if its cable were pulled: nobody hears of it, and it hears of nobody that dials it.
+            lines.front.silence(time);
+            lines.launcher.silence(time);
+            "pull"
+        }
+        _ => {
+            lines.front.close(time);
+            lines.launcher.close(time);
+            "cut"
+        }
+    }
+}
+
+/// The same of a node's namespace.
+fn break_namespace(
+    namespace: &Namespace,
+    dice: &mut Dice,
+    time: Duration,
+    others: &[usize],
+) -> Result<&'static str> {
+    let (fault, what) = match (dice.below(7), dice.pick(others)) {
+        (0, _) => (Fault::Deaf, "deaf"),
+        (1, _) => (Fault::Mute, "mute"),
+        (2, Some(other)) => (Fault::Split(other), "split"),
+        (3, _) => (Fault::Lossy, "lossy"),
+        (4, _) => (Fault::Refuse, "refuse"),
+        (5, _) => (Fault::Down, "down"),
+        _ => (Fault::Drop, "drop"),
+    };
+    namespace.suffer(fault, time)?;
+    Ok(what)
 }
