@@ -81,9 +81,9 @@ pub struct CheckpointInfo {
     pub state: String,
     /// Whether it is kept until somebody deletes it.
     pub savepoint: bool,
-    /// Its start, milliseconds since 1970.
+    /// Its start, milliseconds since 1970; of one that an earlier coordinator took, its end.
     pub started_ms: i64,
-    /// Milliseconds from its start to its manifest, or to its failure.
+    /// Milliseconds from its start to its manifest, or to its failure; nothing where the start is not known.
     pub took_ms: Option<u64>,
     /// Bytes of its files.
     pub bytes: u64,

@@ -5,9 +5,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use afflux_stream::job::{JobSpec, JobState, MANIFEST_NAMES_KEPT, Manifest, Storage, TaskId};
+use afflux_stream::job::{
+    AttemptRecord, Deployment, JobSpec, JobState, MANIFEST_NAMES_KEPT, Manifest, Past, Storage, TaskId,
+};
 use afflux_stream::{Block, BlockWriter, Flow, JobSettings, Restore, TaskSnapshot, vec_source};
-use afflux_wire::Code;
+use afflux_wire::{Attempt, Code};
 
 const TASK: TaskId = TaskId { chain: 0, subtask: 0 };
 
@@ -71,6 +73,7 @@ everywhere! {
     who_is_late_by_a_few_epochs_is_not_taken_for_one_of_long_ago,
     a_savepoint_refers_to_nothing_and_outlives_the_checkpoint_that_it_was_made_of,
     old_checkpoints_go_by_themselves_while_new_ones_are_taken,
+    the_past_is_what_is_kept,
 }
 
 /// A state of two blocks: one that is the same in every epoch, one that is not.
@@ -447,4 +450,33 @@ async fn a_bucket_that_is_not_there_is_named_and_one_that_is_has_been_seen_to_cr
     let Place { storage, .. } = bucket();
     storage.probe().await.unwrap();
     storage.probe().await.unwrap();
+}
+
+async fn the_past_is_what_is_kept(Place { storage, dir: _dir }: Place) {
+    assert_eq!(storage.past("j", 9).await.unwrap(), Past::default());
+    let storage = storage.retaining(2);
+    let begun = |attempt| {
+        let deployment = Deployment { job: "j".into(), attempt: Attempt(attempt), ..Deployment::default() };
+        AttemptRecord::new(deployment, 1)
+    };
+    storage.begin_attempt(&begun(1)).await.unwrap();
+    checkpoint(&storage, "j", 1, &snapshot(1)).await;
+    storage.savepoint("j", 1).await.unwrap();
+    storage.begin_attempt(&begun(2)).await.unwrap();
+    let mut last = Manifest::default();
+    for epoch in 2..=4 {
+        last = checkpoint(&storage, "j", 2, &snapshot(epoch)).await;
+    }
+    storage.retire("j").await.unwrap();
+    let past = storage.past("j", 9).await.unwrap();
+    let seen: Vec<_> = past.checkpoints.iter().map(|c| (c.epoch, c.attempt, c.savepoint)).collect();
+    assert_eq!(seen, [(1, 1, true), (3, 2, false), (4, 2, false)]);
+    let newest = &past.checkpoints[2];
+    assert_eq!((newest.bytes, newest.tasks), (last.files[0].bytes, 1));
+    let (first, second) = (past.attempts[0], past.attempts[1]);
+    assert!(
+        (first.0, second.0) == (1, 2) && first.1 <= second.1 && second.1 <= newest.completed_ms,
+        "{past:?}"
+    );
+    assert_eq!(storage.past("j", 1).await.unwrap().checkpoints, past.checkpoints[2..]);
 }

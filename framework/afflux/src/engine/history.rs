@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use afflux_stream::job::{Coordinator, Event, JobState};
+use afflux_stream::job::{Coordinator, Event, JobState, Past};
 use afflux_stream::{Doing, is_round};
 use afflux_wire::{Code, Status};
 
@@ -112,6 +112,37 @@ impl History {
         self.push(JobEvent { at_ms: now_ms, attempt, state: now.as_str().to_owned(), text });
     }
 
+    /// What the storage knows of the time before this coordinator.
+    pub(super) fn recall(&mut self, past: Past) {
+        for past in past.checkpoints.into_iter().rev() {
+            if self.checkpoints.iter().any(|known| known.epoch == past.epoch) {
+                continue;
+            }
+            self.checkpoints.push_front(CheckpointInfo {
+                epoch: past.epoch,
+                attempt: past.attempt,
+                state: "completed".to_owned(),
+                savepoint: past.savepoint,
+                started_ms: past.completed_ms,
+                took_ms: None,
+                bytes: past.bytes,
+                tasks_stored: past.tasks,
+                tasks: past.tasks,
+                error: None,
+            });
+        }
+        let over = self.checkpoints.len().saturating_sub(CHECKPOINTS_MAX);
+        self.checkpoints.drain(..over);
+        let room = EVENTS_MAX.saturating_sub(self.events.len());
+        let begun = JobState::Deploying.as_str();
+        for (attempt, at_ms) in past.attempts.into_iter().rev().take(room) {
+            if !self.events.iter().any(|known| known.attempt == attempt && known.state == begun) {
+                let text = "as the checkpoint storage has it".to_owned();
+                self.events.push_front(JobEvent { at_ms, attempt, state: begun.to_owned(), text });
+            }
+        }
+    }
+
     fn push(&mut self, event: JobEvent) {
         self.events.push_back(event);
         if self.events.len() > EVENTS_MAX {
@@ -201,6 +232,10 @@ impl Entry {
         }
     }
 
+    fn recall(&mut self, past: Past) {
+        self.history.recall(past);
+    }
+
     /// Its last checkpoint is kept until somebody deletes it.
     pub(super) fn keep(&mut self, epoch: u64) -> CheckpointInfo {
         self.history.kept(epoch)
@@ -208,6 +243,25 @@ impl Entry {
 }
 
 impl Desk {
+    /// Has the jobs show what the storage knows of their past, as soon as it answers.
+    pub(super) fn recall(self: &Arc<Self>) {
+        let Some(storage) = self.parts.storage.clone() else { return };
+        let jobs: Vec<String> = self.table.lock().jobs.keys().cloned().collect();
+        let desk = Arc::clone(self);
+        self.parts.io.spawn_with(move || async move {
+            for job in jobs {
+                match storage.past(&job, CHECKPOINTS_MAX).await {
+                    Ok(past) => {
+                        if let Some(entry) = desk.table.lock().jobs.get_mut(&job) {
+                            entry.recall(past);
+                        }
+                    }
+                    Err(error) => tracing::debug!(job, %error, "the past of a job is not known"),
+                }
+            }
+        });
+    }
+
     /// A job in full, as its tasks tell it now.
     pub(super) async fn detail(&self, job: &str) -> Result<JobDetail, Status> {
         self.refresh(job).await;
@@ -242,6 +296,8 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
+    use afflux_stream::job::PastCheckpoint;
+
     use super::*;
 
     #[test]
@@ -276,5 +332,32 @@ mod tests {
         history.begun(2, 1, 20);
         history.committed(2, &Err(Status::unavailable("the store is gone")), 0, 30);
         assert_eq!(history.checkpoints.back().unwrap().error.as_deref(), Some("the store is gone"));
+    }
+
+    #[test]
+    fn what_the_storage_knows_stands_before_what_this_coordinator_has_seen() {
+        let mut history = History::default();
+        history.begun(4, 2, 1_000);
+        history.committed(4, &Ok(()), 9, 1_010);
+        let event = |attempt, at_ms, state: &str| JobEvent {
+            at_ms,
+            attempt,
+            state: state.into(),
+            text: String::new(),
+        };
+        history.push(event(2, 900, "deploying"));
+        let checkpoint =
+            |epoch| PastCheckpoint { epoch, attempt: 1, completed_ms: 500, bytes: 7, ..Default::default() };
+        let checkpoints = vec![checkpoint(3), checkpoint(4)];
+        history.recall(Past { checkpoints, attempts: vec![(1, 100), (2, 890)] });
+        let epochs: Vec<_> = history.checkpoints.iter().map(|c| (c.epoch, c.attempt, c.bytes)).collect();
+        assert_eq!(epochs, [(3, 1, 7), (4, 2, 9)]);
+        let events: Vec<_> = history.events.iter().map(|event| (event.attempt, event.at_ms)).collect();
+        assert_eq!(events, [(1, 100), (2, 900)]);
+
+        let checkpoints = (5..200).map(checkpoint).collect();
+        history.recall(Past { checkpoints, attempts: (3..300).map(|attempt| (attempt, 0)).collect() });
+        assert_eq!((history.checkpoints.len(), history.events.len()), (CHECKPOINTS_MAX, EVENTS_MAX));
+        assert_eq!(history.checkpoints.back().map(|c| c.epoch), Some(4), "what was seen stands last");
     }
 }

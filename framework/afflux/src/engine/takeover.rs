@@ -46,6 +46,7 @@ impl Desk {
         }
         if self.is_leading() {
             self.table.lock().taken_over();
+            self.recall();
             self.start_standing();
         }
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use afflux_wire::{Code, Status};
 
 use super::deployment::Deployment;
-use super::storage::{Storage, failed};
+use super::storage::Storage;
 use crate::Result;
 
 /// Layout version of a record.
@@ -66,14 +66,8 @@ impl Storage {
     /// # Errors
     /// When the store cannot be listed.
     pub async fn attempts(&self, job: &str) -> Result<Vec<u64>> {
-        let prefix = Path::from(format!("{job}/attempts"));
-        let listed = self.store.list_with_delimiter(Some(&prefix)).await;
-        let listed = listed.map_err(|e| failed(&self.place, &prefix, &e))?;
-        let number = |name: &str| name.strip_suffix(".json").and_then(|n| n.parse().ok());
-        let mut attempts: Vec<u64> =
-            listed.objects.iter().filter_map(|o| o.location.filename().and_then(number)).collect();
-        attempts.sort_unstable();
-        Ok(attempts)
+        let records = self.by_number(&Path::from(format!("{job}/attempts"))).await?;
+        Ok(records.into_iter().map(|record| record.number).collect())
     }
 
     /// What an attempt was begun with.

@@ -20,6 +20,7 @@ pub use executor::{Executor, JobReport, Running, RunningTask, Unstored};
 pub use local::{LocalRun, run_local, start_attempt, start_local};
 pub use restart::{RestartSettings, RestartStrategy};
 pub use storage::{
-    CheckpointFile, Damage, JobEnd, JobSpec, MANIFEST_NAMES_KEPT, MANIFEST_VERSION, Manifest, RETAIN_DEFAULT,
-    StateChange, StateInfo, StateLook, Storage, StoredJob, UPLOAD_PART_BYTES, UPLOAD_PARTS_MAX,
+    CheckpointFile, Damage, JobEnd, JobSpec, MANIFEST_NAMES_KEPT, MANIFEST_VERSION, Manifest, Past,
+    PastCheckpoint, RETAIN_DEFAULT, StateChange, StateInfo, StateLook, Storage, StoredJob, UPLOAD_PART_BYTES,
+    UPLOAD_PARTS_MAX,
 };

@@ -10,6 +10,7 @@
 mod compare;
 mod file;
 mod manifest;
+mod past;
 mod place;
 mod reach;
 mod retain;
@@ -39,6 +40,7 @@ use crate::snapshot::{Restore, TaskSnapshot};
 pub use compare::{StateChange, StateLook};
 use file::{Index, Places};
 pub use manifest::{CheckpointFile, JobEnd, JobSpec, MANIFEST_VERSION, Manifest, StateInfo, StoredJob};
+pub use past::{Past, PastCheckpoint};
 pub use retain::{MANIFEST_NAMES_KEPT, RETAIN_DEFAULT};
 pub use streamed::{UPLOAD_PART_BYTES, UPLOAD_PARTS_MAX};
 pub use verify::Damage;
@@ -321,18 +323,10 @@ impl Storage {
         self.numbered(&Path::from(format!("{job}/savepoints"))).await
     }
 
-    /// The numbers of objects named so, those without content left out.
+    /// The numbers of objects named so, rising; those without content left out.
     async fn numbered(&self, prefix: &Path) -> Result<Vec<u64>> {
-        let listed = self.store.list_with_delimiter(Some(prefix)).await;
-        let listed = listed.map_err(|e| failed(&self.place, prefix, &e))?;
-        let mut numbers: Vec<u64> = listed
-            .objects
-            .iter()
-            .filter(|object| object.size > 0)
-            .filter_map(|object| object.location.filename()?.strip_suffix(".json")?.parse().ok())
-            .collect();
-        numbers.sort_unstable();
-        Ok(numbers)
+        let objects = self.by_number(prefix).await?.into_iter();
+        Ok(objects.filter(|object| !object.is_empty).map(|object| object.number).collect())
     }
 
     /// The manifest of a checkpoint or a savepoint.
