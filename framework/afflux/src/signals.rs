@@ -11,6 +11,9 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
+    /// The name of the signal by which others end a process.
+    pub(crate) const TERMINATE: &'static str = "SIGTERM";
+
     /// Catches the signals from now on.
     pub(crate) fn catch() -> Result<Self> {
         #[cfg(unix)]
@@ -32,7 +35,7 @@ impl Signals {
             tokio::select! {
                 biased;
                 _ = self.interrupt.recv() => "Ctrl-C",
-                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.terminate.recv() => Self::TERMINATE,
             }
         }
         #[cfg(not(unix))]

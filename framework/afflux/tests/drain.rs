@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use afflux::prelude::*;
+use afflux::registry_service::{Home, serve};
 use afflux::settings::Settings;
 use afflux::stream::generate;
 use afflux::{App, Node};
-use afflux_mesh::{MemoryNetwork, Transport};
+use afflux_mesh::{MemoryNetwork, Mesh, MeshConfig, MeshMetrics, Transport};
+use afflux_registry::MemoryRegistry;
 use tokio::sync::Notify;
 
 /// Answers when it is let.
@@ -74,10 +76,20 @@ async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
 
 /// Nodes `a` (with the registry), `b` and `c`, and a job with tasks on each. `c` has the gate.
 async fn cluster(checkpoints: Option<&Path>, entered: &Arc<Notify>, open: &Arc<Notify>) -> Result<[Node; 3]> {
+    cluster_with(checkpoints, entered, open, |settings| settings).await
+}
+
+/// The same, whose nodes have other settings.
+async fn cluster_with(
+    checkpoints: Option<&Path>,
+    entered: &Arc<Notify>,
+    open: &Arc<Notify>,
+    change: impl Fn(Settings) -> Settings,
+) -> Result<[Node; 3]> {
     let transport = Transport::Memory(MemoryNetwork::default());
     let app = App::new("numbers").pipeline("endless", endless);
     let builder = |id: &str, join: &str| {
-        app.node(settings(id, join, checkpoints)).transport(transport.clone()).inline()
+        app.node(change(settings(id, join, checkpoints))).transport(transport.clone()).inline()
     };
     let a = builder("a", "").start().await?;
     let b = builder("b", &a.address()).start().await?;
@@ -156,6 +168,99 @@ fn a_job_without_checkpoints_is_named_and_the_node_leaves_all_the_same() {
             () = c.closed() => {}
         }
         c.closed().await;
+        b.close().await;
+        a.close().await;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_that_leaves_hands_its_tasks_over() {
+    run(|| async {
+        let dir = tempfile::tempdir()?;
+        let [a, b, c] = cluster(Some(dir.path()), &Arc::default(), &Arc::default()).await?;
+        c.leave().await;
+        let jobs = a.cluster().jobs().await?;
+        let job = until(async || jobs.list().await.ok()?.pop().filter(|job| job.state == "running")).await;
+        assert_eq!(job.nodes(), ["a", "b"], "{job:?}");
+        assert!(job.last_checkpoint.is_some(), "it goes on from a checkpoint that was taken for it");
+        assert!(job.failures.is_empty(), "nothing was lost: {:?}", job.failures);
+        // The last that could take something holds the registry: it is not asked, and not waited for.
+        b.leave().await;
+        a.leave().await;
+        Ok(())
+    });
+}
+
+/// A registry that is none of the nodes; its address.
+fn registry(transport: &Transport) -> Result<(Mesh, String)> {
+    let place = afflux_actor::Place::current().expect("tests run in a system");
+    let config = MeshConfig {
+        incarnation: afflux_wire::Incarnation(1),
+        listen: Some("registry:0".into()),
+        ..MeshConfig::new("registry", "afflux")
+    };
+    let mesh = Mesh::start(config, transport.clone(), place.clone(), MeshMetrics::unregistered())?;
+    let address = mesh.local_address();
+    let home = Home { node: "registry".into(), address: address.clone() };
+    mesh.serve(serve(Arc::new(MemoryRegistry::new()), home, place));
+    Ok((mesh, address))
+}
+
+#[test]
+fn a_coordinator_leaves_and_the_next_one_knows_the_jobs_past() {
+    run(|| async {
+        let dir = tempfile::tempdir()?;
+        let transport = Transport::Memory(MemoryNetwork::default());
+        let (registry, address) = registry(&transport)?;
+        let app = App::new("numbers").pipeline("endless", endless);
+        let node = async |id: &str| {
+            let settings =
+                Settings { checkpoint_interval_ms: 50, ..settings(id, &address, Some(dir.path())) };
+            app.node(settings).transport(transport.clone()).inline().start().await
+        };
+        let a = node("a").await?;
+        // Alone, it coordinates.
+        let jobs = until(async || a.cluster().jobs().await.ok()).await;
+        let request = afflux::jobs::JobRequest { pipeline: "endless".into(), ..Default::default() };
+        let id = until(async || jobs.submit(request.clone()).await.ok()).await.id;
+        until(async || jobs.list().await.ok()?.pop()?.last_checkpoint).await;
+        let kept = jobs.savepoint(id.clone()).await?;
+        let b = node("b").await?;
+        b.ready().await;
+        until(async || a.cluster().view().await.ok()?.instance(b.id()).map(|_| ())).await;
+        a.leave().await;
+
+        let past = until(async || {
+            let detail = b.cluster().jobs().await.ok()?.detail(id.clone()).await.ok()?;
+            let known = detail.checkpoints.iter().any(|known| known.epoch == kept.epoch && known.savepoint);
+            (known && detail.info.state == "running").then_some(detail)
+        });
+        let past = past.await;
+        assert!(past.info.failures.is_empty(), "it was handed over: {:?}", past.info.failures);
+        let first = &past.events[0];
+        assert_eq!((first.attempt, first.state.as_str()), (1, "deploying"), "{:?}", past.events);
+        assert!(past.checkpoints.is_sorted_by_key(|known| known.epoch), "{:?}", past.checkpoints);
+        b.close().await;
+        registry.close();
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_that_is_given_no_time_leaves_and_the_job_notices_a_loss() {
+    run(|| async {
+        let dir = tempfile::tempdir()?;
+        let at_once = |settings| Settings { drain_hand_over_ms: 0, checkpoint_interval_ms: 100, ..settings };
+        let [a, b, c] = cluster_with(Some(dir.path()), &Arc::default(), &Arc::default(), at_once).await?;
+        c.leave().await;
+        let jobs = a.cluster().jobs().await?;
+        let job = until(async || {
+            let job = jobs.list().await.ok()?.pop()?;
+            (job.state == "running" && job.nodes() == ["a", "b"]).then_some(job)
+        });
+        let job = job.await;
+        assert!(!job.failures.is_empty(), "{job:?}");
         b.close().await;
         a.close().await;
         Ok(())

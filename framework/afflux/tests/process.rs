@@ -535,6 +535,10 @@ fn main() -> ExitCode {
             operate::what_a_cluster_needs_is_checked_and_a_node_is_drained,
         ),
         (
+            "a_node_that_is_terminated_hands_its_tasks_over",
+            operate::a_node_that_is_terminated_hands_its_tasks_over,
+        ),
+        (
             "bash_completes_commands_options_and_pipelines",
             logs::bash_completes_commands_options_and_pipelines,
         ),

@@ -86,16 +86,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{/*
-Seconds that a node may need to leave: found for the lame duck's time, then its locks given back, its record
+Seconds that a node may need to leave: its tasks handed over, found for the lame duck's time, then its locks given back, its record
 taken out and its calls answered, each within the grace; five more for what closes behind that, ten for spans.
 */}}
 {{- define "afflux.drainSeconds" -}}
 {{- $drain := default dict .Values.settings.drain -}}
 {{- $lame := int64 (default 0 (get $drain "lame_duck_ms")) -}}
+{{- $tasks := int64 5000 -}}
+{{- if hasKey $drain "hand_over_ms" -}}{{- $tasks = int64 (get $drain "hand_over_ms") -}}{{- end -}}
 {{- $grace := int64 2000 -}}
 {{- if hasKey $drain "grace_ms" -}}{{- $grace = int64 (get $drain "grace_ms") -}}{{- end -}}
 {{- $spans := ternary 10 0 (ne (default "" (get (default dict .Values.settings.trace) "otlp_endpoint")) "") -}}
-{{- add (div (add $lame (mul 3 $grace) 999) 1000) 5 $spans -}}
+{{- add (div (add $tasks $lame (mul 3 $grace) 999) 1000) 5 $spans -}}
 {{- end -}}
 
 {{- define "afflux.terminationSeconds" -}}

@@ -4,7 +4,7 @@
 {{- $needed := include "afflux.drainSeconds" . | int64 -}}
 {{- $given := include "afflux.terminationSeconds" . | int64 -}}
 {{- if lt $given $needed -}}
-{{- fail (printf "terminationGracePeriodSeconds = %d is less than the %d s that a node may need to leave (settings.drain): leave it out, or shorten settings.drain.lame_duck_ms and settings.drain.grace_ms" $given $needed) -}}
+{{- fail (printf "terminationGracePeriodSeconds = %d is less than the %d s that a node may need to leave (settings.drain): leave it out, or shorten settings.drain.hand_over_ms, lame_duck_ms and grace_ms" $given $needed) -}}
 {{- end -}}
 {{- if and $v.tls.existingSecret $v.tls.issuerRef.name -}}
 {{- fail "tls.existingSecret and tls.issuerRef.name are two sources of certificates: keep one" -}}

@@ -276,6 +276,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Asks a node to end: SIGTERM. It has tasks and calls until it has handed them over.
+    ///
+    /// # Errors
+    /// A process that is not there.
+    pub(crate) fn end(&mut self, index: usize) -> Result<()> {
+        self.signal(index, Signal::SIGTERM)?;
+        self.nodes[index].killed = true;
+        Ok(())
+    }
+
     /// Stops a node where it stands (SIGSTOP), or lets it go on (SIGCONT).
     ///
     /// # Errors

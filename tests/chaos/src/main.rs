@@ -41,6 +41,9 @@ struct Arguments {
     /// Kills (SIGKILL), one after the other.
     #[arg(long, default_value_t = 50)]
     kills: u32,
+    /// Nodes that are asked to end (SIGTERM), and hand their tasks over.
+    #[arg(long, default_value_t = 0)]
+    leaves: u32,
     /// Breaks of the network between nodes: resets, torn messages, silence, delays, a node cut off.
     #[arg(long, default_value_t = 0)]
     breaks: u32,
@@ -180,6 +183,7 @@ async fn suite(arguments: &Arguments) -> afflux::Result<bool> {
         seed: arguments.seed.unwrap_or(drawn),
         nodes: usize::from(arguments.nodes),
         kills: arguments.kills,
+        leaves: arguments.leaves,
         breaks: arguments.breaks,
         namespaces: arguments.namespaces,
         stops: arguments.stops,

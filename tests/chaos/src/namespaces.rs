@@ -8,6 +8,8 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use afflux::{Error, Result};
@@ -50,6 +52,11 @@ pub(crate) fn enter() -> Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return Ok(());
     }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(
+            Error::usage("network namespaces want root").hint("run it as root, or leave `--namespaces` out")
+        );
+    }
     let program = std::env::current_exe()
         .map_err(|error| Error::failed(format!("this executable cannot be found again: {error}")))?;
     let error = Command::new("unshare")
@@ -87,6 +94,8 @@ pub(crate) fn make_bridge() -> Result<()> {
 pub(crate) struct Namespace {
     name: String,
     place: u8,
+    /// Rises with each fault: an earlier one that is over ends no later one.
+    faults: Arc<AtomicU64>,
 }
 
 impl Namespace {
@@ -106,7 +115,7 @@ impl Namespace {
              -n {name} link set eth0 up",
             address(place)
         ))?;
-        Ok(Self { name, place })
+        Ok(Self { name, place, faults: Arc::default() })
     }
 
     fn place(number: usize) -> u8 {
@@ -130,6 +139,9 @@ impl Namespace {
     /// # Errors
     /// What `nft` or `ip` says.
     pub(crate) fn suffer(&self, fault: Fault, time: Duration) -> Result<()> {
+        let number = self.faults.fetch_add(1, Ordering::Relaxed) + 1;
+        // A fault takes the place of the one before.
+        ip(&format!("-n {} link set eth0 up", self.name))?;
         match fault {
             Fault::Down => ip(&format!("-n {} link set eth0 down", self.name))?,
             other => self.filter(&rules(other))?,
@@ -137,6 +149,9 @@ impl Namespace {
         let healed = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(time).await;
+            if healed.faults.load(Ordering::Relaxed) != number {
+                return;
+            }
             // It has worked once: where it does not, nothing recovers and the run says so.
             let _flushed = healed.filter("");
             let _up = ip(&format!("-n {} link set eth0 up", healed.name));

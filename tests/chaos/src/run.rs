@@ -64,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) nodes: usize,
     /// Nodes are killed so often.
     pub(crate) kills: u32,
+    /// Nodes are asked to end (SIGTERM) so often, and hand their tasks over.
+    pub(crate) leaves: u32,
     /// The network breaks so often.
     pub(crate) breaks: u32,
     /// Each node has a network namespace of its own, and packets are lost where the network breaks.
@@ -92,6 +94,7 @@ pub(crate) struct Setup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Kill,
+    Leave,
     Break,
     Stop,
     Rescale,
@@ -103,6 +106,7 @@ impl Setup {
     fn acts(&self, dice: &mut Dice) -> Vec<Act> {
         let of = |act: Act, times: u32| (0..times).map(move |_| act);
         let acts = of(Act::Kill, self.kills)
+            .chain(of(Act::Leave, self.leaves))
             .chain(of(Act::Break, self.breaks))
             .chain(of(Act::Stop, self.stops))
             .chain(of(Act::Rescale, self.rescales))
@@ -230,13 +234,14 @@ impl Run<'_> {
             self.until("two nodes that live", |run| run.cluster.alive().len() > 1).await?;
             match act {
                 Act::Kill => self.kill(setup.victim).await?,
+                Act::Leave => self.leave(setup.victim).await?,
                 Act::Break => self.break_network()?,
                 Act::Stop => self.stop(setup.victim).await?,
                 Act::Rescale => self.rescale(),
                 Act::Blackout => self.black_out()?,
             }
             let too_soon = match act {
-                Act::Kill | Act::Break | Act::Blackout => TOO_SOON_PERCENT,
+                Act::Kill | Act::Leave | Act::Break | Act::Blackout => TOO_SOON_PERCENT,
                 Act::Stop => 0,
                 Act::Rescale => RESCALE_TOO_SOON_PERCENT,
             };
@@ -416,6 +421,14 @@ impl Run<'_> {
         let chosen = self.choose(victim).await?;
         self.cluster.kill(chosen.0)?;
         self.note("kill", chosen);
+        Ok(())
+    }
+
+    /// Asks a node to end.
+    async fn leave(&mut self, victim: Victim) -> Result<()> {
+        let chosen = self.choose(victim).await?;
+        self.cluster.end(chosen.0)?;
+        self.note("leave", chosen);
         Ok(())
     }
 

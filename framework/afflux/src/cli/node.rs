@@ -50,7 +50,15 @@ pub(crate) async fn node(app: &App, global: &Global, args: &NodeArgs) -> Result<
     };
     tracing::info!(why, "shutting down");
     let closing = async {
-        node.close().await;
+        match why {
+            // A process that is replaced. At a terminal nobody wants to wait, nor does a launcher that ends.
+            Signals::TERMINATE => tokio::select! {
+                biased;
+                () = &mut parent => node.close().await,
+                () = node.leave() => {}
+            },
+            _ => node.close().await,
+        }
         exports.close().await;
     };
     tokio::select! {

@@ -243,7 +243,7 @@ impl Entry {
 }
 
 impl Desk {
-    /// Has the jobs show what the storage knows of their past, as soon as it answers.
+    /// Has the jobs show what the storage knows of their past; a storage that does not answer is not asked again.
     pub(super) fn recall(self: &Arc<Self>) {
         let Some(storage) = self.parts.storage.clone() else { return };
         let jobs: Vec<String> = self.table.lock().jobs.keys().cloned().collect();

@@ -1,4 +1,4 @@
-//! Leaving on request: tasks go on elsewhere, calls are answered, and then the node ends as by SIGTERM.
+//! Leaving on request and on SIGTERM: tasks go on elsewhere, calls are answered, and then the node ends.
 //!
 //! What [`Node::close`] does alone loses nothing either, but jobs notice it as the loss of a node and go on from
 //! their last checkpoint. Here they go on from one that is taken for it. For that the node has to be reached as
@@ -8,20 +8,25 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use afflux_actor::clock;
-use afflux_registry::watch;
+use afflux_registry::{Instance, watch};
+use afflux_stream::job::Deployment;
 use afflux_wire::Status;
+use futures_util::future::join_all;
 
 use super::Node;
 use super::facts::{DRAINS, takes_tasks};
+use crate::engine::Worker;
 use crate::error::Error;
 use crate::jobs::JobInfo;
 
-/// Longest wait until all tasks run elsewhere.
+/// Longest wait until all tasks run elsewhere, where somebody asked for it.
 const HAND_OVER_MAX: Duration = Duration::from_secs(60);
 /// Longest wait until the registry shows that this node drains: before that, tasks could be given back to it.
 const ANNOUNCED_MAX: Duration = Duration::from_secs(5);
 /// Times that a job is asked to go elsewhere: its coordinator may have seen the news too late.
 const HAND_OVERS_MAX: u32 = 3;
+/// The fencing token of requests that a node makes to its own worker.
+const OF_THE_NODE: u64 = 0;
 /// Between two looks at what is left.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -66,10 +71,7 @@ impl Node {
     /// it is [closed](Node::close). What could not be handed over ends with it, and goes on as after a loss.
     pub async fn drain(&self) {
         let inner = &self.inner;
-        inner.facts.begin_drain();
-        inner.facts.labels.lock().insert(DRAINS.to_owned(), "1".to_owned());
-        self.publish();
-        self.hand_over().await;
+        self.hand_over(HAND_OVER_MAX).await;
         // From now on others get the calls.
         inner.probes.unmet("serving", "the node drains");
         inner.facts.drains(|drain| drain.phase = "calls".to_owned());
@@ -78,12 +80,45 @@ impl Node {
         self.close().await;
     }
 
+    /// Leaves the cluster as on SIGTERM: tasks that other nodes can take are handed over as by [`Node::drain`], within
+    /// `drain.hand_over_ms`; then it is [closed](Node::close).
+    pub async fn leave(&self) {
+        let within = Duration::from_millis(self.inner.settings.drain_hand_over_ms);
+        self.inner.probes.unmet("serving", "the node leaves");
+        // A registry or a coordinator that does not answer holds nobody back for longer.
+        if !within.is_zero() && tokio::time::timeout(within, self.hand_over_on_leaving(within)).await.is_err()
+        {
+            tracing::warn!(
+                after_ms = within.as_millis(),
+                "not all tasks were handed over: they go on as after a loss; drain.hand_over_ms gives them more time"
+            );
+        }
+        self.close().await;
+    }
+
+    async fn hand_over_on_leaving(&self, within: Duration) {
+        // Who asked for a drain wants it done.
+        if *self.inner.facts.asked.borrow() {
+            return self.closed().await;
+        }
+        if self.is_closing() || self.jobs_held().await.is_empty() {
+            return;
+        }
+        match self.inner.facts.may_drain().await {
+            Ok(()) => self.hand_over(within).await,
+            Err(status) => self.keep("all jobs", &status.message),
+        }
+    }
+
     fn is_closing(&self) -> bool {
         *self.inner.closing.borrow()
     }
 
-    /// Sees to it that its tasks run elsewhere.
-    async fn hand_over(&self) {
+    /// Says that it takes no tasks, and sees to it that those it has run elsewhere.
+    async fn hand_over(&self, within: Duration) {
+        self.inner.facts.begin_drain();
+        self.inner.facts.labels.lock().insert(DRAINS.to_owned(), "1".to_owned());
+        self.publish();
         let announced_until = clock::now() + ANNOUNCED_MAX;
         while !self.is_announced().await && !self.is_closing() {
             if clock::now() >= announced_until {
@@ -91,43 +126,50 @@ impl Node {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        let until = clock::now() + HAND_OVER_MAX;
+        let until = clock::now() + within;
         let mut asked: BTreeMap<String, u32> = BTreeMap::new();
         while clock::now() < until && !self.is_closing() {
+            let held = self.jobs_held().await;
+            let tasks = held.values().sum();
+            self.inner.facts.drains(|drain| drain.tasks = tasks);
+            let kept = |job: &String| asked.get(job).is_some_and(|times| *times > HAND_OVERS_MAX);
+            if held.keys().all(kept) {
+                return;
+            }
             let jobs = match self.jobs_here().await {
-                Ok(Some(jobs)) => jobs,
-                Ok(None) => return,
-                // Who coordinates is changing.
+                Ok(jobs) => jobs,
+                // Who coordinates is changing, or has not found out yet what runs here.
                 Err(error) => {
                     tracing::debug!(%error, "the coordinator does not say what runs here");
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                    continue;
+                    Vec::new()
                 }
             };
-            let tasks = jobs.iter().flat_map(|job| &job.tasks).filter(|task| task.node == self.id().as_str());
-            let tasks = u32::try_from(tasks.count()).unwrap_or(u32::MAX);
-            self.inner.facts.drains(|drain| drain.tasks = tasks);
-            let mut movable = 0;
-            for job in &jobs {
+            let mut sent = Vec::new();
+            for job in jobs {
                 let times = asked.entry(job.id.clone()).or_default();
                 if *times > HAND_OVERS_MAX {
                     continue;
                 }
-                movable += 1;
-                // One that restarts now is placed on other nodes anyway.
-                if job.state != "running" {
-                    continue;
-                }
-                *times += 1;
-                if *times > HAND_OVERS_MAX {
-                    self.keep(&job.id, &format!("it was sent away {HAND_OVERS_MAX} times, and is here"));
-                } else if let Err(status) = self.send_away(job).await {
+                if let Err(status) = self.others_take(&job).await {
                     *times = HAND_OVERS_MAX + 1;
                     self.keep(&job.id, &status.message);
+                } else if job.state == "running" {
+                    *times += 1;
+                    if *times > HAND_OVERS_MAX {
+                        self.keep(&job.id, &format!("it was sent away {HAND_OVERS_MAX} times, and is here"));
+                    } else {
+                        sent.push(job);
+                    }
                 }
+                // One that restarts now is placed on other nodes anyway.
             }
-            if movable == 0 {
-                return;
+            // One that takes long holds no other up.
+            let sent = sent.iter().map(|job| async move { (job, self.send_away(job).await) });
+            for (job, result) in join_all(sent).await {
+                if let Err(status) = result {
+                    asked.insert(job.id.clone(), HAND_OVERS_MAX + 1);
+                    self.keep(&job.id, &status.message);
+                }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -145,27 +187,40 @@ impl Node {
         view.is_ok_and(|view| view.instance(self.id()).is_none_or(|own| !takes_tasks(own)))
     }
 
-    /// The jobs with tasks here; none where nobody coordinates jobs.
-    async fn jobs_here(&self) -> Result<Option<Vec<JobInfo>>, Status> {
-        let Ok(client) = self.cluster().jobs().await else { return Ok(None) };
-        let mut jobs = client.list().await?;
+    /// The jobs whose tasks this node has, and how many, as it knows itself: no other node is asked.
+    async fn jobs_held(&self) -> BTreeMap<String, u32> {
+        let worker = self.inner.mesh.client_on::<Worker>(self.id());
+        let mut jobs = BTreeMap::new();
+        for held in worker.running(OF_THE_NODE).await.unwrap_or_default() {
+            let Ok(deployment) = serde_json::from_str::<Deployment>(&held.deployment) else { continue };
+            *jobs.entry(deployment.job).or_default() += u32::try_from(held.tasks.len()).unwrap_or(u32::MAX);
+        }
+        jobs
+    }
+
+    /// The jobs with tasks here, as their coordinator has them.
+    async fn jobs_here(&self) -> Result<Vec<JobInfo>, Status> {
+        let mut jobs = self.cluster().jobs().await.map_err(Error::into_status)?.list().await?;
         jobs.retain(|job| !job.has_ended() && job.tasks.iter().any(|task| task.node == self.id().as_str()));
-        Ok(Some(jobs))
+        Ok(jobs)
+    }
+
+    /// Refuses a job that no other node can run.
+    async fn others_take(&self, job: &JobInfo) -> Result<(), Status> {
+        let build = &self.inner.facts.build;
+        let view = self.inner.registry.view().await?;
+        let able = |other: &Instance| takes_tasks(other) && other.slots > 0 && other.build == *build;
+        if view.instances.iter().any(|other| able(other) && other.node != *self.id()) {
+            return Ok(());
+        }
+        Err(Status::precondition(format!(
+            "no other node of build {build} is ready for job {}: it goes on when one is",
+            job.id
+        )))
     }
 
     /// Has a job take a checkpoint and go on from it, as wide as it is, on the nodes that do not drain.
     async fn send_away(&self, job: &JobInfo) -> Result<(), Status> {
-        let build = &self.inner.facts.build;
-        let view = self.inner.registry.view().await?;
-        let able = view
-            .instances
-            .iter()
-            .any(|other| takes_tasks(other) && other.build == *build && other.node != *self.id());
-        if !able {
-            return Err(Status::precondition(format!(
-                "no other node of build {build} is ready: it goes on when one is"
-            )));
-        }
         let jobs = self.cluster().jobs().await.map_err(Error::into_status)?;
         let tasks = jobs.counts(job.id.clone()).await?.parallelism;
         jobs.rescale(job.id.clone(), tasks).await?;

@@ -72,7 +72,7 @@ impl Facts {
     }
 
     /// Refuses to empty a node that others cannot do without.
-    async fn may_drain(&self) -> Result<(), Status> {
+    pub(super) async fn may_drain(&self) -> Result<(), Status> {
         let view = self.registry.view().await?;
         let others = view.instances.iter().any(|other| takes_tasks(other) && other.node.as_str() != self.id);
         if !others {

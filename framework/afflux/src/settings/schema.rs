@@ -248,6 +248,8 @@ settings! {
     state_cache_mb: u64 = "state.cache_mb", Kind::Integer { min: 1, max: 1_048_576 }, "256" unit "MiB";
     /// Room that state on disk leaves free. With less, tasks take no input until there is more.
     state_reserve_mb: u64 = "state.reserve_mb", Kind::Integer { min: 0, max: 1_048_576 }, "1024" unit "MiB";
+    /// On SIGTERM, tasks get this long to go on on other nodes, from a checkpoint that is taken for it. 0: they go on as after a loss.
+    drain_hand_over_ms: u64 = "drain.hand_over_ms", Kind::Integer { min: 0, max: 600_000 }, "5000" unit "ms";
     /// On the way out, others still find this node for this long while it answers.
     drain_lame_duck_ms: u64 = "drain.lame_duck_ms", Kind::Integer { min: 0, max: 600_000 }, "0" unit "ms";
     /// Calls that were taken before a shutdown get this long to be answered.

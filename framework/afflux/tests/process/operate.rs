@@ -1,6 +1,8 @@
-//! `check --connect` and `drain`, as they are typed.
+//! `check --connect` and `drain`, as they are typed; SIGTERM.
 
-use super::{Dev, fails, json, succeeds};
+use std::time::Instant;
+
+use super::{Dev, PATIENCE, fails, json, program, succeeds, text};
 
 pub(super) fn what_a_cluster_needs_is_checked_and_a_node_is_drained() {
     let dir = tempfile::tempdir().unwrap();
@@ -27,4 +29,39 @@ pub(super) fn what_a_cluster_needs_is_checked_and_a_node_is_drained() {
     fails(at, &["drain", "node-1"], 1, &["node-1 is the only node that is ready"]);
     dev.signal("SIGINT");
     assert_eq!(dev.end().0, Some(0));
+}
+
+pub(super) fn a_node_that_is_terminated_hands_its_tasks_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let kept = ["--set", "checkpoint.dir=kept", "--set", "checkpoint.interval_ms=200", "--slots", "1"];
+    let seed = Dev::start(at, &[&["node", "--id", "seed", "--log-format", "json"][..], &kept].concat());
+    let started = seed.until("node started");
+    let address = json(started.last().unwrap())["address"].as_str().unwrap().to_owned();
+    let other = Dev::start(at, &[&["node", "--id", "other", "--join", &address][..], &kept].concat());
+    other.until("node started");
+    let deadline = Instant::now() + PATIENCE;
+    let job = || json(&succeeds(at, &["jobs", "--json", "--address", &address]))[0].clone();
+    while !succeeds(at, &["nodes", "--address", &address]).contains("other") {
+        assert!(Instant::now() < deadline, "node other does not join");
+    }
+    let run = ["run", "endless", "--detach", "--address", &address, "--parallelism", "2"];
+    loop {
+        let started = program(at, &run).output().unwrap();
+        if started.status.success() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{}", text(&started.stderr));
+    }
+    while !job()["tasks"].as_array().is_some_and(|tasks| tasks.iter().any(|task| task["node"] == "other")) {
+        assert!(Instant::now() < deadline, "{}", job());
+    }
+    other.signal("SIGTERM");
+    let (code, said) = other.end();
+    assert_eq!(code, Some(0), "{said}");
+    let job = job();
+    assert!(job["tasks"].as_array().unwrap().iter().all(|task| task["node"] == "seed"), "{job}");
+    assert!(job["attempt"] == 2 && job["failures"] == serde_json::json!([]), "{job}");
+    seed.signal("SIGTERM");
+    assert_eq!(seed.end().0, Some(0));
 }
