@@ -12,8 +12,8 @@ ARG PACKAGE=afflux-flights
 ARG BIN=flights
 ARG FEATURES=kubernetes,s3
 # musl's target is static by itself.
-RUN cargo build --release --locked -p "$PACKAGE" --bin "$BIN" --features "$FEATURES" \
- && strip -o /app "target/release/$BIN" \
+RUN cargo build --profile image --locked -p "$PACKAGE" --bin "$BIN" --features "$FEATURES" \
+ && cp "target/image/$BIN" /app \
  && python3 tests/image/sbom.py "$PACKAGE" "$FEATURES" "$(rustc -vV | sed -n 's/^host: //p')" > /sbom.cdx.json
 
 FROM scratch

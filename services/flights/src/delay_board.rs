@@ -18,7 +18,8 @@ pub const WORST_ROWS_MAX: u32 = 1_000;
 #[derive(Actor, Default)]
 #[actor(serves(Board), mailbox = 256, overflow = "wait")]
 pub struct DelayBoard {
-    hours: BTreeMap<Timestamp, BTreeMap<(String, String), HourlyDelay>>,
+    /// The rows of an hour are sorted by airport and carrier, and each is there once.
+    hours: BTreeMap<Timestamp, Vec<HourlyDelay>>,
     /// The latest closed hour of each airport ever seen.
     latest: BTreeMap<String, Timestamp>,
     rows: usize,
@@ -34,9 +35,7 @@ impl DelayBoard {
     }
 
     fn origin_now(&self, origin: &str, hour: Timestamp) -> OriginNow {
-        let rows = || {
-            self.hours.get(&hour).into_iter().flat_map(BTreeMap::values).filter(|row| row.origin == origin)
-        };
+        let rows = || self.hours.get(&hour).into_iter().flatten().filter(|row| row.origin == origin);
         let sum = |of: fn(&HourlyDelay) -> u64| rows().map(of).sum::<u64>();
         let (flights, cancelled) = (sum(|row| row.flights), sum(|row| row.cancelled));
         let delay = rows().filter_map(|row| row.total_delay_min).sum::<i64>();
@@ -61,9 +60,15 @@ impl DelayBoard {
                 self.latest.insert(row.origin.clone(), row.window_start);
             }
         }
-        let key = (row.origin.clone(), row.carrier.clone());
         let hour = self.hours.entry(row.window_start).or_default();
-        self.rows += usize::from(hour.insert(key, row).is_none());
+        let key = (row.origin.as_str(), row.carrier.as_str());
+        match hour.binary_search_by(|known| (known.origin.as_str(), known.carrier.as_str()).cmp(&key)) {
+            Ok(at) => hour[at] = row,
+            Err(at) => {
+                hour.insert(at, row);
+                self.rows += 1;
+            }
+        }
         while self.rows > BOARD_ROWS_MAX {
             let Some((_, oldest)) = self.hours.pop_first() else { break };
             self.rows -= oldest.len();
@@ -84,7 +89,7 @@ impl BoardHandler for DelayBoard {
             let known = self.latest.keys().cloned().collect();
             return Err(BoardError::NoSuchOrigin { origin, known }.into());
         };
-        let rows = self.hours.get(latest).into_iter().flat_map(BTreeMap::values);
+        let rows = self.hours.get(latest).into_iter().flatten();
         Ok(rows.filter(|row| row.origin == origin).cloned().collect())
     }
 
@@ -99,7 +104,7 @@ impl BoardHandler for DelayBoard {
         }
         // The best of the worst is on top, so that it is the one to go.
         let mut worst = BinaryHeap::with_capacity(top as usize + 1);
-        for row in self.hours.values().flat_map(BTreeMap::values) {
+        for row in self.hours.values().flatten() {
             if let Some(mean) = row.mean_delay_min() {
                 worst.push(Reverse(Delayed { mean, row }));
                 if worst.len() > top as usize {
@@ -158,11 +163,13 @@ mod tests {
         for row in [
             row(1, "JFK", "UA", 9, 0, Some(900)),
             row(2, "JFK", "AA", 3, 1, Some(10)),
-            row(2, "JFK", "DL", 2, 0, Some(50)),
+            row(2, "JFK", "DL", 1, 0, Some(70)),
+            row(2, "JFK", "DL", 2, 0, Some(50)), // again: in place of the one before
             row(2, "EWR", "UA", 1, 1, None),
         ] {
             board.upsert(row);
         }
+        assert_eq!(board.rows, 4);
         let hour = Timestamp::from_millis(2 * 3_600_000);
         let jfk = board.origin_now("JFK", hour);
         assert_eq!((jfk.flights, jfk.cancelled, jfk.delayed_15), (5, 1, 2));
