@@ -35,6 +35,8 @@ COPY --from=build /sbom.cdx.json /usr/share/sbom/app.cdx.json
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # What the pipelines of services/flights read; a program of your own needs none of it.
 COPY services/flights/data /afflux/services/flights/data
+# Without huge pages a small node has half the memory; one with large state in memory is some percent faster with them (1).
+ENV MIMALLOC_ALLOW_THP=0
 USER 65532:65532
 ENTRYPOINT ["/app"]
 CMD ["node"]

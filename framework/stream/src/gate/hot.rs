@@ -14,6 +14,8 @@ use crate::meter::{EdgeMeter, EdgeReading, KeyShare};
 
 /// One row in so many is looked at where batches are full; all where they are small.
 const SAMPLE_MEAN_MAX: usize = 64;
+/// Rows that are looked at in a window where many more cross: shares are right to half a hundredth.
+const SAMPLES_WANTED: u64 = 16_384;
 /// Keys that are counted at a time.
 const ENTRIES_MAX: usize = 32;
 /// Fewer sampled rows say nothing.
@@ -75,6 +77,8 @@ pub(crate) struct HotKeys {
     told_of: u64,
     /// Rows until the next that is looked at.
     skip: usize,
+    /// At most one of so many rows is looked at, by the rows of the window before.
+    thin: usize,
     random: u64,
 }
 
@@ -88,6 +92,7 @@ impl HotKeys {
             told: None,
             told_of: 0,
             skip: 0,
+            thin: 1,
             random: 0x9E37_79B9_7F4A_7C15,
         }
     }
@@ -108,10 +113,11 @@ impl HotKeys {
             if old {
                 self.before = Window::default();
             }
+            self.thin = usize::try_from(self.before.rows / SAMPLES_WANTED).unwrap_or(usize::MAX / 4).max(1);
             self.began = Some(now);
         }
         self.now.rows += rows as u64;
-        let mean = (rows / 16).clamp(1, SAMPLE_MEAN_MAX);
+        let mean = (rows / 16).clamp(1, SAMPLE_MEAN_MAX).max(self.thin);
         let mut at = self.skip;
         while at < rows {
             self.now.add(hash(at), || text(at));
@@ -233,6 +239,24 @@ mod tests {
         let read = meter.read();
         assert_eq!(read.keys.len(), 1, "{read:?}");
         assert_eq!(read.keys[0].key, "2");
+    }
+
+    #[test]
+    fn where_many_rows_cross_few_are_looked_at_and_shares_stay_right() {
+        let (mut hot, meter) = sketch();
+        let looked_at = std::cell::Cell::new(0);
+        let key = |n| {
+            looked_at.set(looked_at.get() + 1);
+            if mix(n).is_multiple_of(4) { 7 } else { 1_000 + mix(n) % 1_000_000 }
+        };
+        let (rows, seconds) = (16_384, 4);
+        second(&mut hot, Instant::now(), seconds, rows, key);
+        let read = meter.read();
+        assert_eq!(read.keys.len(), 1, "{read:?}");
+        assert!((0.22..0.28).contains(&read.keys[0].share), "{read:?}");
+        // The first window has one row in 64.
+        let (first, later) = (200 * rows as u64 / SAMPLE_MEAN_MAX as u64, SAMPLES_WANTED);
+        assert!(looked_at.get() < (first + later) * 11 / 10, "{}", looked_at.get());
     }
 
     #[test]
