@@ -185,7 +185,6 @@ fn a_node_that_leaves_hands_its_tasks_over() {
         assert_eq!(job.nodes(), ["a", "b"], "{job:?}");
         assert!(job.last_checkpoint.is_some(), "it goes on from a checkpoint that was taken for it");
         assert!(job.failures.is_empty(), "nothing was lost: {:?}", job.failures);
-        // The last that could take something holds the registry: it is not asked, and not waited for.
         b.leave().await;
         a.leave().await;
         Ok(())
