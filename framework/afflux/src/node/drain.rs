@@ -11,6 +11,7 @@ use afflux_actor::clock;
 use afflux_registry::{Instance, watch};
 use afflux_stream::job::Deployment;
 use afflux_wire::Status;
+use afflux_wire::contract::Service;
 use futures_util::future::join_all;
 
 use super::Node;
@@ -101,8 +102,12 @@ impl Node {
         if *self.inner.facts.asked.borrow() {
             return self.closed().await;
         }
-        if self.is_closing() || self.jobs_held().await.is_empty() {
-            return;
+        match self.jobs_held().await {
+            Ok(held) if !held.is_empty() && !self.is_closing() => {}
+            Ok(_) => return,
+            Err(error) => {
+                return self.keep("all jobs", &format!("what runs here is not known: {}", error.message));
+            }
         }
         match self.inner.facts.may_drain().await {
             Ok(()) => self.hand_over(within).await,
@@ -129,7 +134,14 @@ impl Node {
         let until = clock::now() + within;
         let mut asked: BTreeMap<String, u32> = BTreeMap::new();
         while clock::now() < until && !self.is_closing() {
-            let held = self.jobs_held().await;
+            let held = match self.jobs_held().await {
+                Ok(held) => held,
+                Err(error) => {
+                    tracing::debug!(%error, "what runs here is not known");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+            };
             let tasks = held.values().sum();
             self.inner.facts.drains(|drain| drain.tasks = tasks);
             let kept = |job: &String| asked.get(job).is_some_and(|times| *times > HAND_OVERS_MAX);
@@ -188,14 +200,19 @@ impl Node {
     }
 
     /// The jobs whose tasks this node has, and how many, as it knows itself: no other node is asked.
-    async fn jobs_held(&self) -> BTreeMap<String, u32> {
-        let worker = self.inner.mesh.client_on::<Worker>(self.id());
+    async fn jobs_held(&self) -> Result<BTreeMap<String, u32>, Status> {
         let mut jobs = BTreeMap::new();
-        for held in worker.running(OF_THE_NODE).await.unwrap_or_default() {
-            let Ok(deployment) = serde_json::from_str::<Deployment>(&held.deployment) else { continue };
+        // A node without pipelines has no worker.
+        if !self.inner.facts.entries.lock().iter().any(|entry| entry.name == Worker::NAME) {
+            return Ok(jobs);
+        }
+        for held in self.inner.mesh.client_on::<Worker>(self.id()).running(OF_THE_NODE).await? {
+            let deployment: Deployment = serde_json::from_str(&held.deployment).map_err(|error| {
+                Status::internal(format!("a deployment of this node cannot be read: {error}"))
+            })?;
             *jobs.entry(deployment.job).or_default() += u32::try_from(held.tasks.len()).unwrap_or(u32::MAX);
         }
-        jobs
+        Ok(jobs)
     }
 
     /// The jobs with tasks here, as their coordinator has them.
